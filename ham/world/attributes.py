@@ -1,0 +1,85 @@
+"""What a pedestrian can be, wear, carry and do: the vocabulary that drawing, writing and parsing share.
+
+A pedestrian is a `dict[str, str]` from field to value. A field that does not apply is absent (no `bag_colour` without a bag);
+"none" is a value only where wearing nothing is itself a fact (`headwear`, `bag`, `carried`, `glasses`). The fields of one
+image are those that its viewpoint, crop and occluders leave visible; annotators write about these and nothing else.
+"""
+
+from __future__ import annotations
+
+# shade -> (the plain colour it belongs to, its RGB)
+SHADES: dict[str, tuple[str, tuple[int, int, int]]] = {
+    "black": ("black", (24, 24, 28)),
+    "white": ("white", (240, 240, 238)),
+    "light grey": ("grey", (178, 180, 184)),
+    "dark grey": ("grey", (88, 90, 96)),
+    "red": ("red", (206, 32, 38)),
+    "dark red": ("red", (118, 20, 36)),
+    "pink": ("pink", (240, 148, 178)),
+    "orange": ("orange", (240, 128, 28)),
+    "yellow": ("yellow", (244, 212, 44)),
+    "light green": ("green", (122, 196, 96)),
+    "dark green": ("green", (34, 84, 52)),
+    "light blue": ("blue", (130, 184, 232)),
+    "blue": ("blue", (36, 88, 200)),
+    "navy": ("blue", (22, 34, 86)),
+    "purple": ("purple", (120, 56, 148)),
+    "brown": ("brown", (108, 68, 40)),
+    "beige": ("beige", (212, 190, 150)),
+}
+COLOURS = tuple(SHADES)
+HAIR_COLOURS = ("black", "brown", "blond", "red", "grey")
+
+# Of the person: the same in every image of an identity.
+PERSON_FIELDS: dict[str, tuple[str, ...]] = {
+    "gender": ("man", "woman"),
+    "build": ("slim", "average", "heavy"),
+    "hair_length": ("bald", "short", "shoulder", "long", "ponytail"),
+    "hair_colour": HAIR_COLOURS,  # absent when bald
+    "headwear": ("none", "cap", "hat", "beanie"),
+    "headwear_colour": COLOURS,
+    "glasses": ("none", "glasses", "sunglasses"),
+    "upper": ("t-shirt", "shirt", "sweater", "hoodie", "jacket", "coat"),
+    "upper_colour": COLOURS,
+    "upper_pattern": ("plain", "striped", "checked", "dotted", "logo"),
+    "sleeve": ("sleeveless", "short", "long"),  # sleeveless and short only for t-shirt and shirt
+    "lower": ("trousers", "jeans", "shorts", "skirt"),
+    "lower_colour": COLOURS,
+    "lower_length": ("short", "knee", "long"),  # shorts: short, knee; skirt: all; trousers and jeans: long
+    "shoes": ("sneakers", "boots", "sandals", "heels"),
+    "shoes_colour": COLOURS,
+    "bag": ("none", "backpack", "handbag", "shoulder bag", "suitcase"),
+    "bag_colour": COLOURS,
+    "carried": ("none", "phone", "umbrella", "book", "cup"),
+}
+
+# Of one image.
+IMAGE_FIELDS: dict[str, tuple[str, ...]] = {
+    "view": ("front", "back", "side"),
+    "action": ("walking", "standing"),
+}
+
+FIELDS: dict[str, tuple[str, ...]] = PERSON_FIELDS | IMAGE_FIELDS
+
+# A field that exists only beside another: dependent -> (field, values for which it is absent).
+ABSENT_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
+    "hair_colour": ("hair_length", ("bald",)),
+    "headwear_colour": ("headwear", ("none",)),
+    "bag_colour": ("bag", ("none",)),
+}
+
+
+def base_colour(shade: str) -> str:
+    """Give the plain colour of a shade ("navy" -> "blue"); hair colours and plain colours stand for themselves."""
+    return SHADES[shade][0] if shade in SHADES else shade
+
+
+def agree(field: str, said: str, drawn: str) -> bool:
+    """Tell whether what a caption says fits what was drawn.
+
+    A colour fits when it names the shade ("navy") or its plain colour ("blue"); a wrong shade of the right colour ("light blue"
+    for navy) does not fit. Every other value must be equal.
+    """
+    if field.endswith("_colour") and field != "hair_colour":
+        return said in (drawn, base_colour(drawn))
+    return said == drawn
