@@ -12,7 +12,8 @@ BASE = {"records", "runtime", "datasets", "clip"}
 ALLOWED = {
     "runtime": set(),
     "records": {"runtime"},
-    "datasets": {"records", "runtime"},
+    "datasets": {"records", "runtime", "verify"},
+    "verify": {"datasets", "records", "runtime"},
     "clip": {"runtime"},
     **{stage: BASE | {stage} for stage in ("style", "captioner", "reid", "world", "report")},
     "generation": BASE | {"generation", "captioner"},
