@@ -1,0 +1,173 @@
+"""Simulated annotators: people with a persistent manner who describe a pedestrian in words.
+
+Nothing here knows of pixels: an annotator is given the attributes that the image shows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import cycle
+
+import numpy as np
+
+from ham.runtime import numpy_generator
+from ham.world.grammar import GRAMMARS, Scene, series
+from ham.world.manners import SYNTAX_HABITS, WORD_HABITS, draw_manner, hint_of, manner_frequencies
+from ham.world.phrases import ORDERS, Item, Speech, items_of, person_words, scene_words, select, settle
+from ham.world.typos import RATES, misspell
+
+__all__ = ["Annotator", "Description", "annotator_population", "hint_of", "plain_description", "short_description"]
+
+FEWEST_WORDS = 8  # the captioner's filter rejects shorter captions
+OPENINGS = {"in this": "in this {}", "here": "here", "in the": "in the {}", "as the": "as the {} shows"}
+CLOSINGS = {"that is all": "that is all I can see", "nothing else": "nothing else stands out", "hope": "hope this helps to find the one"}
+NOT_A_CLAUSE = {"fragments", "list", "chain", "keyvalue", "search", "participle", "spoken"}  # an opening before them ends in a colon
+PLAIN_MANNER = {field: values[0] for field, values in (SYNTAX_HABITS | WORD_HABITS).items()} | {"omits": "nothing", "idiolect": "nothing"}
+# What goes without saying in a neutral description.
+UNREMARKABLE = {"build": "average", "headwear": "none", "glasses": "none", "upper_pattern": "plain", "sleeve": "long",
+                "lower_length": "long", "bag": "none", "carried": "none"}
+
+
+@dataclass(frozen=True)
+class Description:
+    """A caption and exactly what it conveys: field -> value, colours as said (the shade or its plain colour)."""
+
+    text: str
+    mentioned: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Annotator:
+    """One simulated person.
+
+    manner: the fields of `ham.world.manners`; weight: how much this person writes, as a share of the population's captions.
+    """
+
+    annotator_id: str
+    manner: dict[str, str]
+    weight: float
+
+    @cached_property
+    def speech(self) -> Speech:
+        return Speech(self.manner)
+
+    def describe(self, attributes: dict[str, str], rng: np.random.Generator) -> Description:
+        """Describe a pedestrian in this person's manner: at least 8 words, no line breaks, none of < and >.
+
+        attributes: the visible fields of `ham.world.attributes`; the same generator state gives the same caption.
+        """
+        chances = rng.random(64).tolist()
+        draw = cycle(chances).__next__
+        told = select(attributes, self.speech, draw)
+        text, conveyed = self._write(told, draw, [])
+        for name, value in attributes.items():
+            if text.count(" ") + 1 >= FEWEST_WORDS:
+                break
+            if name not in told and (name != "gender" or self.manner["gender"] == "told"):
+                told = settle({**told, name: value}, attributes)
+                text, conveyed = self._write(told, draw, [])
+        extra = [CLOSINGS["that is all"], CLOSINGS["hope"]]
+        while text.count(" ") + 1 < FEWEST_WORDS:
+            text, conveyed = self._write(told, draw, [extra.pop(0)])
+        return Description(misspell(text, RATES[self.manner["typos"]], chances), conveyed)
+
+    def _write(self, told: dict[str, str], draw, more: list[str]) -> tuple[str, dict[str, str]]:
+        manner, speech = self.manner, self.speech
+        items, conveyed = items_of(told, speech)
+        if speech.order is not None:
+            items.sort(key=lambda item: speech.order.index(item.name))
+        else:
+            items = [item for _, item in sorted(((draw(), item) for item in items), key=lambda pair: pair[0])]
+        if speech.hedge and items:
+            items[int(draw() * len(items))].hedge = speech.hedge
+            for item in items:
+                if draw() < 0.15:
+                    item.hedge = speech.hedge
+        scene = Scene(person_words(told, speech), told.get("gender"), items, scene_words(told, speech), speech.words, draw)
+        sentences = GRAMMARS[manner["syntax"]](scene)
+        if manner["opening"] != "none":
+            start = OPENINGS[manner["opening"]].format(speech.words["place:picture"])
+            sentences[0] = start + (": " if manner["syntax"] in NOT_A_CLAUSE else ", ") + sentences[0]
+        sentences += more or ([CLOSINGS[manner["closing"]]] if manner["closing"] != "none" else [])
+        return punctuate(sentences, manner["punctuation"], manner["capitals"]), conveyed
+
+
+def punctuate(sentences: list[str], punctuation: str, capitals: str) -> str:
+    """Join sentences with the stops and capitals of a manner; a sentence that brings its own "?" keeps it."""
+    stop = {"semicolons": ";", "dots": "..."}.get(punctuation, ".")
+    last = {"open": "", "shout": "!", "dots": "..."}.get(punctuation, ".")
+    after_stop = capitals == "sentence" and stop != ";"
+    parts = []
+    for place, sentence in enumerate(sentences):
+        raised = capitals != "lower" and (place == 0 or after_stop or parts[-1].endswith("?"))
+        sentence = sentence[0].upper() + sentence[1:] if raised else sentence
+        end = "" if sentence.endswith("?") else last if place == len(sentences) - 1 else stop
+        parts.append(sentence + end)
+    text = " ".join(parts)
+    return text.lower() if capitals == "lower" else text
+
+
+def annotator_population(seed: int, group: str, count: int, vocabulary_spread: float = 1.0,
+                         syntax_spread: float = 1.0) -> list[Annotator]:
+    """Make `count` annotators, the staff of one `group` ("CUHK-PEDES"); the first writes most (weights by Zipf's law, sum 1).
+
+    vocabulary_spread, syntax_spread: 0 (everyone uses the same words / the same sentences) to 1 (full variety).
+    """
+    frequencies = manner_frequencies(seed, group)
+    weights = 1.0 / (np.arange(count) + 8.0)
+    weights /= weights.sum()
+    return [Annotator(f"{group}-{index:05d}",
+                      draw_manner(numpy_generator(seed, "manner", group, index), frequencies, vocabulary_spread, syntax_spread),
+                      float(weights[index]))
+            for index in range(count)]
+
+
+_PLAIN = Speech(PLAIN_MANNER)
+
+
+def plain_description(attributes: dict[str, str], rng: np.random.Generator | None = None) -> Description:
+    """Describe completely in one neutral manner, the same for the same attributes: what an untuned multimodal model writes.
+
+    rng: not used; it stands here so that every way of describing is called alike.
+    """
+    told = settle({name: value for name, value in attributes.items() if UNREMARKABLE.get(name) != value}, attributes)
+    text, conveyed = _plainly(told)
+    for name, value in attributes.items():
+        if text.count(" ") + 1 >= FEWEST_WORDS:
+            break
+        told = settle({**told, name: value}, attributes)
+        text, conveyed = _plainly(told)
+    return Description(text, conveyed)
+
+
+def _plainly(told: dict[str, str]) -> tuple[str, dict[str, str]]:
+    items, conveyed = items_of(told, _PLAIN)
+    by_verb: dict[str, list[Item]] = {"with": [], "wearing": [], "carrying": [], "holding": []}
+    for item in items:
+        by_verb[{"hair": "with", "bag": "carrying", "carried": "holding"}.get(item.name, "wearing")].append(item)
+    parts = [f"{verb} {series([item.phrase for item in group])}" for verb, group in by_verb.items() if group]
+    person = ("an " if person_words(told, _PLAIN)[0] in "aeiou" else "a ") + person_words(told, _PLAIN)
+    parts += [series(scene_words(told, _PLAIN))] if scene_words(told, _PLAIN) else []
+    head = f"{person} {parts.pop(0)}" if by_verb["with"] else person
+    text = f"{head} {', '.join(parts)}." if parts else f"{head} in the middle of the picture."
+    return text[0].upper() + text[1:], conveyed
+
+
+def short_description(attributes: dict[str, str], rng: np.random.Generator) -> Description:
+    """Write an alt text of one to three attributes ("woman in red coat"), in the words of a random register."""
+    draw = cycle(rng.random(32).tolist()).__next__
+    register = "plain" if draw() < 0.4 else WORD_HABITS["register"][int(draw() * 6)]
+    speech = Speech(PLAIN_MANNER | {"register": register, "colours": ("exact", "simple", "tones")[int(draw() * 3)]})
+    things = [name for name in ORDERS["hair"] if attributes.get("hair_length" if name == "hair" else name, "none") != "none"]
+    things = sorted(things, key=lambda name: draw() + (name in ("upper", "lower")) * 0.5, reverse=True)[:1 if draw() < 0.5 else 2]
+    told = {"gender": attributes["gender"]} if "gender" in attributes and draw() < 0.9 else {}
+    for name in things:
+        fields = ("hair_length", "hair_colour") if name == "hair" else (name, f"{name}_colour")
+        fields = [key for key in fields if key in attributes][:1 if len(told) == 2 and draw() < 0.3 else 2]
+        told |= {key: attributes[key] for key in fields if len(told) < 3 or key == fields[0]}
+    items, conveyed = items_of(settle(told, attributes), speech)
+    worn = [item.bare for item in items if item.name in ("upper", "lower", "shoes")]
+    other = [item.bare for item in items if item.name not in ("upper", "lower", "shoes")]
+    text = person_words(told, speech) + (f" in {series(worn)}" if worn else "") + (f" with {series(other)}" if other else "")
+    return Description(text, conveyed)

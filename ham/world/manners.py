@@ -1,0 +1,107 @@
+"""Manners: the persistent habits that make an annotator's captions its own, how often each occurs, and how they are named.
+
+A manner is a `dict[str, str]` with these fields:
+
+    syntax       the sentence grammar, one of SYNTAXES
+    register     the column of the lexicon: plain, casual, formal, american, british, fashion
+    order        hair | clothes | shoes | bag (what comes first), or random (another order in every caption)
+    colours      exact ("navy") | simple ("blue") | tones ("dark blue") | coloured ("navy-coloured")
+    length       brief | medium | thorough: how much is told
+    omits        what this annotator never tells: names of OMISSIONS joined by "+", or "nothing"
+    opening      words before the description, or "none"
+    closing      words after it, or "none"
+    hedging      none | seems | looks | probably | possibly | maybe
+    details      before ("a striped shirt") | behind ("a shirt with stripes")
+    pairs        bare ("blue jeans") | pair ("a pair of blue jeans")
+    gender       told ("man") | untold ("person")
+    punctuation  full | open (no final stop) | semicolons | dots | shout (!)
+    capitals     sentence | first (only the caption's first letter) | lower
+    typos        none | some | many
+    idiolect     words taken from another register, "lower:trousers=american+bag:backpack=british", or "nothing"
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ham.runtime import numpy_generator
+from ham.world.lexicon import REGISTERS, ROWS
+
+SYNTAXES = ("full", "long", "participle", "fragments", "list", "observer", "this", "possessive", "there", "chain", "spoken",
+            "steps", "passive", "keyvalue", "search", "story", "relative")
+
+# field -> its values from the commonest to the rarest; the first is what everybody does when the spread is 0
+SYNTAX_HABITS: dict[str, tuple[str, ...]] = {
+    "syntax": SYNTAXES,
+    "order": ("hair", "clothes", "random", "shoes", "bag"),
+    "length": ("medium", "thorough", "brief"),
+    "details": ("before", "behind"),
+    "pairs": ("bare", "pair"),
+    "gender": ("told", "untold"),
+    "punctuation": ("full", "open", "semicolons", "dots", "shout"),
+    "capitals": ("sentence", "lower", "first"),
+}
+WORD_HABITS: dict[str, tuple[str, ...]] = {
+    "register": REGISTERS,
+    "colours": ("exact", "simple", "tones", "coloured"),
+    "opening": ("none", "in this", "here", "in the", "as the"),
+    "closing": ("none", "that is all", "nothing else", "hope"),
+    "hedging": ("none", "seems", "probably", "looks", "maybe", "possibly"),
+    "typos": ("none", "some", "many"),
+}
+# How steeply the frequency falls with the rank: frequency ~ 1 / rank ** exponent (Zipf).
+EXPONENTS = {"syntax": 1.0, "register": 0.8, "order": 0.8, "colours": 0.9, "length": 0.7, "opening": 1.8, "closing": 2.6, "hedging": 1.8,
+             "details": 1.2, "pairs": 1.5, "gender": 3.0, "punctuation": 1.4, "capitals": 1.3, "typos": 2.0}
+GROUP_TILT = 0.4  # how far groups of annotators (the staff of one dataset) differ: deviation of the log frequencies
+
+# What an annotator may never tell, with the probability that it is so.
+OMISSIONS: dict[str, float] = {"build": 0.35, "view": 0.5, "action": 0.3, "shoes": 0.08, "glasses": 0.12, "sleeve": 0.3, "lower_length": 0.3,
+                               "hair_length": 0.06, "hair_colour": 0.06, "upper_pattern": 0.05, "shoes_kind": 0.15, "bag_kind": 0.1,
+                               "upper_kind": 0.06, "bag_colour": 0.06}
+# Concepts for which an annotator may prefer the word of another register.
+IDIOLECT = tuple(key for key in ROWS if key.split(":")[0] in
+                 ("lower", "shoes", "bag", "upper", "glasses", "headwear", "carried", "upper_pattern", "build"))
+
+
+def _frequencies(values: tuple[str, ...], field: str, tilt: np.ndarray) -> np.ndarray:
+    frequency = np.arange(1, len(values) + 1, dtype=float) ** -EXPONENTS[field] * np.exp(tilt)
+    return frequency / frequency.sum()
+
+
+def manner_frequencies(seed: int, group: str) -> dict[str, dict[str, float]]:
+    """Give for each habit the frequency of each value among the annotators of `group`, at full spread."""
+    rng = numpy_generator(seed, "manner frequencies", group)
+    return {field: dict(zip(values, _frequencies(values, field, GROUP_TILT * rng.standard_normal(len(values))).tolist()))
+            for field, values in (SYNTAX_HABITS | WORD_HABITS).items()}
+
+
+def draw_manner(rng: np.random.Generator, frequencies: dict[str, dict[str, float]], vocabulary_spread: float,
+                syntax_spread: float) -> dict[str, str]:
+    """Draw the habits of one annotator.
+
+    Each habit is the common one with probability 1 - spread and else drawn by its frequency: so a spread of 0 makes everybody
+    alike in words (vocabulary_spread) or in sentences, order and omissions (syntax_spread).
+    """
+    manner = {}
+    for habits, spread in ((SYNTAX_HABITS, syntax_spread), (WORD_HABITS, vocabulary_spread)):
+        for field, values in habits.items():
+            drawn = rng.choice(len(values), p=list(frequencies[field].values()))
+            manner[field] = values[drawn] if rng.random() < spread else values[0]
+    omitted = [name for name, chance in OMISSIONS.items() if rng.random() < chance * syntax_spread]
+    manner["omits"] = "+".join(omitted) or "nothing"
+    own = []
+    for key in sorted(rng.choice(len(IDIOLECT), size=int(rng.integers(0, 5)), replace=False).tolist()):
+        register = REGISTERS[int(rng.integers(len(REGISTERS)))]
+        if rng.random() < vocabulary_spread:
+            own.append(f"{IDIOLECT[key]}={register}")
+    manner["idiolect"] = "+".join(own) or "nothing"
+    return manner
+
+
+def hint_of(manner: dict[str, str]) -> str:
+    """Name the manner in at most a dozen words of a small closed vocabulary, e.g. "(list; casual words; exact colours; hair first)"."""
+    parts = [manner["syntax"], f"{manner['register']} words", f"{manner['colours']} colours",
+             "random order" if manner["order"] == "random" else f"{manner['order']} first", manner["length"]]
+    parts += [word for word, field, usual in (("doubt", "hedging", "none"), ("opening", "opening", "none"), ("behind", "details", "before"),
+                                              ("lower", "capitals", "sentence")) if manner[field] != usual]
+    return "(" + "; ".join(parts) + ")"

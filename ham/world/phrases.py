@@ -1,0 +1,179 @@
+"""From attributes to noun phrases: what an annotator chooses to tell, in the words it has for it.
+
+`select` decides which fields are told; `items_of` turns them into things with adjectives and a noun; grammar.py makes sentences.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ham.world.lexicon import BEHIND, MASS_NOUNS, PLURAL_NOUNS, colour_words, words_of
+
+ITEMS = ("hair", "headwear", "glasses", "upper", "lower", "shoes", "bag", "carried")
+ORDERS = {"hair": ITEMS,
+          "clothes": ("upper", "lower", "shoes", "headwear", "hair", "glasses", "bag", "carried"),
+          "shoes": ("shoes", "lower", "upper", "glasses", "headwear", "hair", "carried", "bag"),
+          "bag": ("bag", "carried", "upper", "lower", "shoes", "hair", "glasses", "headwear")}
+HEDGES = {"seems": ("what seems to be", "seems", "seem"), "looks": ("what looks like", "looks", "look"),
+          "probably": ("probably", "is probably", "are probably"), "possibly": ("possibly", "is possibly", "are possibly"),
+          "maybe": ("maybe", "is maybe", "are maybe")}
+
+# How often a field is told by someone of medium length; "field=value" stands before "field".
+CHANCES = {"build": 0.6, "build=average": 0.15, "hair_length": 0.9, "hair_colour": 0.92, "headwear": 0.97, "headwear=none": 0.04,
+           "headwear_colour": 0.95, "glasses": 0.9, "glasses=none": 0.03, "upper": 0.98, "upper_colour": 0.98, "upper_pattern": 0.93,
+           "upper_pattern=plain": 0.06, "sleeve": 0.8, "sleeve=long": 0.2, "lower": 0.98, "lower_colour": 0.97, "lower_length": 0.75,
+           "lower_length=long": 0.05, "shoes": 0.93, "shoes_colour": 0.93, "bag": 0.98, "bag=none": 0.03, "bag_colour": 0.95,
+           "carried": 0.95, "carried=none": 0.03, "view": 0.35, "action": 0.55}
+LENGTH_POWER = {"brief": 2.2, "medium": 1.0, "thorough": 0.35}  # chance ** power
+
+
+@dataclass
+class Item:
+    """One thing to tell: adjectives, noun, what stands behind it, and whether it takes an article."""
+
+    name: str
+    noun: str
+    adjectives: list[str] = field(default_factory=list)
+    behind: list[str] = field(default_factory=list)
+    absent: bool = False
+    pair: bool = False
+    hedge: tuple[str, str, str] | None = None
+
+    @property
+    def plural(self) -> bool:
+        return self.noun in PLURAL_NOUNS
+
+    @property
+    def bare(self) -> str:
+        """The phrase without an article: "navy striped jacket", "no hat"."""
+        if self.absent:
+            return self.noun
+        words = " ".join([*self.adjectives, self.noun])
+        return f"{words} with {' and '.join(self.behind)}" if self.behind else words
+
+    @property
+    def phrase(self) -> str:
+        """The phrase with its article and doubt: "a navy jacket", "a pair of blue jeans", "what looks like a red cap"."""
+        words = self.bare
+        if self.absent or self.noun in MASS_NOUNS:
+            pass
+        elif self.plural:
+            words = f"a pair of {words}" if self.pair else words
+        else:
+            words = with_article(words)
+        return f"{self.hedge[0]} {words}" if self.hedge and not self.absent else words
+
+    @property
+    def definite(self) -> str:
+        """The noun with "the": "the jacket"."""
+        return f"the {self.noun}"
+
+
+def with_article(words: str) -> str:
+    """Put "a" or "an" before `words`."""
+    return ("an " if words[0] in "aeiou" else "a ") + words
+
+
+class Speech:
+    """The words of one manner, looked up once: concept -> phrase, shade -> (phrase, colour conveyed)."""
+
+    def __init__(self, manner: dict[str, str]) -> None:
+        self.manner = manner
+        self.words = words_of(manner["register"])
+        for own in manner["idiolect"].split("+") if manner["idiolect"] != "nothing" else ():
+            key, register = own.split("=")
+            self.words[key] = words_of(register)[key]
+        self.colours = colour_words(manner["register"], manner["colours"])
+        self.hedge = HEDGES.get(manner["hedging"])
+        self.behind = manner["details"] == "behind"
+        self.pair = manner["pairs"] == "pair"
+        self.order = ORDERS.get(manner["order"])
+        self.omits = frozenset(manner["omits"].split("+"))
+        power = LENGTH_POWER[manner["length"]]
+        self.chances = {key: chance**power for key, chance in CHANCES.items()}
+
+
+def select(attributes: dict[str, str], speech: Speech, draw) -> dict[str, str]:
+    """Choose the fields to tell: by chance, by length, and without what this annotator never tells."""
+    told = {}
+    for name, value in attributes.items():
+        if name == "gender":
+            if speech.manner["gender"] == "told":
+                told[name] = value
+            continue
+        chance = speech.chances.get(f"{name}={value}", speech.chances.get(name, 0.0))
+        if name not in speech.omits and draw() < chance:
+            told[name] = value
+    for name in ("shoes", "bag", "upper"):
+        if f"{name}_kind" in speech.omits and f"{name}_colour" in told and told.get(name) != "none":
+            told.pop(name, None)
+    for name in ("shoes", "bag"):
+        if name in speech.omits:
+            told.pop(name, None)
+            told.pop(f"{name}_colour", None)
+    return settle(told, attributes)
+
+
+def settle(told: dict[str, str], attributes: dict[str, str]) -> dict[str, str]:
+    """Drop what cannot be said alone: a colour of headwear or a length of legwear whose kind is untold, a long sleeve of nothing."""
+    if "headwear" not in told:
+        told.pop("headwear_colour", None)
+    if "lower" not in told:
+        told.pop("lower_length", None)
+    if told.get("hair_length") == "bald":
+        told.pop("hair_colour", None)
+    return told
+
+
+def items_of(told: dict[str, str], speech: Speech) -> tuple[list[Item], dict[str, str]]:
+    """Build the things to tell, in the usual order of ITEMS, and what they convey (colours as said)."""
+    conveyed = dict(told)
+    for name in ("headwear", "upper", "lower", "shoes", "bag"):
+        if (shade := told.get(f"{name}_colour")) is not None:
+            conveyed[f"{name}_colour"] = speech.colours[shade][1]
+    items = [item for item in (_hair(told, speech), *(_thing(name, told, speech) for name in ITEMS[1:])) if item]
+    return items, conveyed
+
+
+def _hair(told: dict[str, str], speech: Speech) -> Item | None:
+    length, colour = told.get("hair_length"), told.get("hair_colour")
+    if length is None and colour is None:
+        return None
+    word = speech.words[f"hair_length:{length}"] if length else ""
+    tail = [speech.words[f"hair_colour:{colour}"]] if colour else []
+    if length == "bald":
+        return Item("hair", "head", [word])
+    if word == "ponytail":
+        return Item("hair", word, tail)
+    return Item("hair", "hair", ([word] if word else []) + tail)
+
+
+def _thing(name: str, told: dict[str, str], speech: Speech) -> Item | None:
+    value, shade = told.get(name), told.get(f"{name}_colour")
+    if value == "none":
+        return Item(name, {"headwear": "no hat", "glasses": "no glasses", "bag": "no bag"}.get(name, "nothing in hand"), absent=True)
+    if name == "upper":
+        details = [f"{part}:{told[part]}" for part in ("upper_pattern", "sleeve") if part in told]
+    else:
+        details = [f"{part}:{told[part]}" for part in ("lower_length",) if name == "lower" and part in told]
+    if value is None and shade is None and not details:
+        return None
+    noun = speech.words[f"{name}:{value}" if value else f"part:{name}"]
+    colour = [speech.colours[shade][0]] if shade else []
+    if speech.behind and name == "upper":
+        return Item(name, noun, colour, [BEHIND[key] for key in details], pair=speech.pair)
+    adjectives = [speech.words[key] for key in details]
+    return Item(name, noun, adjectives + colour if name == "lower" else colour + adjectives, pair=speech.pair)
+
+
+def person_words(told: dict[str, str], speech: Speech) -> str:
+    """Name the person without an article: "slim man", "person"."""
+    who = speech.words[f"gender:{told['gender']}" if "gender" in told else "part:person"]
+    return f"{speech.words['build:' + told['build']]} {who}" if "build" in told else who
+
+
+def scene_words(told: dict[str, str], speech: Speech) -> list[str]:
+    """Say what the person does and how it is seen: ["walking", "seen from behind"]."""
+    return [speech.words[f"{name}:{told[name]}"] for name in ("action", "view") if name in told]
+
+
