@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from ham.reid import images
-from ham.reid.images import ImageError, read_image, read_rgb, to_model_input
+from ham.reid.images import ImageError, read_image, read_rgb
 
 RED = (200, 30, 40)
 
@@ -140,11 +140,3 @@ def test_broken_files_give_one_error_type_with_path_and_reason(tmp_path: Path) -
 def test_error_survives_the_way_out_of_a_worker() -> None:
     error = pickle.loads(pickle.dumps(ImageError("a/b.jpg", "truncated")))
     assert (error.path, error.reason, str(error)) == ("a/b.jpg", "truncated", "a/b.jpg: truncated")
-
-
-def test_model_input_by_hand() -> None:
-    pixels = torch.tensor([0, 128, 255], dtype=torch.uint8).expand(2, 4, 5, 3)
-    values = to_model_input(pixels)
-    assert values.shape == (2, 3, 4, 5) and values.dtype == torch.float32
-    expected = [(0 - 0.48145466) / 0.26862954, (128 / 255 - 0.4578275) / 0.26130258, (1 - 0.40821073) / 0.27577711]
-    assert values[0, :, 0, 0].tolist() == pytest.approx(expected, rel=1e-6)

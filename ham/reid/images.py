@@ -1,4 +1,4 @@
-"""From an image file to uint8 pixels at the model's size, whatever the file holds; and from there to the model's input.
+"""From an image file to uint8 pixels at the model's size, whatever the file holds.
 
 Decoding is exact (no JPEG draft mode) and the resize is Pillow's bilinear with antialiasing, what IRRA's torchvision
 transform does to a PIL image.
@@ -9,9 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
-from torch import Tensor
 
 from ham.runtime import WorkError
 
@@ -62,12 +60,6 @@ def read_rgb(path: str | Path) -> Image.Image:
         raise ImageError(path, "an empty file" if empty else "not an image, or of a kind that Pillow does not know") from None
     except Exception as error:   # on a broken file Pillow's decoders raise almost any type: OSError, SyntaxError, struct.error
         raise ImageError(path, f"{type(error).__name__}: {error}") from error
-
-
-def to_model_input(pixels: Tensor) -> Tensor:
-    """Scale and normalise uint8 pixels [B, H, W, 3] with CLIP's mean and deviation: float32 [B, 3, H, W], same device."""
-    mean, std = (torch.tensor(values, device=pixels.device) for values in (PIXEL_MEAN, PIXEL_STD))
-    return ((pixels.float() / 255.0 - mean) / std).permute(0, 3, 1, 2).contiguous()
 
 
 def _upright(image: Image.Image) -> Image.Image:
