@@ -1,0 +1,167 @@
+"""The one file that knows which transformers is installed: configurations, model classes, caches, tokenizers.
+
+Works with transformers 4.31.0, the paper's, and with 5.x. What 4.31.0 cannot do is refused with one line that says so.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from accelerate import init_empty_weights
+from torch import nn
+from transformers import (
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaTokenizer,
+    PreTrainedTokenizerFast,
+)
+
+from ham.runtime import UsageError, log
+
+VERSION = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+IS_LEGACY = VERSION < (4, 36)      # before Cache objects and attention implementations
+ATTENTIONS = ("sdpa", "flash_attention_2", "eager")
+LLM_KEYS = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+            "num_key_value_heads", "hidden_act", "max_position_embeddings", "initializer_range", "rms_norm_eps",
+            "bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings")
+NEWER_LLM_KEYS = ("head_dim", "attention_bias", "mlp_bias")
+TOWER_KEYS = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size",
+              "hidden_act", "layer_norm_eps", "num_channels")
+
+LayerCache = tuple[torch.Tensor, torch.Tensor]
+
+
+# --------------------------------------------------------------------------------------------------------------- models
+
+
+def llm_config(config: dict[str, Any], attention: str = "sdpa") -> LlamaConfig:
+    """Make the language model's configuration from a LLaVA config's keys; rotary settings in the old or the new spelling."""
+    check_attention(attention)
+    rope = {"rope_type": "default", **(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
+    rope["rope_type"] = rope.pop("type", rope["rope_type"])
+    rope["rope_theta"] = float(rope.get("rope_theta", config.get("rope_theta") or 10000.0))
+    keys = {key: config[key] for key in LLM_KEYS if config.get(key) is not None}
+    keys.setdefault("tie_word_embeddings", False)
+    newer = {key: config[key] for key in NEWER_LLM_KEYS if config.get(key) is not None}
+    if not IS_LEGACY:
+        made = LlamaConfig(**keys, **newer, rope_parameters=rope)
+        made._attn_implementation = attention
+        return made
+    plain_head = keys["hidden_size"] // keys["num_attention_heads"]
+    if rope["rope_theta"] != 10000.0 or newer.get("attention_bias") or newer.get("mlp_bias") or (
+            newer.get("head_dim", plain_head) != plain_head):
+        raise UsageError(f"transformers {transformers.__version__} cannot run this language model (rotary base, biases or head "
+                         "width); install transformers 5")
+    scaling = None if rope["rope_type"] == "default" else {"type": rope["rope_type"], "factor": float(rope["factor"])}
+    return LlamaConfig(**keys, rope_scaling=scaling)
+
+
+def check_attention(attention: str) -> None:
+    """Raise UsageError for an attention implementation that is not known or not installed."""
+    if attention not in ATTENTIONS:
+        raise UsageError(f"attention '{attention}' is not known; use one of {', '.join(ATTENTIONS)}")
+    if attention == "flash_attention_2" and (IS_LEGACY or importlib.util.find_spec("flash_attn") is None):
+        remedy = "needs transformers 5" if IS_LEGACY else "needs the package flash-attn; install it"
+        raise UsageError(f"attention 'flash_attention_2' {remedy} or use sdpa")
+
+
+def build_llm(config: LlamaConfig) -> LlamaForCausalLM:
+    """Build the language model with parameters on the meta device (no memory) and real buffers."""
+    with init_empty_weights(include_buffers=False):
+        return LlamaForCausalLM(config)
+
+
+def set_checkpointing(llm: LlamaForCausalLM, on: bool = True) -> None:
+    """Switch gradient checkpointing of the language model's layers, whatever this transformers calls it."""
+    word = "enable" if on else "disable"
+    current = getattr(llm, f"activation_checkpointing_{word}", None)
+    (current or getattr(llm, f"gradient_checkpointing_{word}"))()
+
+
+def tower_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Pick the vision tower's settings from a CLIP config of any kind (vision only, both towers, llava-hf)."""
+    config = config.get("vision_config", config)
+    defaults = CLIPVisionConfig()
+    return {key: config.get(key, getattr(defaults, key)) for key in TOWER_KEYS}
+
+
+def build_vision_tower(config: dict[str, Any], num_layers: int) -> nn.Module:
+    """Build a CLIP vision tower, parameters on the meta device, that ends after `num_layers` layers.
+
+    The names of its parameters are CLIP's without `vision_model.`: `embeddings...`, `pre_layrnorm...`, `encoder.layers.N...`.
+    The layers and the last norm that LLaVA does not look at are left out.
+    """
+    made = CLIPVisionConfig(**{**config, "num_hidden_layers": num_layers})
+    if not IS_LEGACY:
+        made._attn_implementation = "sdpa"
+    with init_empty_weights(include_buffers=False):
+        model = CLIPVisionModel(made)
+    tower = getattr(model, "vision_model", model)
+    tower.post_layernorm = nn.Identity()
+    return tower
+
+
+def tower_tokens(tower: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+    """Run the tower on pixels [B, 3, s, s]; returns the last hidden state without the class token [B, P, W]."""
+    return tower(pixels).last_hidden_state[:, 1:]
+
+
+# --------------------------------------------------------------------------------------------------------------- caches
+
+
+def make_cache(layers: Sequence[LayerCache], config: LlamaConfig) -> Any:
+    """Make the `past_key_values` that this transformers takes from one (keys, values) [B, heads, T, d] for each layer."""
+    if IS_LEGACY:
+        return tuple(layers)
+    cache = transformers.DynamicCache(config=config)
+    for number, (keys, values) in enumerate(layers):
+        cache.update(keys, values, number)
+    return cache
+
+
+def cache_layers(cache: Any) -> list[LayerCache]:
+    """Take a cache apart into (keys, values) [B, heads, T, d] for each layer."""
+    if isinstance(cache, tuple):
+        return [(layer[0], layer[1]) for layer in cache]
+    return [(layer.keys, layer.values) for layer in cache.layers]
+
+
+# ----------------------------------------------------------------------------------------------------------- tokenizers
+
+
+def load_tokenizer(folder: str | Path, max_length: int = 2048) -> Any:
+    """Load the tokenizer beside a checkpoint: legacy Llama sentencepiece, or any fast one that is not Llama's.
+
+    AutoTokenizer is not used: under transformers 5 it picks a generic class for `model_type: llava` and gives wrong ids.
+    A missing padding token becomes the unknown token, as in the reference, and the log says so.
+    """
+    folder = Path(folder)
+    model, fast = folder / "tokenizer.model", folder / "tokenizer.json"
+    if not model.is_file() and not fast.is_file():
+        raise UsageError(f"{folder}: no tokenizer.model and no tokenizer.json; copy the base model's tokenizer files there")
+    settings_file = folder / "tokenizer_config.json"
+    settings = json.loads(settings_file.read_text(encoding="utf-8")) if settings_file.is_file() else {}
+    is_llama = model.is_file() or str(settings.get("tokenizer_class", "Llama")).startswith("Llama")
+    kind = LlamaTokenizer if is_llama else PreTrainedTokenizerFast
+    # transformers 4.31 takes a slow tokenizer that says nothing about `legacy` for a legacy one; 5 does not.
+    legacy = {"legacy": True} if model.is_file() and settings.get("legacy") is None else {}
+    try:
+        tokenizer = kind.from_pretrained(folder, model_max_length=max_length, padding_side="right", **legacy)
+    except (ImportError, ValueError, OSError, TypeError) as error:
+        raise UsageError(f"{folder}: the tokenizer cannot be loaded: {error}; a tokenizer.model needs the packages "
+                         "sentencepiece and protobuf") from None
+    if tokenizer.pad_token is None:
+        if tokenizer.unk_token is None:
+            raise UsageError(f"{folder}: the tokenizer has neither a padding nor an unknown token; name one in "
+                             "tokenizer_config.json")
+        tokenizer.pad_token = tokenizer.unk_token
+        log.info("%s: the tokenizer has no padding token; its unknown token %s is used", folder, tokenizer.unk_token)
+    return tokenizer

@@ -1,0 +1,231 @@
+"""The captioner: vision tower, projector, style bank and language model, and how their tokens are spliced.
+
+    image  -> vision tower -> projector -> P image tokens ─┐
+    style  -> style bank  -> K style tokens ───────────────┤
+    text   -> embeddings  -> [text | image | style | text] ─┴-> language model -> next-token logits
+
+Knows nothing of files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ham.captioner.backbone import tower_tokens
+from ham.captioner.conversation import DEFAULT_TEMPLATE, IGNORE
+from ham.captioner.prompts import StyleBank
+from ham.captioner.tokenizer import IMAGE_TOKEN
+from ham.runtime import UsageError
+
+
+class Spliced(NamedTuple):
+    """The language model's input: embeddings [B, L, D], labels [B, L], mask [B, L] (True = real), position ids [B, L]."""
+
+    embeddings: torch.Tensor
+    labels: torch.Tensor
+    mask: torch.Tensor
+    position_ids: torch.Tensor
+
+
+class CaptionerOutput(NamedTuple):
+    """loss: float32 mean over the learned tokens, or None; logits: [B, L, V] in the model's dtype, or None."""
+
+    loss: torch.Tensor | None
+    logits: torch.Tensor | None
+
+
+class CaptionerModel(nn.Module):
+    """The network. `styles_bank` is None for a plain LLaVA.
+
+    max_length: spliced sequences are cut at this many positions. padding_side: right (training) or left.
+    """
+
+    def __init__(self, llm: nn.Module, vision_tower: nn.Module, projector: nn.Module, style_bank: StyleBank | None,
+                 max_length: int | None = None, padding_side: str = "right") -> None:
+        super().__init__()
+        self.llm = llm
+        self.vision_tower = vision_tower
+        self.projector = projector
+        self.style_bank = style_bank
+        self.max_length = max_length
+        self.padding_side = padding_side
+
+    @property
+    def config(self) -> Any:
+        """The language model's configuration: Trainer and DeepSpeed look for the width here."""
+        return self.llm.config
+
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        """Embed token ids [...] -> [..., D]."""
+        return self.llm.get_input_embeddings()(ids)
+
+    def styles(self, style_ids: torch.Tensor) -> torch.Tensor:
+        """Look up style prompts [B] -> [B, K, D], in the embeddings' dtype. Raises UsageError for a style out of range."""
+        if self.style_bank is None:
+            raise UsageError("this checkpoint has no style prompts: it is a plain LLaVA; finetune it first, or ask no style")
+        return self.style_bank(style_ids).to(self.llm.dtype)
+
+    def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Encode pixels [B, 3, s, s] as image tokens [B, P, D] of the language model, in its dtype.
+
+        The tower is frozen: no gradient goes through it. Source: HAM, llava/model/llava_arch.py, encode_images.
+        """
+        with torch.no_grad():
+            features = tower_tokens(self.vision_tower, pixels.to(self.vision_tower.embeddings.class_embedding.dtype))
+        return self.projector(features.to(self.projector[0].weight.dtype)).to(self.llm.dtype)      # [B, P, D]
+
+    def splice(self, input_ids: torch.Tensor, labels: torch.Tensor | None = None, attention_mask: torch.Tensor | None = None,
+               images: torch.Tensor | None = None, class_ids: torch.Tensor | None = None) -> Spliced:
+        """Put image and style tokens in the place of each image placeholder (-200) in input_ids [B, T].
+
+        images: [N, 3, s, s]; a sample takes one for each placeholder, in order, and a sample without placeholder takes one that
+        is not used (the dummy that text-only samples carry in LLaVA's batches). class_ids [B]: the style of each sample,
+        whose K tokens follow its first image; None inserts none. Positions outside attention_mask are left out.
+        Labels of image, style and padding positions are -100.
+        Source: HAM, llava/model/llava_arch.py, prepare_inputs_labels_for_multimodal.
+        deviation: position ids are always made; the reference leaves them out in training (equal, but for left padding,
+        where rotary attention makes them equal too). A sample without style id gets none, not a random one.
+        """
+        device = input_ids.device
+        keep = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+        is_image = (input_ids == IMAGE_TOKEN) & keep
+        text = self.embed(input_ids.masked_fill(input_ids < 0, 0))      # [B, T, D]
+        width = text.shape[-1]
+        features, styles = self._image_and_style_tokens(is_image, images, class_ids)
+
+        rank = is_image.cumsum(1)      # [B, T], counts a row's images from 1
+        gets_style = is_image & (rank == 1) if styles is not None else torch.zeros_like(is_image)
+        num_patches = 0 if features is None else features.shape[1]
+        lengths = keep.long() + is_image * (num_patches - 1)
+        if styles is not None:
+            lengths = lengths + gets_style * styles.shape[1]
+        starts = lengths.cumsum(1) - lengths      # [B, T]
+        totals = lengths.sum(1)
+        longest = int(totals.max())
+        if self.max_length is not None:
+            totals, longest = totals.clamp(max=self.max_length), min(longest, self.max_length)
+        shift = longest - totals if self.padding_side == "left" else torch.zeros_like(totals)
+
+        rows = torch.arange(len(input_ids), device=device)[:, None]
+        is_text = keep & ~is_image
+        places = [self._places(rows.expand_as(starts)[is_text], starts[is_text], 1, longest, shift)]
+        sources = [text[is_text]]
+        if features is not None:
+            in_row, _ = is_image.nonzero(as_tuple=True)
+            places.append(self._places(in_row, starts[is_image], num_patches, longest, shift))
+            sources.append(features[self._image_index(is_image)].flatten(0, 1))
+        if styles is not None:
+            in_row, _ = gets_style.nonzero(as_tuple=True)
+            places.append(self._places(in_row, starts[gets_style] + num_patches, styles.shape[1], longest, shift))
+            sources.append(styles[in_row].flatten(0, 1))
+
+        # Positions beyond the cut land in one spare slot at the end, which is dropped.
+        slots = len(input_ids) * longest
+        embeddings = text.new_zeros(slots + 1, width).index_copy(0, torch.cat(places), torch.cat(sources))[:slots]
+        new_labels = torch.full((slots + 1,), IGNORE, dtype=torch.long, device=device)
+        if labels is not None:
+            new_labels[places[0]] = labels[is_text]
+        position = torch.arange(longest, device=device) - shift[:, None]      # [B, L]
+        mask = (position >= 0) & (position < totals[:, None])
+        return Spliced(embeddings.view(len(input_ids), longest, width), new_labels[:slots].view(len(input_ids), longest), mask,
+                       position.masked_fill(~mask, 0))
+
+    @staticmethod
+    def _places(rows: torch.Tensor, starts: torch.Tensor, count: int, longest: int, shift: torch.Tensor) -> torch.Tensor:
+        """Give the flat places [n * count] of `count` tokens from each start [n]; the last slot for those beyond the cut."""
+        at = starts[:, None] + torch.arange(count, device=starts.device)      # [n, count]
+        flat = rows[:, None] * longest + shift[rows][:, None] + at
+        return flat.masked_fill(at >= longest, len(shift) * longest).flatten()
+
+    @staticmethod
+    def _image_index(is_image: torch.Tensor) -> torch.Tensor:
+        """Give, for each placeholder in row order, which image of the batch it takes."""
+        taken = is_image.sum(1).clamp(min=1)
+        first = taken.cumsum(0) - taken
+        return (first[:, None] + is_image.cumsum(1) - 1)[is_image]
+
+    def _image_and_style_tokens(self, is_image: torch.Tensor, images: torch.Tensor | None, class_ids: torch.Tensor | None
+                                ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Encode the batch's images [N, P, D] and look up its styles [B, K, D]; None for what was not given."""
+        if images is None:
+            if bool(is_image.any()):
+                raise UsageError("the batch holds image placeholders but no images")
+            return None, None
+        needed = int(is_image.sum(1).clamp(min=1).sum())
+        if len(images) != needed:
+            raise UsageError(f"the batch's samples take {needed} images but {len(images)} were given; a sample without "
+                             "<image> brings one dummy image")
+        return self.encode_images(images), None if class_ids is None else self.styles(class_ids)
+
+    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor | None = None, attention_mask: torch.Tensor | None = None,
+                images: torch.Tensor | None = None, class_ids: torch.Tensor | None = None,
+                return_logits: bool | None = None) -> CaptionerOutput:
+        """Run the training forward.
+
+        With labels the loss is computed from the logits of the learned positions alone; return_logits: also give the logits of
+        all positions (default: only when there are no labels).
+        """
+        spliced = self.splice(input_ids, labels, attention_mask, images, class_ids)
+        # Padding on the right needs no mask: causal attention never looks there.
+        is_left = self.padding_side == "left"
+        hidden = self.llm.model(
+            inputs_embeds=spliced.embeddings,
+            attention_mask=spliced.mask.long() if is_left else None,
+            position_ids=spliced.position_ids if is_left else None,
+            use_cache=False,
+        )[0]      # [B, L, D]
+        wants_logits = labels is None if return_logits is None else return_logits
+        logits = self.llm.lm_head(hidden) if wants_logits else None
+        if labels is None:
+            return CaptionerOutput(None, logits)
+        return CaptionerOutput(self._loss(hidden, spliced.labels), logits)
+
+    def _loss(self, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Average the next-token loss over learned positions, in float32."""
+        targets = labels[:, 1:]
+        learned = targets != IGNORE
+        logits = self.llm.lm_head(hidden[:, :-1][learned]).float()      # [n, V]
+        return F.cross_entropy(logits, targets[learned], reduction="sum") / learned.sum().clamp(min=1)
+
+
+def make_projector(vision_width: int, width: int) -> nn.Sequential:
+    """Build LLaVA's two-layer projector. Source: HAM, llava/model/multimodal_projector/builder.py, mlp2x_gelu."""
+    return nn.Sequential(nn.Linear(vision_width, width), nn.GELU(), nn.Linear(width, width))
+
+
+@dataclass
+class Captioner:
+    """A loaded captioner: network, tokenizer, and what its checkpoint says about them.
+
+    manifest: base_model, vision_tower, template, image_size_px, num_styles, style_tokens and what training added.
+    """
+
+    model: CaptionerModel
+    tokenizer: Any
+    image_size_px: int
+    num_image_tokens: int
+    template: str = DEFAULT_TEMPLATE
+    manifest: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def num_styles(self) -> int:
+        """How many styles the checkpoint has; 0 for a plain LLaVA."""
+        return 0 if self.model.style_bank is None else self.model.style_bank.num_styles
+
+    @property
+    def style_tokens(self) -> int:
+        """How many tokens a style has; 0 for a plain LLaVA."""
+        return 0 if self.model.style_bank is None else self.model.style_bank.style_tokens
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.llm.get_input_embeddings().weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.llm.get_input_embeddings().weight.dtype
