@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ham.reid.images import PIXEL_MEAN, PIXEL_STD
 
+
 @dataclass(frozen=True)
 class ImageDraws:
     """The random choices for B images, as NumPy arrays [B]: flips, crop corners, rectangles to erase (height 0: none)."""

@@ -30,7 +30,7 @@ Failure = tuple[str, str]       # image file, reason
 
 @dataclass(frozen=True)
 class Pairs:
-    """All training pairs: row i is one caption with its image. Pickles cheaply; pages are shared by all workers.
+    """All training pairs: row i is one caption with its image. Pickles as its place; pages are shared by all workers.
 
     image_paths: the image files [N images]. image: int32 [N pairs], rows of image_paths. person: int32 [N pairs], labels
     0..num_persons-1. ids: uint16 [N pairs, T].
@@ -41,6 +41,16 @@ class Pairs:
     person: np.ndarray
     ids: np.ndarray
     num_persons: int
+    stem: Path
+
+    @classmethod
+    def open(cls, stem: Path) -> Pairs:
+        """Map what `pack_pairs` wrote."""
+        image, person, ids = (np.load(file, mmap_mode="r") for file in _array_files(stem))
+        return cls(PackedStrings(f"{stem}.images"), image, person, ids, int(person.max()) + 1, stem)
+
+    def __reduce__(self) -> tuple[Callable[[Path], Pairs], tuple[Path]]:
+        return Pairs.open, (self.stem,)
 
     def __len__(self) -> int:
         return len(self.image)
@@ -90,7 +100,6 @@ def pack_pairs(pairs: Callable[[], Iterable[Pair]], stem: Path, text_length: int
     pairs: called only when there is something to pack. Files appear by rename, the one that says "complete" last, so that
     processes may race. Raises UsageError when there is no pair.
     """
-    files = {name: stem.with_name(f"{stem.name}.{name}.npy") for name in ("ids", "image", "person")}
     names = stem.with_name(f"{stem.name}.images")
     if not names.exists():
         image_of: dict[str, int] = {}
@@ -102,14 +111,16 @@ def pack_pairs(pairs: Callable[[], Iterable[Pair]], stem: Path, text_length: int
             ids.append(tokenize([caption for _, _, caption in chunk], text_length).numpy().astype(np.uint16))
         if not images:
             raise UsageError("the training data holds no caption; check --train_datasets and --train_captions")
-        arrays = {"ids": np.concatenate(ids), "image": np.array(images, np.int32),
-                  "person": contiguous_labels(persons)[0].astype(np.int32)}
-        for name, file in files.items():
+        arrays = np.array(images, np.int32), contiguous_labels(persons)[0].astype(np.int32), np.concatenate(ids)
+        for file, values in zip(_array_files(stem), arrays):
             with atomic_write(file, "wb") as out:
-                np.save(out, arrays[name])
+                np.save(out, values)
         PackedStrings.write(names, image_of)
-    arrays = {name: np.load(file, mmap_mode="r") for name, file in files.items()}
-    return Pairs(PackedStrings(names), arrays["image"], arrays["person"], arrays["ids"], int(arrays["person"].max()) + 1)
+    return Pairs.open(stem)
+
+
+def _array_files(stem: Path) -> list[Path]:
+    return [Path(f"{stem}.{name}.npy") for name in ("image", "person", "ids")]
 
 
 # ----------------------------------------------------------------------------------------------------------------- loading
