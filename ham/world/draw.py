@@ -1,0 +1,159 @@
+"""One picture of one pedestrian: the figure in its place, an occluder, the camera, and what of the person can be seen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from ham.world.belongings import draw_bag_behind, draw_bag_in_hand, draw_bag_over, draw_carried
+from ham.world.camera import Camera, expose, paint_background, paint_occluder
+from ham.world.figure import GROUND, HELD_UP, SKIN_TONES, body_of, other, pose_of
+from ham.world.head import draw_hair_behind, draw_head, draw_neck
+from ham.world.legs import draw_legs
+from ham.world.pen import Pen, oval_points
+from ham.world.tops import draw_arm, draw_trunk
+
+HIGH = 103.0  # body units from the top to the bottom of a picture of a whole person at scale 1
+HEADROOM = 6.0
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What of a person no annotator mentions but every picture shows."""
+
+    skin: int
+    beard: bool
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Everything about one picture that is not the person.
+
+    bottom: the height, in body units, at which the picture ends. headroom, shift: above the crown and sideways, in body units.
+    occluder: none | bottom | left | right, where it begins in `occluder_at`. bag_near: from the side, whether the bag hangs on
+    the side of the viewer.
+    """
+
+    view: str
+    action: str
+    mirrored: bool
+    bottom: float
+    headroom: float
+    shift: float
+    bag_near: bool
+    occluder: str
+    occluder_at: float
+
+
+def sample_scene(rng: np.random.Generator, crop_rate: float, occlusion_rate: float) -> Scene:
+    """Draw viewpoint, action, crop and occlusion."""
+    view = ("front", "back", "side")[int(rng.choice(3, p=(0.42, 0.27, 0.31)))]
+    action = "walking" if rng.random() < 0.6 else "standing"
+    cropped = rng.random() < crop_rate
+    bottom = rng.uniform(62.0, 90.0) if cropped else rng.uniform(96.5, 101.0)
+    occluder, at = "none", 0.0
+    if not cropped and rng.random() < occlusion_rate:
+        occluder = ("bottom", "left", "right")[int(rng.integers(3))]
+        at = rng.uniform(62.0, 86.0) if occluder == "bottom" else rng.uniform(6.5, 11.0)
+    return Scene(view, action, bool(rng.random() < 0.5), float(bottom), float(rng.uniform(4.8, 7.5)),
+                 float(rng.uniform(-1.8, 1.8)),
+                 bool(rng.random() < 0.65), occluder, float(at))
+
+
+def draw_person(person: dict[str, str], looks: Looks, scene: Scene, camera: Camera, size_px: tuple[int, int],
+                rng: np.random.Generator) -> Image.Image:
+    """Draw one picture. size_px: (height, width) of the result. Returns an RGB image."""
+    height, width = size_px
+    factor = 3 if height <= 200 else 2
+    canvas = paint_background((height * factor, width * factor), camera, rng)
+    scale = canvas.height / (scene.bottom + scene.headroom)
+    origin = (canvas.width / 2 + scene.shift * scale, scene.headroom * scale)
+    pen = Pen(canvas, scale, origin, scene.mirrored)
+    draw_figure(pen, person, looks, scene)
+    paint_occluder(canvas, scale, origin, scene.occluder, scene.occluder_at, rng)
+    return expose(canvas.reduce(factor), camera, rng)
+
+
+def draw_figure(pen: Pen, person: dict[str, str], looks: Looks, scene: Scene) -> None:
+    """Draw the person from the farthest part to the nearest."""
+    view, skin = scene.view, SKIN_TONES[looks.skin]
+    body = body_of(person["gender"], person["build"])
+    bag_arm = bag_arm_of(scene)
+    holds_bag = person["bag"] in ("handbag", "suitcase")
+    pose = pose_of(body, view, scene.action, person["carried"], holds_bag, bag_arm)
+    carry_arm = other(bag_arm)
+
+    def arm(side: str, behind: bool = False) -> None:
+        if side == bag_arm and holds_bag:
+            draw_bag_in_hand(pen, person, pose.arms[side], pose)
+        draw_arm(pen, person, body, pose.arms[side], skin, behind)
+        if side == carry_arm and (view != "back" or person["carried"] == "umbrella"):
+            draw_carried(pen, person["carried"], pose.arms[side])
+
+    pen.shadow(oval_points(0, GROUND + 0.5, 12, 2.2), (0, 0, 0, 70))
+    if view == "side":
+        arm("b", behind=True)
+    draw_bag_behind(pen, person, body, view)
+    draw_hair_behind(pen, person, view)
+    draw_legs(pen, person, body, pose, skin)
+    if view == "back":
+        arm("b")
+        arm("a")
+    draw_neck(pen, body, view, skin)
+    draw_trunk(pen, person, body, view)
+    draw_bag_over(pen, person, body, view, scene.bag_near)
+    if view == "front":
+        arm("b")
+        arm("a")
+    draw_head(pen, person, body, view, skin, looks.beard)
+    if view == "side":
+        arm("a")
+
+
+def bag_arm_of(scene: Scene) -> str:
+    return "a" if scene.view == "side" and scene.bag_near else "b"
+
+
+def visible_attributes(person: dict[str, str], scene: Scene) -> dict[str, str]:
+    """Give the fields that can be seen in the picture: what an annotator may write about.
+
+    From behind one sees neither glasses nor what a bent arm holds, from the side no bag on the far shoulder; a crop or an
+    occluder takes the shoes, the hem, a bag or what hangs from a hand; headwear hides that a head is bald; an arm or a backpack
+    hides the printed logo.
+    """
+    seen = {**person, "view": scene.view, "action": scene.action}
+    end = scene.occluder_at if scene.occluder == "bottom" else scene.bottom
+    hidden: set[str] = set()
+    if scene.view == "back":
+        hidden.add("glasses")
+        if person["carried"] != "umbrella":
+            hidden.add("carried")
+    if scene.view == "side" and not scene.bag_near and person["bag"] in ("handbag", "shoulder bag"):
+        hidden |= {"bag", "bag_colour"}
+    if scene.occluder in ("left", "right") and _side_is_hidden(person, scene):
+        hidden |= {"bag", "bag_colour", "carried"}
+    if end < 93.0:
+        hidden.add("shoes")
+        hidden.add("shoes_colour")
+    if end < 88.0:
+        hidden.add("action")
+    if end < (90.0 if person["bag"] == "suitcase" else 60.0):
+        hidden |= {"bag", "bag_colour"}
+    hem = {"short": 62.0, "knee": 75.0, "long": 84.0}[person["lower_length"]]
+    if end < hem:
+        hidden.add("lower_length")
+    if end < min(hem, 75.0):
+        hidden.add("lower")  # above the knee shorts may be trousers
+    if person["hair_length"] == "bald" and person["headwear"] != "none":
+        hidden.add("hair_length")
+    if person["upper_pattern"] == "logo" and (scene.view == "side" or (scene.view == "back" and person["bag"] == "backpack")):
+        hidden.add("upper_pattern")
+    return {field: value for field, value in seen.items() if field not in hidden}
+
+
+def _side_is_hidden(person: dict[str, str], scene: Scene) -> bool:
+    """Tell whether a post at the picture's left or right stands before what the hands hold (either hand: to be sure)."""
+    by_hand = person["bag"] in ("handbag", "shoulder bag", "suitcase") or person["carried"] != "none"
+    return by_hand and (scene.view != "side" or person["carried"] in HELD_UP)

@@ -1,0 +1,178 @@
+"""Everything below the waist: bare legs, trousers, jeans, shorts, skirts and the four kinds of shoes."""
+
+from __future__ import annotations
+
+from ham.world.attributes import SHADES
+from ham.world.figure import CROTCH, HIP, WAIST, Body, Limb, Pose
+from ham.world.pen import Colour, Pen, Point, brightness, edge_of, limb_points, smooth, tint
+
+HEM = {"shorts": {"short": 60.0, "knee": 70.5}, "skirt": {"short": 60.0, "knee": 72.5, "long": 86.0}}
+FAR_SHADE = 0.86  # the leg behind, from the side
+
+
+def draw_legs(pen: Pen, person: dict[str, str], body: Body, pose: Pose, skin: Colour) -> None:
+    """Draw legs, shoes and the lower garment, the far leg first."""
+    colour = SHADES[person["lower_colour"]][1]
+    shoes = SHADES[person["shoes_colour"]][1]
+    kind = person["lower"]
+    for side in ("b", "a"):
+        leg = pose.legs[side]
+        behind = pose.view == "side" and side == "b"
+        bare = tint(skin, FAR_SHADE) if behind else skin
+        cloth = tint(colour, FAR_SHADE) if behind else colour
+        if kind in ("shorts", "skirt"):
+            _leg(pen, leg, body.leg * 0.8, bare)
+        if person["shoes"] != "boots":
+            _shoe(pen, person["shoes"], leg.end, pose, side, shoes, bare)
+        if kind in ("trousers", "jeans"):
+            _trouser_leg(pen, kind, leg, body, cloth, pose.view)
+        elif kind == "shorts":
+            _shorts_leg(pen, leg, body, cloth, HEM["shorts"][person["lower_length"]])
+        if person["shoes"] == "boots":
+            _shoe(pen, "boots", leg.end, pose, side, shoes, bare)
+    if kind == "skirt":
+        _skirt(pen, body, pose, colour, HEM["skirt"][person["lower_length"]])
+    else:
+        _seat(pen, kind, body, pose.view, colour)
+
+
+def _leg(pen: Pen, leg: Limb, radius: float, skin: Colour) -> None:
+    pen.limb(leg.root, leg.middle, radius, radius * 0.78, skin)
+    pen.limb(leg.middle, leg.end, radius * 0.78, radius * 0.55, skin)
+
+
+def _seat(pen: Pen, kind: str, body: Body, view: str, colour: Colour) -> None:
+    if view == "side":
+        half = body.depth * 1.02
+        pen.shape(smooth([(-half, WAIST), (half + 0.5 * body.belly, WAIST), (half, HIP), (half * 0.7, CROTCH + 3),
+                          (-half * 0.7, CROTCH + 3), (-half * 1.1, HIP)], 1), colour, edge=False)
+        return
+    pen.shape([(-body.hip, WAIST), (body.hip, WAIST), (body.hip + 0.2, HIP), (body.hip * 0.9, CROTCH + 2), (0, CROTCH + 1),
+               (-body.hip * 0.9, CROTCH + 2), (-body.hip - 0.2, HIP)], colour, edge=False)
+    pen.line([(0, HIP - 2), (0, CROTCH + 3)], edge_of(colour), 0.5)
+    if kind == "jeans" and view == "back":
+        for x in (-0.62, 0.12):
+            pen.box(x * body.hip, HIP - 1, (x + 0.5) * body.hip, HIP + 3.6, tint(colour, 1.12))
+
+
+def _trouser_leg(pen: Pen, kind: str, leg: Limb, body: Body, colour: Colour, view: str) -> None:
+    top, low = body.leg, body.leg * (0.8 if kind == "trousers" else 0.66)
+    end = (leg.end[0], leg.end[1] + 0.4)
+    pen.limb(leg.root, leg.middle, top, (top + low) / 2, colour)
+    pen.limb(leg.middle, end, (top + low) / 2, low, colour)
+    if kind == "trousers":
+        crease = tint(colour, 0.75) if brightness(colour) > 60 else tint(colour, 1.16)
+        pen.line([leg.root, leg.middle, end], crease, 0.5)
+        return
+    wash = (255, 255, 255, 64)
+    for a, b, radius in ((leg.root, leg.middle, 0.42 * top), (leg.middle, end, 0.36 * low)):
+        upper, lower = _between(a, b, 0.28), _between(a, b, 0.72)
+        pen.shadow(limb_points(upper, lower, radius, radius), wash)
+    seam = (226, 160, 70) if brightness(colour) < 170 else (150, 110, 60)
+    shift = 0.72 * top if leg.root[0] >= 0 or view == "side" else -0.72 * top
+    pen.line([(leg.root[0] + shift, leg.root[1]), (leg.middle[0] + shift * 0.9, leg.middle[1]),
+              (end[0] + shift * 0.85, end[1] - 3)], seam, 0.45)
+    cuff = low + 0.5
+    pen.box(end[0] - cuff, end[1] - 2.4, end[0] + cuff, end[1] + 0.4, tint(colour, 1.4))
+
+
+def _shorts_leg(pen: Pen, leg: Limb, body: Body, colour: Colour, hem: float) -> None:
+    share = min(1.0, (hem - leg.root[1]) / (leg.middle[1] - leg.root[1]))
+    end = _between(leg.root, leg.middle, share)
+    half, slope = body.leg * 1.12, 0.0
+    pen.shape([(leg.root[0] - body.leg, leg.root[1] - 2), (leg.root[0] + body.leg, leg.root[1] - 2),
+               (end[0] + half, end[1] + slope),
+               (end[0] - half, end[1])], colour)
+    pen.line([(end[0] - half, end[1] - 1.3), (end[0] + half, end[1] - 1.3)], edge_of(colour), 0.5)
+
+
+def _skirt(pen: Pen, body: Body, pose: Pose, colour: Colour, hem: float) -> None:
+    half = body.depth if pose.view == "side" else body.hip
+    knees = [leg.middle[0] for leg in pose.legs.values()]
+    reach = 0.35 * (hem - HIP) ** 0.8
+    left, right = min(-half, min(knees) - 1.5) - reach * 0.45, max(half, max(knees) + 1.5) + reach * 0.45
+    waist = half * 0.8
+    outline = [(-waist, WAIST), (waist, WAIST), (half + 0.5, HIP), (right, hem - 1), (right * 0.5, hem + 0.8), (0, hem),
+               (left * 0.5, hem + 0.8), (left, hem - 1), (-half - 0.5, HIP)]
+    pen.shape(outline, colour)
+    fold = tint(colour, 0.78) if brightness(colour) > 60 else tint(colour, 1.16)
+    for share in (-0.55, -0.1, 0.4):
+        foot = (right if share > 0 else -left) * share
+        pen.line([(share * half, HIP), (foot, hem - 0.6)], fold, 0.45)
+
+
+def _between(a: Point, b: Point, share: float) -> Point:
+    return (a[0] + (b[0] - a[0]) * share, a[1] + (b[1] - a[1]) * share)
+
+
+def _shoe(pen: Pen, kind: str, ankle: Point, pose: Pose, side: str, colour: Colour, skin: Colour) -> None:
+    x, y = ankle[0], ankle[1] + 0.4
+    lifted = pose.walking and side == "b"
+    if pose.view == "side":
+        _shoe_side(pen, kind, x, y, colour, skin, pitch=2.0 if lifted else 0.0)
+    else:
+        _shoe_front(pen, kind, x, y, colour, skin, pose.view, out=0.5 if x > 0 else -0.5)
+
+
+def _sole_of(colour: Colour) -> Colour:
+    return (250, 250, 250) if brightness(colour) < 200 else (158, 160, 166)
+
+
+def _shoe_front(pen: Pen, kind: str, x: float, y: float, colour: Colour, skin: Colour, view: str, out: float) -> None:
+    floor, half = y + 5.8, 3.9
+    foot = smooth([(x - 2.4, y - 1.6), (x + 2.4, y - 1.6), (x + half + out, floor - 2), (x + half + out, floor),
+                   (x - half + out, floor), (x - half + out, floor - 2)], 1)
+    if kind == "sneakers":
+        pen.shape(foot, colour)
+        pen.box(x - half + out, floor - 1.8, x + half + out, floor + 0.2, _sole_of(colour))
+        for row in (0.6, 2.0) if view == "front" else ():
+            pen.line([(x - 1.2 + out, y + row), (x + 1.2 + out, y + row)], _sole_of(colour), 0.5)
+    elif kind == "boots":
+        pen.shape([(x - 3.4, y - 12.0), (x + 3.4, y - 12.0), (x + 2.9, y), (x - 2.9, y)], colour)
+        pen.shape(foot, colour)
+        pen.box(x - half + out, floor - 0.9, x + half + out, floor + 0.3, tint(colour, 0.5))
+        pen.box(x - 3.7, y - 13.2, x + 3.7, y - 10.8, tint(colour, 1.3))
+    elif kind == "sandals":
+        pen.shape(foot, skin)
+        pen.box(x - half + out - 0.3, floor - 0.8, x + half + out + 0.3, floor + 0.3, tint(colour, 0.7))
+        pen.line([(x - 2.3, y + 0.2), (x + 2.3, y + 0.2)], colour, 1.3)
+        pen.line([(x - half + out, floor - 2.2), (x + half + out, floor - 2.2)], colour, 1.5)
+    else:
+        pen.shape([(x - 1.7, y - 2), (x + 1.7, y - 2), (x + 2.1, floor - 2), (x - 2.1, floor - 2)], skin, edge=False)
+        if view == "back":
+            pen.shape([(x - 2.1, y + 0.2), (x + 2.1, y + 0.2), (x + 1.7, y + 2.8), (x - 1.7, y + 2.8)], colour)
+            pen.line([(x, y + 2.4), (x, floor + 0.3)], colour, 1.1)
+        else:
+            pen.shape([(x - 2.8, floor - 4.4), (x, floor - 2.6), (x + 2.8, floor - 4.4), (x + 1.8, floor - 0.6),
+                       (x, floor + 0.6),
+                       (x - 1.8, floor - 0.6)], colour)
+
+
+def _shoe_side(pen: Pen, kind: str, x: float, y: float, colour: Colour, skin: Colour, pitch: float) -> None:
+    floor, heel, toe = y + 5.6, x - 2.9, x + 8.0
+    low = floor + pitch  # the toe of a lifted foot points down
+    foot = smooth([(x - 2.2, y - 1.4), (x + 2.0, y - 1.4), (x + 3.6, y + 2.0), (toe, low - 2.2), (toe + 0.2, low),
+                   (heel, floor),
+                   (heel, y + 1)], 1)
+    if kind == "sneakers":
+        pen.shape(foot, colour)
+        pen.shape([(heel - 0.2, floor - 1.6), (toe + 0.2, low - 1.6), (toe + 0.2, low + 0.2), (heel - 0.2, floor + 0.2)],
+                  _sole_of(colour))
+        pen.line([(x + 1.2, y + 1.2), (x + 2.8, y + 0.4)], _sole_of(colour), 0.6)
+    elif kind == "boots":
+        pen.shape([(x - 2.9, y - 11.5), (x + 2.9, y - 11.5), (x + 2.5, y), (x - 2.5, y)], colour)
+        pen.shape(foot, colour)
+        pen.shape([(heel, floor - 0.9), (toe, low - 0.7), (toe, low + 0.3), (heel, floor + 0.3)], tint(colour, 0.5))
+        pen.box(x - 3.1, y - 12.6, x + 3.1, y - 10.6, tint(colour, 1.3))
+    elif kind == "sandals":
+        pen.shape(foot, skin)
+        pen.shape([(heel - 0.2, floor - 0.8), (toe + 0.3, low - 0.8), (toe + 0.3, low + 0.3), (heel - 0.2, floor + 0.3)],
+                  tint(colour, 0.7))
+        pen.line([(x - 2.4, y + 0.6), (x + 2.4, y + 0.4)], colour, 1.3)
+        pen.line([(x + 2.6, y + 1.4), (x + 3.4, floor)], colour, 1.5)
+    else:
+        pen.shape(smooth([(x - 2.0, y - 2), (x + 1.8, y - 2), (x + 5.4, low - 1.6), (x + 2.0, low - 0.6), (x - 2.2, y + 1.4)],
+                         1), skin,
+                  edge=False)
+        pen.shape([(x - 2.6, y + 0.2), (x - 0.4, y + 1.8), (x + 3.4, low - 1.8), (toe, low - 0.6), (toe, low), (x + 3.0, low),
+                   (x - 1.6, y + 3.0), (x - 2.2, floor + 0.2), (x - 3.0, floor + 0.2)], colour)

@@ -1,0 +1,120 @@
+"""The plan of a world: every person and every picture, before anything is drawn.
+
+Cheap and the same for every process, so that a picture can be drawn anywhere by its place in the plan alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ham.runtime import numpy_generator
+from ham.world.annotators import Annotator, annotator_population
+from ham.world.camera import Camera, sample_camera
+from ham.world.domains import BENCHMARKS, DOMAINS, FOUNDATION, POOL, Domain, Preset, Share
+from ham.world.wardrobe import Person, Wardrobe, sample_persons, sample_wardrobe
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One picture to take: of whom, by which camera of which domain, and where it is kept."""
+
+    domain: str
+    image_path: str
+    person: Person
+    split: str
+    camera: int
+
+
+@dataclass(frozen=True)
+class Staff:
+    """Annotators and how often each of them writes."""
+
+    annotators: list[Annotator]
+    shares: np.ndarray
+
+    def draw(self, rng: np.random.Generator, count: int) -> list[Annotator]:
+        """Draw `count` different annotators."""
+        chosen = rng.choice(len(self.annotators), size=count, replace=False, p=self.shares)
+        return [self.annotators[int(index)] for index in chosen]
+
+
+def staff_of(annotators: list[Annotator], even: bool = False) -> Staff:
+    """Give annotators their shares: by weight, or all the same."""
+    weights = np.array([1.0 if even else annotator.weight for annotator in annotators])
+    return Staff(annotators, weights / weights.sum())
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a worker needs to draw and describe any picture of the world.
+
+    staffs: per "domain/split"; the pool's human captions come from those who wrote the training captions of CUHK-PEDES and
+    ICFG-PEDES.
+    """
+
+    seed: int
+    preset: Preset
+    shots: list[Shot]
+    cameras: dict[str, list[Camera]]
+    wardrobes: dict[str, Wardrobe]
+    staffs: dict[str, Staff]
+
+
+def plan_world(preset: Preset, seed: int) -> Plan:
+    """Draw cameras, wardrobes, annotators, persons and the list of pictures."""
+    shots: list[Shot] = []
+    cameras, wardrobes = {}, {}
+    for name, domain in DOMAINS.items():
+        rng = numpy_generator(seed, "cameras", name)
+        cameras[name] = [sample_camera(rng, domain.style) for _ in range(domain.cameras)]
+        wardrobes[name] = sample_wardrobe(numpy_generator(seed, "wardrobe", name), domain.season, domain.taste)
+        first_id = domain.first_id
+        for split, share in preset.splits[name].items():
+            shots += _shots_of(domain, wardrobes[name], split, share, first_id, preset.look_alikes, seed)
+            first_id += share.persons
+    return Plan(seed, preset, shots, cameras, wardrobes, _staffs(preset, seed))
+
+
+def _shots_of(domain: Domain, wardrobe: Wardrobe, split: str, share: Share, first_id: int, look_alikes: float,
+              seed: int) -> list[Shot]:
+    rng = numpy_generator(seed, "persons", domain.name, split)
+    shots = []
+    for person in sample_persons(rng, wardrobe, share.persons, first_id, look_alikes):
+        count = int(rng.integers(share.images[0], share.images[1] + 1))
+        seen_by = rng.choice(domain.cameras, size=count, replace=count > domain.cameras)
+        folder = ("train", "test")[int(rng.integers(2))]
+        for index, camera in enumerate(int(number) for number in seen_by):
+            shots.append(Shot(domain.name, image_path_of(domain.name, person.person_id, index, camera, folder), person, split,
+                              camera))
+    return shots
+
+
+def image_path_of(domain: str, person_id: int, index: int, camera: int, folder: str) -> str:
+    """Name a picture as the real dataset does. folder: of ICFG-PEDES, whose `train` and `test` are not the split."""
+    if domain == "CUHK-PEDES":
+        return f"cam_{'ab'[camera % 2]}/{person_id:04d}_{index}_{camera}.jpg"
+    if domain == "ICFG-PEDES":
+        return f"{folder}/{person_id:04d}/{person_id:04d}_{index:03d}_{camera + 1:02d}.jpg"
+    if domain == "RSTPReid":
+        return f"{person_id:04d}_c{camera + 1}_{index:04d}.jpg"
+    if domain == POOL:
+        return f"Part{person_id % 11 + 1}/{person_id}/{index}.jpg"
+    return f"{person_id // 1000:03d}/{person_id:05d}_{index}.jpg"
+
+
+def _staffs(preset: Preset, seed: int) -> dict[str, Staff]:
+    spreads = (preset.vocabulary_spread, preset.syntax_spread)
+    trainers, testers = preset.annotators
+    staffs, hired = {}, {}
+    for name in BENCHMARKS:
+        people = annotator_population(seed, name, trainers + testers, *spreads)
+        order = numpy_generator(seed, "staff", name).permutation(len(people))
+        hired[name] = [people[int(index)] for index in order[:trainers]]
+        staffs[f"{name}/train"] = staff_of(hired[name])
+        staffs[f"{name}/val"] = staffs[f"{name}/test"] = staff_of([people[int(index)] for index in order[trainers:]])
+    staffs[f"{POOL}/train"] = staff_of(hired["CUHK-PEDES"] + hired["ICFG-PEDES"])
+    # The foundation has to have read every manner, the rare ones too: its annotators write equally much.
+    staffs[f"{FOUNDATION}/train"] = staff_of(annotator_population(seed, FOUNDATION, trainers + testers, *spreads), even=True)
+    return staffs
