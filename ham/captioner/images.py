@@ -5,6 +5,7 @@ Knows nothing of models. Pillow must do the resizing: a bicubic resize of tensor
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,7 @@ def open_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise ImageError(path, f"too large: {error}") from None
     except Image.UnidentifiedImageError:
         raise ImageError(path, "not an image: no format that Pillow knows") from None
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, KeyError, MemoryError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, KeyError, MemoryError,
+            struct.error) as error:
         kind = "truncated" if "truncated" in str(error).lower() else "unreadable"
         raise ImageError(path, f"{kind}: {type(error).__name__}: {error}") from None
