@@ -14,13 +14,13 @@ from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from ham.clip import tokenize
 from ham.reid.augment import normalise
 from ham.reid.images import SIZE_PX, ImageError, read_image
+from ham.reid.model import joined
 from ham.runtime import WorkError, log, progress
 
 
@@ -59,14 +59,6 @@ class EncodedImages:
     failed: list[dict[str, str]] = field(default_factory=list)
 
 
-def join_unit(features: Sequence[Tensor]) -> Tensor:
-    """Normalise each branch's features [B, D_i] in float32 and join them to unit vectors [B, sum of D_i].
-
-    The dot product of two such vectors is the mean of the branches' cosines.
-    """
-    return torch.cat([F.normalize(branch.float(), dim=1) for branch in features], dim=1) / len(features) ** 0.5
-
-
 def encode_images(model: RetrievalModel, paths: Sequence[str | Path], settings: EncodeSettings = DEFAULTS,
                   what: str = "images") -> EncodedImages:
     """Encode image files. An unreadable one is left out and reported; too large a share of them raises WorkError.
@@ -84,7 +76,7 @@ def encode_images(model: RetrievalModel, paths: Sequence[str | Path], settings: 
             if places:
                 images = normalise(pixels.to(device, non_blocking=True))
                 with _precision(device, settings.dtype):
-                    feats.append(join_unit(model.image_features(images)).cpu())
+                    feats.append(_joined_rows(model.image_features(images)))
         part.feats = torch.cat(feats) if feats else part.feats
         return part
 
@@ -107,7 +99,7 @@ def encode_texts(model: RetrievalModel, captions: Sequence[str], settings: Encod
             batch = list(captions[start:min(start + settings.batch_size, mine.stop)])
             ids = tokenize(batch, settings.text_length).to(device)
             with _precision(device, settings.dtype):
-                feats.append(join_unit(model.text_features(ids)).cpu())
+                feats.append(_joined_rows(model.text_features(ids)))
         return torch.cat(feats) if feats else torch.empty(0)
 
     device = _device_of(model)
@@ -132,6 +124,10 @@ def evaluation_mode(model: RetrievalModel) -> Iterator[None]:
 
 
 # ------------------------------------------------------------------------------------------------------------------- parts
+
+
+def _joined_rows(features: Sequence[Tensor]) -> Tensor:
+    return joined([branch.float() for branch in features]).cpu()
 
 
 class _ImageFiles(Dataset):
