@@ -5,13 +5,14 @@ Nothing here knows of pixels: an annotator is given the attributes that the imag
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import cycle
 
 import numpy as np
 
-from ham.runtime import numpy_generator
+from ham.runtime import UsageError, numpy_generator
 from ham.world.grammar import GRAMMARS, Scene, series
 from ham.world.manners import SYNTAX_HABITS, WORD_HABITS, draw_manner, hint_of, manner_frequencies
 from ham.world.phrases import ORDERS, Item, Speech, items_of, person_words, scene_words, select, settle
@@ -21,9 +22,10 @@ __all__ = ["Annotator", "Description", "annotator_population", "hint_of", "plain
 
 FEWEST_WORDS = 8  # the captioner's filter rejects shorter captions
 OPENINGS = {"in this": "in this {}", "here": "here", "in the": "in the {}", "as the": "as the {} shows"}
-CLOSINGS = {"that is all": "that is all I can see", "nothing else": "nothing else stands out", "hope": "hope this helps to find the one"}
-NOT_A_CLAUSE = {"fragments", "list", "chain", "keyvalue", "search", "participle", "spoken"}  # an opening before them ends in a colon
-PLAIN_MANNER = {field: values[0] for field, values in (SYNTAX_HABITS | WORD_HABITS).items()} | {"omits": "nothing", "idiolect": "nothing"}
+CLOSINGS = {"that is all": "that is all I can see", "nothing else": "nothing else stands out", "hope": "I hope this helps"}
+NOT_A_CLAUSE = {"fragments", "list", "chain", "keyvalue", "search", "spoken"}  # an opening before them ends in a colon
+PLAIN_MANNER = {habit: values[0] for habit, values in (SYNTAX_HABITS | WORD_HABITS).items()}
+PLAIN_MANNER |= {"omits": "nothing", "idiolect": "nothing"}
 # What goes without saying in a neutral description.
 UNREMARKABLE = {"build": "average", "headwear": "none", "glasses": "none", "upper_pattern": "plain", "sleeve": "long",
                 "lower_length": "long", "bag": "none", "carried": "none"}
@@ -67,12 +69,13 @@ class Annotator:
             if name not in told and (name != "gender" or self.manner["gender"] == "told"):
                 told = settle({**told, name: value}, attributes)
                 text, conveyed = self._write(told, draw, [])
-        extra = [CLOSINGS["that is all"], CLOSINGS["hope"]]
+        more: list[str] = []
         while text.count(" ") + 1 < FEWEST_WORDS:
-            text, conveyed = self._write(told, draw, [extra.pop(0)])
+            more.append(CLOSINGS["hope" if more else "that is all"])
+            text, conveyed = self._write(told, draw, more)
         return Description(misspell(text, RATES[self.manner["typos"]], chances), conveyed)
 
-    def _write(self, told: dict[str, str], draw, more: list[str]) -> tuple[str, dict[str, str]]:
+    def _write(self, told: dict[str, str], draw: Callable[[], float], more: list[str]) -> tuple[str, dict[str, str]]:
         manner, speech = self.manner, self.speech
         items, conveyed = items_of(told, speech)
         if speech.order is not None:
@@ -114,6 +117,11 @@ def annotator_population(seed: int, group: str, count: int, vocabulary_spread: f
 
     vocabulary_spread, syntax_spread: 0 (everyone uses the same words / the same sentences) to 1 (full variety).
     """
+    for knob, spread in (("vocabulary_spread", vocabulary_spread), ("syntax_spread", syntax_spread)):
+        if not 0 <= spread <= 1:
+            raise UsageError(f"{knob} is {spread}; it must lie between 0 (all alike) and 1 (full variety)")
+    if count < 1:
+        raise UsageError(f"a group of {count} annotators ({group}) cannot describe anything; ask for at least 1")
     frequencies = manner_frequencies(seed, group)
     weights = 1.0 / (np.arange(count) + 8.0)
     weights /= weights.sum()
@@ -133,12 +141,9 @@ def plain_description(attributes: dict[str, str], rng: np.random.Generator | Non
     """
     told = settle({name: value for name, value in attributes.items() if UNREMARKABLE.get(name) != value}, attributes)
     text, conveyed = _plainly(told)
-    for name, value in attributes.items():
-        if text.count(" ") + 1 >= FEWEST_WORDS:
-            break
-        told = settle({**told, name: value}, attributes)
-        text, conveyed = _plainly(told)
-    return Description(text, conveyed)
+    if text.count(" ") + 1 < FEWEST_WORDS:
+        text += " in the middle of the picture"
+    return Description(text + ".", conveyed)
 
 
 def _plainly(told: dict[str, str]) -> tuple[str, dict[str, str]]:
@@ -150,7 +155,7 @@ def _plainly(told: dict[str, str]) -> tuple[str, dict[str, str]]:
     person = ("an " if person_words(told, _PLAIN)[0] in "aeiou" else "a ") + person_words(told, _PLAIN)
     parts += [series(scene_words(told, _PLAIN))] if scene_words(told, _PLAIN) else []
     head = f"{person} {parts.pop(0)}" if by_verb["with"] else person
-    text = f"{head} {', '.join(parts)}." if parts else f"{head} in the middle of the picture."
+    text = f"{head} {', '.join(parts)}" if parts else head
     return text[0].upper() + text[1:], conveyed
 
 
@@ -160,12 +165,13 @@ def short_description(attributes: dict[str, str], rng: np.random.Generator) -> D
     register = "plain" if draw() < 0.4 else WORD_HABITS["register"][int(draw() * 6)]
     speech = Speech(PLAIN_MANNER | {"register": register, "colours": ("exact", "simple", "tones")[int(draw() * 3)]})
     things = [name for name in ORDERS["hair"] if attributes.get("hair_length" if name == "hair" else name, "none") != "none"]
-    things = sorted(things, key=lambda name: draw() + (name in ("upper", "lower")) * 0.5, reverse=True)[:1 if draw() < 0.5 else 2]
+    things.sort(key=lambda name: draw() + 0.5 * (name in ("upper", "lower")), reverse=True)
+    things = things[:1 if draw() < 0.5 else 2]
     told = {"gender": attributes["gender"]} if "gender" in attributes and draw() < 0.9 else {}
     for name in things:
         fields = ("hair_length", "hair_colour") if name == "hair" else (name, f"{name}_colour")
-        fields = [key for key in fields if key in attributes][:1 if len(told) == 2 and draw() < 0.3 else 2]
-        told |= {key: attributes[key] for key in fields if len(told) < 3 or key == fields[0]}
+        fields = [key for key in fields if key in attributes][:1 if draw() < 0.15 else 2]
+        told |= {key: attributes[key] for key in fields[:3 - len(told)]}
     items, conveyed = items_of(settle(told, attributes), speech)
     worn = [item.bare for item in items if item.name in ("upper", "lower", "shoes")]
     other = [item.bare for item in items if item.name not in ("upper", "lower", "shoes")]

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 from ham.world.phrases import Item, with_article
 
-VERB_OF = {"hair": "have", "headwear": "wear", "glasses": "wear", "upper": "wear", "lower": "wear", "shoes": "wear", "bag": "carry",
-           "carried": "hold"}
-PLACE_OF = {"hair": "on {} head", "headwear": "on {} head", "glasses": "on {} face", "upper": "on {} body", "lower": "on {} legs",
-            "shoes": "on {} feet", "bag": "at {} side", "carried": "in {} hand"}
-KEY_OF = {"hair": "hair", "headwear": "head", "glasses": "eyes", "upper": "top", "lower": "bottoms", "shoes": "shoes", "bag": "bag",
-          "carried": "hand"}
+VERB_OF = {"hair": "have", "headwear": "wear", "glasses": "wear", "upper": "wear", "lower": "wear", "shoes": "wear",
+           "bag": "carry", "carried": "hold"}
+PLACE_OF = {"hair": "on {} head", "headwear": "on {} head", "glasses": "on {} face", "upper": "on {} body",
+            "lower": "on {} legs", "shoes": "on {} feet", "bag": "at {} side", "carried": "in {} hand"}
+KEY_OF = {"hair": "hair", "headwear": "head", "glasses": "eyes", "upper": "top", "lower": "bottoms", "shoes": "shoes",
+          "bag": "bag", "carried": "hand"}
 WHERE = ("at the crossing", "near the shop", "on the street", "by the station", "in the park")
 
 
@@ -44,7 +44,7 @@ class Scene:
 
     def verb(self, item: Item, form: str) -> str:
         """Conjugate the verb of an item: present | participle | past."""
-        verb = VERB_OF[item.name]
+        verb = verb_of(item)
         if verb == "have":
             return {"present": "has", "participle": "having", "past": "had"}[form]
         if verb == "hold":
@@ -54,11 +54,11 @@ class Scene:
             return self.words["verb:wore" if form == "past" else "verb:wear" + stem]
         return self.words[{"present": "verb:carries", "participle": "verb:carrying", "past": "verb:carried"}[form]]
 
-    def clauses(self, form: str, most: int = 3) -> list[str]:
-        """Say "wears a navy jacket, blue jeans and boots", "carries a bag": neighbours of one verb go together, `most` at once."""
+    def clauses(self, form: str, most: int) -> list[str]:
+        """Say "wears a navy jacket and boots", "carries a bag": neighbours of one verb go together, at most `most`."""
         groups: list[list[Item]] = []
         for item in self.items:
-            if groups and VERB_OF[groups[-1][0].name] == VERB_OF[item.name] and len(groups[-1]) < most:
+            if groups and verb_of(groups[-1][0]) == verb_of(item) and len(groups[-1]) < most:
                 groups[-1].append(item)
             else:
                 groups.append([item])
@@ -70,8 +70,13 @@ def series(phrases: list[str], last: str = " and ") -> str:
     return phrases[0] if len(phrases) == 1 else ", ".join(phrases[:-1]) + last + phrases[-1]
 
 
+def verb_of(item: Item) -> str:
+    """Tell how a person and a thing go together: have | wear | carry | hold; one can only "have" no hat."""
+    return "have" if item.absent else VERB_OF[item.name]
+
+
 def is_or_are(item: Item) -> str:
-    return "are" if item.plural and not item.pair else "is"
+    return "are" if item.plural and not item.pair and not item.hedge else "is"
 
 
 def pairs_of(items: list[Item], draw: Callable[[], float]) -> list[list[Item]]:
@@ -84,16 +89,6 @@ def pairs_of(items: list[Item], draw: Callable[[], float]) -> list[list[Item]]:
     return runs
 
 
-def predicate(item: Item, verb: str | None = None) -> str:
-    """Say what a thing is like: "is navy and striped", "are blue", "is probably red with stripes"."""
-    many = item.plural
-    verb = verb or ("are" if many else "is")
-    if item.hedge:
-        verb = item.hedge[2 if many else 1]
-    tail = f" with {' and '.join(item.behind)}" if item.behind else ""
-    return f"{verb} {' and '.join(item.adjectives)}{tail}"
-
-
 def full(scene: Scene) -> list[str]:
     said = scene.clauses("present", most=2)
     if scene.doing:
@@ -104,25 +99,21 @@ def full(scene: Scene) -> list[str]:
 
 def long(scene: Scene) -> list[str]:
     doing = f" who is {series(scene.doing)}" if scene.doing else ""
-    said = scene.clauses("present") or ["stays in the " + scene.words["place:picture"]]
+    said = scene.clauses("present", most=6) or ["stays in the " + scene.words["place:picture"]]
     return [f"{scene.a_person}{doing} {series(said, ' and also ' if len(said) > 2 else ' and ')}"]
 
 
 def participle(scene: Scene) -> list[str]:
-    end = f"the {scene.who} is {series(scene.doing)}" if scene.doing else f"the {scene.who} is in the {scene.words['place:picture']}"
-    return [", ".join([*scene.clauses("participle"), end])]
+    end = series(scene.doing) if scene.doing else "on camera"
+    return [", ".join([*scene.clauses("participle", most=6), f"the {scene.who} is {end}"])]
 
 
 def fragments(scene: Scene) -> list[str]:
-    return [scene.who, *(_doubted(item) for item in scene.items), *scene.doing]
+    return [scene.who, *(item.note for item in scene.items), *scene.doing]
 
 
 def listing(scene: Scene) -> list[str]:
-    return [", ".join([scene.who, *(_doubted(item) for item in scene.items), *scene.doing])]
-
-
-def _doubted(item: Item) -> str:
-    return f"{item.hedge[0]} {item.bare}" if item.hedge and not item.absent else item.bare
+    return [", ".join([scene.who, *(item.note for item in scene.items), *scene.doing])]
 
 
 def observer(scene: Scene) -> list[str]:
@@ -150,7 +141,7 @@ def possessive(scene: Scene) -> list[str]:
         if item.absent or not item.adjectives:
             said.append(f"{scene.he if said else 'the ' + scene.who} has {item.phrase}")
         else:
-            said.append(f"{owner} {item.noun} {predicate(item)}")
+            said.append(f"{owner} {item.noun} {item.predicate}")
         owner = scene.his
     if scene.doing:
         said.append(f"{scene.he if said else 'the ' + scene.who} is {series(scene.doing)}")
@@ -160,7 +151,7 @@ def possessive(scene: Scene) -> list[str]:
 def there(scene: Scene) -> list[str]:
     said = [f"there is {scene.a_person}" + (f" {series(scene.doing)}" if scene.doing else "")]
     for item in scene.items:
-        place = "" if item.absent else " " + PLACE_OF[item.name].format(scene.his)
+        place = "" if item.absent or item.noun == "head" else " " + PLACE_OF[item.name].format(scene.his)
         said.append(f"there {is_or_are(item)} {item.phrase}{place}")
     return said
 
@@ -191,19 +182,19 @@ def steps(scene: Scene) -> list[str]:
 def passive(scene: Scene) -> list[str]:
     said = []
     for item in scene.items:
-        verb = {"have": "shown", "wear": "worn", "carry": "carried", "hold": "held"}[VERB_OF[item.name]]
-        by = "" if said else f" by the {scene.who}"
-        said.append(f"{item.phrase} {is_or_are(item)} being {verb}{by}")
+        verb = {"have": "can be seen", "wear": "being worn", "carry": "being carried", "hold": "being held"}[verb_of(item)]
+        verb = verb if verb_of(item) == "have" else f"{is_or_are(item)} {verb}"
+        owner = "" if said else f" {'on' if verb_of(item) == 'have' else 'by'} the {scene.who}"
+        said.append(f"{item.phrase} {verb}{owner}")
     if scene.doing:
         said.append(f"{scene.he if said else 'the ' + scene.who} can be seen {series(scene.doing)}")
     return said or [f"the {scene.who} can be seen"]
 
 
 def keyvalue(scene: Scene) -> list[str]:
-    parts = [f"person: {scene.who}"]
+    parts = [f"who: {scene.who}"]
     for item in scene.items:
-        value = " ".join(item.adjectives) if item.noun == "hair" else item.bare
-        parts.append(f"{KEY_OF[item.name]}: {item.hedge[0] + ' ' if item.hedge and not item.absent else ''}{value}")
+        parts.append(f"{KEY_OF[item.name]}: {item.note.removesuffix(' hair').removesuffix(' head')}")
     if scene.doing:
         parts.append(f"pose: {series(scene.doing)}")
     return ["; ".join(parts)]
@@ -222,20 +213,20 @@ def search(scene: Scene) -> list[str]:
 def story(scene: Scene) -> list[str]:
     doing = f"was {series(scene.doing)}" if scene.doing else "came by"
     where = WHERE[int(scene.draw() * len(WHERE))]
-    return [f"{where} {scene.a_person} {doing}", *(f"{scene.he} {clause}" for clause in scene.clauses("past"))]
+    return [f"{where} {scene.a_person} {doing}", *(f"{scene.he} {clause}" for clause in scene.clauses("past", most=3))]
 
 
 def relative(scene: Scene) -> list[str]:
     parts = []
     for item in scene.items:
         plain = item.absent or not item.adjectives
-        parts.append(f"who has {item.phrase}" if plain else f"whose {item.noun} {predicate(item)}")
+        parts.append(f"who has {item.phrase}" if plain else f"whose {item.noun} {item.predicate}")
     if scene.doing:
         parts.append(f"who is {series(scene.doing)}")
     return [f"it is {scene.a_person} {series(parts, ' and ')}" if parts else f"it is {scene.a_person}"]
 
 
 GRAMMARS: dict[str, Callable[[Scene], list[str]]] = {
-    "full": full, "long": long, "participle": participle, "fragments": fragments, "list": listing, "observer": observer, "this": this,
-    "possessive": possessive, "there": there, "chain": chain, "spoken": spoken, "steps": steps, "passive": passive,
-    "keyvalue": keyvalue, "search": search, "story": story, "relative": relative}
+    "full": full, "long": long, "participle": participle, "fragments": fragments, "list": listing, "observer": observer,
+    "this": this, "possessive": possessive, "there": there, "chain": chain, "spoken": spoken, "steps": steps,
+    "passive": passive, "keyvalue": keyvalue, "search": search, "story": story, "relative": relative}

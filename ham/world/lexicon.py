@@ -1,8 +1,8 @@
 """The words that annotators write and the parser reads: one table of synonyms, one column for each register.
 
 Knows words only: grammar.py puts them in order, parser.py reads them back. A row is "field:value | plain | casual | formal |
-american | british | fashion"; a missing last column repeats the first. Every phrase names exactly one value, or, for a colour word
-that hair and clothes share ("silver"), one value for each of the two.
+american | british | fashion"; a row of one column is the same in all. Every phrase names exactly one value, or, for a word
+that hair and clothes share ("silver", "short"), one value for each of the two.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ gender:man              | man | guy | gentleman | man | bloke | male
 gender:woman            | woman | girl | lady | woman | lass | female
 build:slim              | slim | skinny | slender | thin | slim | lean
 build:average           | average-sized | normal-sized | medium-built | average-sized | medium-sized | regular-sized
-build:heavy             | heavy | chubby | stout | heavyset | stocky | curvy
+build:heavy             | heavy | chubby | stout | heavyset | stocky | broad
 hair_length:bald        | bald | bald | bald | shaved | bald | shaven
 hair_length:short       | short | short | short | short | short | cropped
 hair_length:shoulder    | shoulder-length | medium-length | shoulder-length | mid-length | medium-length | shoulder-length
@@ -66,7 +66,7 @@ carried:umbrella        | umbrella | umbrella | umbrella | umbrella | brolly | p
 carried:book            | book | book | volume | book | book | magazine
 carried:cup             | cup | coffee | paper cup | coffee cup | takeaway cup | drink
 view:front              | facing the camera | facing us | turned to the viewer | facing the camera | facing us | facing the lens
-view:back               | seen from behind | facing away | seen from the rear | seen from behind | facing away | seen from the back
+view:back               | seen from behind | facing away | facing away | seen from behind | seen from the back | facing away
 view:side               | seen from the side | side-on | in profile | seen from the side | side-on | in profile
 action:walking          | walking | strolling | walking | walking | strolling | striding
 action:standing         | standing | waiting | standing still | standing | standing about | posing
@@ -93,9 +93,9 @@ part:upper              | top | top | upper garment | top | top | top
 part:lower              | bottoms | bottoms | lower garment | bottoms | bottoms | bottoms
 part:shoes              | shoes | shoes | footwear | shoes | shoes | shoes
 part:bag                | bag
-verb:wears              | wears | has on | is dressed in | wears | has on | sports
-verb:wearing            | wearing | wearing | dressed in | wearing | wearing | sporting
-verb:wore               | wore | had on | was dressed in | wore | had on | sported
+verb:wears              | wears | has on | is seen in | wears | has on | sports
+verb:wearing            | wearing | wearing | seen in | wearing | wearing | sporting
+verb:wore               | wore | had on | was seen in | wore | had on | sported
 verb:carries            | carries | has | carries | carries | carries | totes
 verb:carrying           | carrying | carrying | carrying | carrying | carrying | toting
 verb:carried            | carried | had | carried | carried | carried | toted
@@ -140,8 +140,8 @@ def words_of(register: str) -> dict[str, str]:
 def colour_words(register: str, granularity: str) -> dict[str, tuple[str, str]]:
     """Tell for every shade (the phrase written, the colour it conveys).
 
-    granularity: "exact" (the register's name of the shade), "simple" (its plain colour), "tones" (light, dark, bright), "coloured"
-    ("navy-coloured", "navy-colored").
+    granularity: "exact" (the register's name of the shade), "simple" (its plain colour), "tones" (light, dark, bright),
+    "coloured" ("navy-coloured", "navy-colored").
     """
     column = REGISTERS.index(register)
     suffix = "-colored" if register == "american" else "-coloured"

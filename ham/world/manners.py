@@ -50,14 +50,23 @@ WORD_HABITS: dict[str, tuple[str, ...]] = {
     "typos": ("none", "some", "many"),
 }
 # How steeply the frequency falls with the rank: frequency ~ 1 / rank ** exponent (Zipf).
-EXPONENTS = {"syntax": 1.0, "register": 0.8, "order": 0.8, "colours": 0.9, "length": 0.7, "opening": 1.8, "closing": 2.6, "hedging": 1.8,
-             "details": 1.2, "pairs": 1.5, "gender": 3.0, "punctuation": 1.4, "capitals": 1.3, "typos": 2.0}
+EXPONENTS = {"syntax": 1.0, "order": 0.8, "length": 0.7, "details": 1.2, "pairs": 1.5, "gender": 4.0, "punctuation": 1.4,
+             "capitals": 1.3, "register": 0.8, "colours": 0.9, "opening": 1.8, "closing": 2.6, "hedging": 1.8, "typos": 2.0}
 GROUP_TILT = 0.4  # how far groups of annotators (the staff of one dataset) differ: deviation of the log frequencies
 
+# How often a field is told by someone of medium length; "field=value" stands before "field".
+CHANCES = {
+    "build": 0.6, "build=average": 0.15, "hair_length": 0.9, "hair_colour": 0.92,
+    "headwear": 0.97, "headwear=none": 0.04, "headwear_colour": 0.95, "glasses": 0.9, "glasses=none": 0.03,
+    "upper": 0.98, "upper_colour": 0.98, "upper_pattern": 0.93, "upper_pattern=plain": 0.06, "sleeve": 0.8, "sleeve=long": 0.2,
+    "lower": 0.98, "lower_colour": 0.97, "lower_length": 0.75, "lower_length=long": 0.05,
+    "shoes": 0.93, "shoes_colour": 0.93, "bag": 0.98, "bag=none": 0.03, "bag_colour": 0.95,
+    "carried": 0.95, "carried=none": 0.03, "view": 0.35, "action": 0.55}
+LENGTH_POWER = {"brief": 2.2, "medium": 1.0, "thorough": 0.35}  # the chance is raised to this power
 # What an annotator may never tell, with the probability that it is so.
-OMISSIONS: dict[str, float] = {"build": 0.35, "view": 0.5, "action": 0.3, "shoes": 0.08, "glasses": 0.12, "sleeve": 0.3, "lower_length": 0.3,
-                               "hair_length": 0.06, "hair_colour": 0.06, "upper_pattern": 0.05, "shoes_kind": 0.15, "bag_kind": 0.1,
-                               "upper_kind": 0.06, "bag_colour": 0.06}
+OMISSIONS = {"build": 0.35, "view": 0.5, "action": 0.3, "shoes": 0.08, "glasses": 0.12, "sleeve": 0.3, "lower_length": 0.3,
+             "hair_length": 0.06, "hair_colour": 0.06, "upper_pattern": 0.05, "shoes_kind": 0.15, "bag_kind": 0.1,
+             "upper_kind": 0.06, "bag_colour": 0.06}
 # Concepts for which an annotator may prefer the word of another register.
 IDIOLECT = tuple(key for key in ROWS if key.split(":")[0] in
                  ("lower", "shoes", "bag", "upper", "glasses", "headwear", "carried", "upper_pattern", "build"))
@@ -99,9 +108,13 @@ def draw_manner(rng: np.random.Generator, frequencies: dict[str, dict[str, float
 
 
 def hint_of(manner: dict[str, str]) -> str:
-    """Name the manner in at most a dozen words of a small closed vocabulary, e.g. "(list; casual words; exact colours; hair first)"."""
+    """Name a manner in 8 to 12 words of a small closed vocabulary: "(list; casual words; exact colours; hair first; brief)"."""
     parts = [manner["syntax"], f"{manner['register']} words", f"{manner['colours']} colours",
              "random order" if manner["order"] == "random" else f"{manner['order']} first", manner["length"]]
-    parts += [word for word, field, usual in (("doubt", "hedging", "none"), ("opening", "opening", "none"), ("behind", "details", "before"),
-                                              ("lower", "capitals", "sentence")) if manner[field] != usual]
-    return "(" + "; ".join(parts) + ")"
+    flags = [word for word, unusual in (
+        ("doubt", manner["hedging"] != "none"), ("opening", manner["opening"] != "none"),
+        ("behind", manner["details"] == "behind"),
+        ("capital" if manner["capitals"] == "first" else "lower", manner["capitals"] != "sentence"),
+        (manner["punctuation"], manner["punctuation"] != "full"),
+        ("pair", manner["pairs"] == "pair"), ("typos", manner["typos"] != "none")) if unusual]
+    return "(" + "; ".join(parts + flags[:4]) + ")"

@@ -1,8 +1,9 @@
 """The attribute parser: a caption back to attributes, for scoring captions against what was drawn.
 
-Reads the words of lexicon.py whoever wrote them; knows nothing of annotators. A caption becomes a row of marks (nouns, modifiers,
-breaks); a modifier belongs to the noun that follows it without a break ("navy jacket"), else to the noun before it ("the jacket is
-navy"). Unknown words are skipped, near misses of long words are forgiven, and of two claims about one field the first counts.
+Reads the words of lexicon.py whoever wrote them; knows nothing of annotators. A caption becomes a row of marks (nouns,
+modifiers, breaks); a modifier belongs to the noun that follows it without a break ("navy jacket"), else to the noun before it
+("the jacket is navy"). Unknown words are skipped, near misses of long words are forgiven, and of two claims about one field
+the first counts.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ from ham.world.lexicon import BEHIND, ROWS, TONES
 from ham.world.typos import MISSPELLINGS
 
 TOKEN = re.compile(r"[a-z]+(?:-[a-z]+)*|[^\sa-z]")
+COLOURED = re.compile(r"[ -]+colou?red\b")  # "navy-coloured", "navy colored"
 LEAST_FUZZY = 6  # letters of a word before one wrong letter in it is forgiven
 STOPS = frozenset(".;!?")  # behind them nothing belongs to an earlier noun
 GENDER_WORDS = {"he": "man", "him": "man", "his": "man", "himself": "man", "she": "woman", "her": "woman", "hers": "woman"}
 # Keys of telegraphic captions and parts of the body: nouns that say what is meant but not what it is.
-PARTS = {"top": "upper", "upper garment": "upper", "bottoms": "lower", "lower garment": "lower", "shoes": "shoes", "footwear": "shoes",
-         "bag": "bag", "hair": "hair", "headwear": "headwear", "nothing in hand": "carried"}
-ORDINARY = frozenset({"person", "garment", "picture", "should", "finally", "notice", "station", "crossing", "street", "waited"})
+PARTS = {"top": "upper", "upper garment": "upper", "bottoms": "lower", "lower garment": "lower", "shoes": "shoes",
+         "footwear": "shoes", "bag": "bag", "hair": "hair", "headwear": "headwear", "nothing in hand": "carried"}
+ORDINARY = frozenset(word for key, row in ROWS.items() if key.split(":")[0] in ("part", "verb", "place")
+                     for phrase in row for word in phrase.split()) | {"should", "finally", "notice", "station", "crossing"}
 
 
 @dataclass
@@ -47,10 +50,9 @@ def _lexicon() -> dict[tuple[str, ...], Mark]:
         for phrase in phrases:
             if name in ("headwear", "glasses", "upper", "lower", "shoes", "bag", "carried"):
                 learn(phrase, "noun", name, "", value)
-            elif name == "colour":
+            elif name in ("colour", "base"):
                 learn(phrase, "colour", "", "", value)
-            elif name == "base":
-                learn(phrase, "colour", "", "", value)
+                learn(phrase.replace("grey", "gray"), "colour", "", "", value)
             elif name == "hair_colour":
                 learn(phrase, "colour", "", "hair", value)
             elif phrase in ("short", "long"):
@@ -88,7 +90,7 @@ def known_word(word: str) -> str:
     word = CORRECT.get(word, word)
     if word in WORDS or word in ORDINARY or len(word) < LEAST_FUZZY:
         return word
-    near = [other for other in WORDS if len(other) >= LEAST_FUZZY - 1 and one_slip(word, other)]
+    near = [other for other in WORDS if len(other) >= LEAST_FUZZY - 1 and other[0] == word[0] and one_slip(word, other)]
     return near[0] if len(near) == 1 else word
 
 
@@ -103,7 +105,8 @@ def one_slip(one: str, other: str) -> bool:
 
 def marks_of(caption: str) -> list[Mark]:
     """Turn a caption into marks, the longest phrase first at every place; words without meaning become breaks."""
-    text = re.sub(r"-colou?red\b", "", caption.lower().replace("\u2019", "'")).replace("'s", "")
+    text = caption.lower().replace("\u2019", "'").replace("'s", "")
+    text = COLOURED.sub("", text) if "colo" in text else text
     tokens = [known_word(token) if token[0].isalpha() else token for token in TOKEN.findall(text)]
     marks, place = [], 0
     while place < len(tokens):
@@ -119,9 +122,10 @@ def marks_of(caption: str) -> list[Mark]:
 
 
 def parse(caption: str) -> dict[str, str]:
-    """Read the attributes that a caption tells: field -> value as in `ham.world.attributes`, a colour as its shade or plain colour.
+    """Read the attributes that a caption tells.
 
-    Never fails: text without known words gives an empty dict. Of two claims about one field the first counts.
+    Returns: field -> value as in `ham.world.attributes`, a colour as its shade or plain colour. Never fails: text without
+    known words gives an empty dict. Of two claims about one field the first counts.
     """
     marks = marks_of(caption)
     heads = following_nouns(marks)
@@ -183,8 +187,8 @@ def claim_modifier(found: dict[str, str], mark: Mark, noun: Mark | None) -> None
 def score(captions: list[str], truths: list[dict[str, str]]) -> dict:
     """Score captions against attributes (what was drawn, or what a writer meant to tell).
 
-    precision: share of the parsed claims that agree with the truth; recall: share of the truth's fields that are told and agree; f1:
-    their harmonic mean; per_field: the same three for every field that occurs. Shares in [0, 1]; a share of nothing is 0.
+    precision: share of the parsed claims that agree with the truth; recall: share of the truth's fields that are told and
+    agree; f1: their harmonic mean; per_field: the same three for every field that occurs. Shares in [0, 1]; of nothing, 0.
 
     Raises: ValueError when the two lists differ in length.
     """

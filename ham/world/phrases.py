@@ -1,30 +1,41 @@
 """From attributes to noun phrases: what an annotator chooses to tell, in the words it has for it.
 
-`select` decides which fields are told; `items_of` turns them into things with adjectives and a noun; grammar.py makes sentences.
+`select` decides which fields are told; `items_of` turns them into things with adjectives and a noun. Sentences: grammar.py.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ham.world.lexicon import BEHIND, MASS_NOUNS, PLURAL_NOUNS, colour_words, words_of
+from ham.world.manners import CHANCES, LENGTH_POWER
 
 ITEMS = ("hair", "headwear", "glasses", "upper", "lower", "shoes", "bag", "carried")
 ORDERS = {"hair": ITEMS,
           "clothes": ("upper", "lower", "shoes", "headwear", "hair", "glasses", "bag", "carried"),
           "shoes": ("shoes", "lower", "upper", "glasses", "headwear", "hair", "carried", "bag"),
           "bag": ("bag", "carried", "upper", "lower", "shoes", "hair", "glasses", "headwear")}
-HEDGES = {"seems": ("what seems to be", "seems", "seem"), "looks": ("what looks like", "looks", "look"),
-          "probably": ("probably", "is probably", "are probably"), "possibly": ("possibly", "is possibly", "are possibly"),
-          "maybe": ("maybe", "is maybe", "are maybe")}
 
-# How often a field is told by someone of medium length; "field=value" stands before "field".
-CHANCES = {"build": 0.6, "build=average": 0.15, "hair_length": 0.9, "hair_colour": 0.92, "headwear": 0.97, "headwear=none": 0.04,
-           "headwear_colour": 0.95, "glasses": 0.9, "glasses=none": 0.03, "upper": 0.98, "upper_colour": 0.98, "upper_pattern": 0.93,
-           "upper_pattern=plain": 0.06, "sleeve": 0.8, "sleeve=long": 0.2, "lower": 0.98, "lower_colour": 0.97, "lower_length": 0.75,
-           "lower_length=long": 0.05, "shoes": 0.93, "shoes_colour": 0.93, "bag": 0.98, "bag=none": 0.03, "bag_colour": 0.95,
-           "carried": 0.95, "carried=none": 0.03, "view": 0.35, "action": 0.55}
-LENGTH_POWER = {"brief": 2.2, "medium": 1.0, "thorough": 0.35}  # chance ** power
+
+class Hedge(NamedTuple):
+    """One way to be unsure: before a phrase, as the verb of one thing or of many, before a bare phrase."""
+
+    before: str
+    one: str
+    many: str
+    bare: str
+
+
+HEDGES = {"seems": Hedge("what seems to be", "seems", "seem", "seemingly"),
+          "looks": Hedge("what looks like", "looks", "look", "apparently"),
+          "probably": Hedge("what is probably", "is probably", "are probably", "probably"),
+          "possibly": Hedge("what could be", "could be", "could be", "possibly"),
+          "maybe": Hedge("something like", "is maybe", "are maybe", "maybe")}
+# Adjectives that stand only before a noun -> what is said behind a verb instead.
+BEFORE_ONLY = {"logo": "with a logo", "graphic": "with a graphic", "polka-dot": "with polka dots"}
+ABSENT_NOUNS = {"headwear": "no hat", "glasses": "no glasses", "bag": "no bag", "carried": "nothing in hand"}
 
 
 @dataclass
@@ -37,11 +48,11 @@ class Item:
     behind: list[str] = field(default_factory=list)
     absent: bool = False
     pair: bool = False
-    hedge: tuple[str, str, str] | None = None
+    hedge: Hedge | None = None
 
     @property
     def plural(self) -> bool:
-        return self.noun in PLURAL_NOUNS
+        return self.noun.removeprefix("no ") in PLURAL_NOUNS
 
     @property
     def bare(self) -> str:
@@ -61,12 +72,23 @@ class Item:
             words = f"a pair of {words}" if self.pair else words
         else:
             words = with_article(words)
-        return f"{self.hedge[0]} {words}" if self.hedge and not self.absent else words
+        return f"{self.hedge.before} {words}" if self.hedge and not self.absent else words
 
     @property
-    def definite(self) -> str:
-        """The noun with "the": "the jacket"."""
-        return f"the {self.noun}"
+    def note(self) -> str:
+        """The phrase without an article but with its doubt: "maybe navy jacket"."""
+        return f"{self.hedge.bare} {self.bare}" if self.hedge and not self.absent else self.bare
+
+    @property
+    def predicate(self) -> str:
+        """What the thing is like: "is navy and striped", "are blue", "is probably red with a logo"."""
+        verb = "are" if self.plural else "is"
+        if self.hedge:
+            verb = self.hedge.many if self.plural else self.hedge.one
+        tail = [BEFORE_ONLY[word] for word in self.adjectives if word in BEFORE_ONLY]
+        tail += [f"with {' and '.join(self.behind)}"] if self.behind else []
+        like = " and ".join(word for word in self.adjectives if word not in BEFORE_ONLY)
+        return " ".join([verb, *([like] if like else []), *tail])
 
 
 def with_article(words: str) -> str:
@@ -93,7 +115,7 @@ class Speech:
         self.chances = {key: chance**power for key, chance in CHANCES.items()}
 
 
-def select(attributes: dict[str, str], speech: Speech, draw) -> dict[str, str]:
+def select(attributes: dict[str, str], speech: Speech, draw: Callable[[], float]) -> dict[str, str]:
     """Choose the fields to tell: by chance, by length, and without what this annotator never tells."""
     told = {}
     for name, value in attributes.items():
@@ -115,7 +137,7 @@ def select(attributes: dict[str, str], speech: Speech, draw) -> dict[str, str]:
 
 
 def settle(told: dict[str, str], attributes: dict[str, str]) -> dict[str, str]:
-    """Drop what cannot be said alone: a colour of headwear or a length of legwear whose kind is untold, a long sleeve of nothing."""
+    """Drop what cannot be said alone: the colour of headwear and the length of legwear of untold kind, a bald head's colour."""
     if "headwear" not in told:
         told.pop("headwear_colour", None)
     if "lower" not in told:
@@ -151,7 +173,7 @@ def _hair(told: dict[str, str], speech: Speech) -> Item | None:
 def _thing(name: str, told: dict[str, str], speech: Speech) -> Item | None:
     value, shade = told.get(name), told.get(f"{name}_colour")
     if value == "none":
-        return Item(name, {"headwear": "no hat", "glasses": "no glasses", "bag": "no bag"}.get(name, "nothing in hand"), absent=True)
+        return Item(name, ABSENT_NOUNS[name], absent=True)
     if name == "upper":
         details = [f"{part}:{told[part]}" for part in ("upper_pattern", "sleeve") if part in told]
     else:

@@ -1,0 +1,232 @@
+"""Annotators: legible, persistent, various, repeatable; the knobs turn what they say; the syntax can be told from the text."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ham.runtime import UsageError
+from ham.world.annotators import Annotator, annotator_population, hint_of, plain_description, short_description
+from ham.world.attributes import ABSENT_WITH, FIELDS, agree
+from ham.world.lexicon import COLOURS, REGISTERS, colour_words
+from ham.world.manners import SYNTAX_HABITS, SYNTAXES, WORD_HABITS, manner_frequencies
+from ham.world.syntax import syntax_of
+
+COMMON = {habit: values[0] for habit, values in (SYNTAX_HABITS | WORD_HABITS).items()}
+COMMON |= {"omits": "nothing", "idiolect": "nothing"}
+MAN = {"gender": "man", "build": "slim", "hair_length": "short", "hair_colour": "black", "upper": "jacket",
+       "upper_colour": "navy", "lower": "jeans", "lower_colour": "orange", "shoes": "boots", "shoes_colour": "brown",
+       "bag": "backpack", "bag_colour": "red", "headwear": "none", "glasses": "none", "upper_pattern": "striped",
+       "carried": "phone", "action": "walking", "view": "back"}
+UNREMARKABLE = {("sleeve", "long"), ("lower_length", "long"), ("build", "average"), ("upper_pattern", "plain")}
+
+
+def random_person(rng: np.random.Generator, hidden: float = 0.05) -> dict[str, str]:
+    """Draw a pedestrian as drawn ones are: dependent fields absent where they do not apply, some fields hidden from view."""
+    person = {name: values[rng.integers(len(values))] for name, values in FIELDS.items()}
+    for name in ("headwear", "glasses", "bag", "carried"):
+        if rng.random() < 0.5:
+            person[name] = "none"
+    if person["upper"] not in ("t-shirt", "shirt"):
+        person["sleeve"] = "long"
+    if person["lower"] in ("trousers", "jeans"):
+        person["lower_length"] = "long"
+    for dependent, (name, values) in ABSENT_WITH.items():
+        if person[name] in values:
+            person.pop(dependent, None)
+    return {name: value for name, value in person.items() if rng.random() >= hidden}
+
+
+def describe_all(people: list[Annotator], each: int, rng: np.random.Generator) -> list[tuple[Annotator, str]]:
+    return [(writer, writer.describe(random_person(rng), rng).text) for writer in people for _ in range(each)]
+
+
+@pytest.fixture(scope="module")
+def staff() -> list[Annotator]:
+    return annotator_population(3, "staff", 1500)
+
+
+def test_captions_pass_the_captioners_filter(staff: list[Annotator]) -> None:
+    lengths = []
+    for _, text in describe_all(staff, 2, np.random.default_rng(0)):
+        lengths.append(len(text.split(" ")))
+        assert not re.search(r"[<>\n]|/n|  ", text), text
+        assert text == text.strip()
+    assert min(lengths) >= 8 and max(lengths) <= 130
+    assert 20 <= np.mean(lengths) <= 38
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+@pytest.mark.parametrize("attributes", [{}, {"gender": "woman"}, {"hair_length": "bald"}, {"upper_colour": "red"},
+                                        {"bag": "none"}])
+def test_even_little_gives_eight_words(syntax: str, attributes: dict[str, str]) -> None:
+    writer = Annotator("a", COMMON | {"syntax": syntax, "length": "brief"}, 1.0)
+    said = writer.describe(attributes, np.random.default_rng(1))
+    assert len(said.text.split(" ")) >= 8
+    assert set(said.mentioned) <= set(attributes)
+    assert len(plain_description(attributes).text.split(" ")) >= 8
+
+
+def test_thorough_manners_word_for_word() -> None:
+    """Hand-written: one man in several syntaxes, by somebody who tells everything but what goes without saying."""
+    telling = {name: value for name, value in MAN.items() if value != "none"}
+
+    def write(**manner: str) -> str:
+        writer = Annotator("a", COMMON | {"length": "thorough"} | manner, 1.0)
+        writer.speech.chances.update(dict.fromkeys(FIELDS, 1.0))
+        return writer.describe(telling, np.random.default_rng(0)).text
+
+    assert write() == (
+        "The slim man has short black hair. He wears a navy striped jacket and orange jeans. He wears brown boots. He carries "
+        "a red backpack. He holds a phone. He is walking and seen from behind.")
+    assert write(syntax="list", order="shoes", register="british", colours="tones") == (
+        "Slim bloke, dark brown boots, bright orange jeans, dark blue stripy jacket, short black hair, mobile, bright red "
+        "rucksack, strolling, seen from the back.")
+    assert write(syntax="keyvalue", capitals="lower", colours="simple") == (
+        "who: slim man; hair: short black; top: blue striped jacket; bottoms: orange jeans; shoes: brown boots; bag: red "
+        "backpack; hand: phone; pose: walking and seen from behind.")
+    assert write(syntax="passive", order="bag", register="formal", details="behind", punctuation="semicolons") == (
+        "A scarlet knapsack is being carried by the slender gentleman; a mobile phone is being held; a navy blue jacket with "
+        "stripes is being worn; orange denim trousers are being worn; brown boots are being worn; short black hair can be "
+        "seen; he can be seen walking and facing away.")
+    assert write(syntax="relative", register="american", pairs="pair", colours="coloured") == (
+        "It is a thin man whose hair is short and black, whose windbreaker is navy-colored and striped, whose denim pants are "
+        "orange-colored, whose boots are brown-colored, whose backpack is red-colored, who has a cell phone and who is walking "
+        "and seen from behind.")
+    assert plain_description(MAN).text == (
+        "A slim man with short black hair wearing a navy striped jacket, orange jeans and brown boots, carrying a red "
+        "backpack, holding a phone, walking and seen from behind.")
+
+
+def test_articles_and_agreement(staff: list[Annotator]) -> None:
+    wrong = re.compile(r"\ba [aeiou]|\ban [^aeiou]|\ba (?:\S+ )?(?:jeans|trousers|pants|boots|shorts|glasses|shoes)\b"
+                       r"|(?:jeans|trousers|boots) is\b|\b(?:jacket|coat|hair) are\b|\bhe's|\bthey has\b", re.IGNORECASE)
+    fine = re.compile(r"(?:pair of|what \w+ (?:to )?(?:be|like|probably)|something like) [a-z -]+ (?:is|are)\b"
+                      r"|\bhe's got|\bhe's just", re.IGNORECASE)
+    careful = [person for person in staff if person.manner["typos"] == "none"]
+    for writer, text in describe_all(careful, 2, np.random.default_rng(1)):
+        assert not wrong.search(fine.sub("", text)), (writer.manner["syntax"], text)
+
+
+def test_mentioned_is_true_and_most_of_what_matters_is_told(staff: list[Annotator]) -> None:
+    rng = np.random.default_rng(2)
+    told = matters = 0
+    for writer in staff:
+        person = random_person(rng)
+        said = writer.describe(person, rng).mentioned
+        assert all(agree(name, value, person[name]) for name, value in said.items())
+        for name, value in person.items():
+            if value != "none" and name != "view" and (name, value) not in UNREMARKABLE:
+                matters += 1
+                told += name in said
+    assert 0.74 <= told / matters <= 0.86
+
+
+def test_the_same_seed_writes_the_same_texts_in_another_process() -> None:
+    top = Path(__file__).resolve().parent.parent
+    program = ("import sys, numpy as np; sys.path.insert(0, 'tests'); from test_world_text import *; "
+               "print([t for _, t in describe_all(annotator_population(5, 'g', 20), 3, np.random.default_rng(7))])")
+    here = str([text for _, text in describe_all(annotator_population(5, "g", 20), 3, np.random.default_rng(7))])
+    there = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True,
+                           env={**os.environ, "PYTHONHASHSEED": "77", "PYTHONPATH": "."}, cwd=top)
+    assert there.stdout.strip() == here
+    other = str([text for _, text in describe_all(annotator_population(6, "g", 20), 3, np.random.default_rng(7))])
+    assert other != here
+
+
+def test_a_longer_staff_begins_with_the_shorter_one() -> None:
+    short, long = annotator_population(1, "g", 10), annotator_population(1, "g", 40)
+    assert [person.manner for person in short] == [person.manner for person in long[:10]]
+    assert len({str(person.manner) for person in annotator_population(1, "g", 1000)}) > 950
+    assert sum(person.weight for person in long) == pytest.approx(1.0)
+    assert long[0].weight > 3 * long[-1].weight
+
+
+def test_the_two_knobs_turn_words_and_sentences_apart() -> None:
+    alike = annotator_population(0, "g", 200, vocabulary_spread=0.0, syntax_spread=0.0)
+    assert {str(person.manner) for person in alike} == {str(alike[0].manner)}
+    words = annotator_population(0, "g", 200, vocabulary_spread=1.0, syntax_spread=0.0)
+    sentences = annotator_population(0, "g", 200, vocabulary_spread=0.0, syntax_spread=1.0)
+    for habit in SYNTAX_HABITS:
+        assert {person.manner[habit] for person in words} == {alike[0].manner[habit]}
+        assert len({person.manner[habit] for person in sentences}) > 1
+    for habit in WORD_HABITS:
+        assert {person.manner[habit] for person in sentences} == {alike[0].manner[habit]}
+        assert len({person.manner[habit] for person in words}) > 1
+    assert {person.manner["idiolect"] for person in sentences} == {"nothing"} == {person.manner["omits"] for person in words}
+    half = annotator_population(0, "g", 400, vocabulary_spread=0.5, syntax_spread=0.5)
+    kinds = [len({str(person.manner) for person in staff}) for staff in (alike, half[:200], annotator_population(0, "g", 200))]
+    assert kinds[0] < kinds[1] <= kinds[2]
+
+
+def test_manners_follow_zipf_with_a_rare_tail() -> None:
+    for group in ("CUHK-PEDES", "RSTPReid"):
+        frequencies = manner_frequencies(0, group)
+        assert all(sum(values.values()) == pytest.approx(1.0) for values in frequencies.values())
+        rarest = min(frequencies["syntax"].values()) * min(frequencies["register"].values())
+        assert rarest < 0.005 < 0.05 < max(frequencies["syntax"].values())
+    assert manner_frequencies(0, "CUHK-PEDES") != manner_frequencies(0, "RSTPReid")
+
+
+def test_impossible_populations_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"syntax_spread is 1\.5"):
+        annotator_population(0, "g", 3, syntax_spread=1.5)
+    with pytest.raises(UsageError, match="at least 1"):
+        annotator_population(0, "g", 0)
+
+
+def test_the_vocabulary_stays_small(staff: list[Annotator]) -> None:
+    texts = [text for _, text in describe_all(staff, 4, np.random.default_rng(3))]
+    assert 300 < len({word for text in texts for word in re.findall(r"[\w'-]+", text.lower())}) <= 600
+
+
+def test_hints_are_short_and_of_few_words(staff: list[Annotator]) -> None:
+    hints = [hint_of(person.manner) for person in staff]
+    assert all(8 <= len(hint.split()) <= 12 for hint in hints)
+    assert len({word for hint in hints for word in re.findall(r"[a-z]+", hint)}) <= 60
+    manner = COMMON | {"syntax": "list", "register": "casual", "order": "random", "length": "brief", "typos": "many"}
+    assert hint_of(manner) == "(list; casual words; exact colours; random order; brief; typos)"
+    assert len(set(hints)) > 800
+
+
+@pytest.mark.parametrize("spread", [(1.0, 1.0), (0.0, 1.0), (1.0, 0.0)])
+def test_syntax_is_recognised(spread: tuple[float, float]) -> None:
+    rng = np.random.default_rng(4)
+    texts = describe_all(annotator_population(4, "s", 1500, *spread), 1, rng)
+    right = Counter(writer.manner["syntax"] for writer, text in texts if syntax_of(text) == writer.manner["syntax"])
+    seen = Counter(writer.manner["syntax"] for writer, _ in texts)
+    assert sum(right.values()) / len(texts) >= 0.98
+    assert all(right[syntax] / seen[syntax] >= 0.9 for syntax in seen)
+
+
+def test_syntax_of_other_texts() -> None:
+    rng = np.random.default_rng(5)
+    assert all(syntax_of(plain_description(random_person(rng)).text) == "plain" for _ in range(200))
+    assert {syntax_of(text) for text in ("", "?!", "qwertz", "woman in red coat")} == {None}
+
+
+def test_short_texts_tell_one_to_three_things() -> None:
+    rng = np.random.default_rng(6)
+    for _ in range(300):
+        person = random_person(rng)
+        said = short_description(person, rng)
+        assert len(said.mentioned) <= 3 and len(said.text.split()) <= 12
+        assert all(agree(name, value, person[name]) for name, value in said.mentioned.items())
+    assert short_description({"gender": "man"}, rng).text
+
+
+def test_colour_words_convey_what_they_name() -> None:
+    assert colour_words("fashion", "exact")["dark red"] == ("burgundy", "dark red")
+    assert colour_words("american", "simple")["dark grey"] == ("gray", "grey")
+    assert colour_words("plain", "tones")["navy"] == ("dark blue", "navy")
+    assert colour_words("american", "coloured")["navy"] == ("navy-colored", "navy")
+    for register in REGISTERS:
+        for granularity in WORD_HABITS["colours"]:
+            assert all(agree("upper_colour", colour_words(register, granularity)[shade][1], shade) for shade in COLOURS)
