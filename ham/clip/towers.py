@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from open_clip.transformer import LayerNorm, ResidualAttentionBlock
 from torch import Tensor, nn
 
-from ham.clip.tokenizer import VOCAB_SIZE
+from ham.clip.tokenizer import EOT_ID, MASK_ID, PAD_ID, SOT_ID, VOCAB_SIZE
 from ham.runtime import UsageError
 
 
@@ -202,14 +202,16 @@ class CompactEmbedding(nn.Module):
     """An embedding that keeps rows for some of the vocabulary's ids only; all other ids share the last row.
 
     Callers go on using the standard ids, so that one tokenizer serves every model: the mapping happens here. It makes the
-    world's models small enough to be committed: the whole table would be 49,408 rows.
+    world's models small enough to be committed: the whole table would be 49,408 rows. Padding and the special ids always have
+    a row, and padding's is row 0.
     """
 
     def __init__(self, token_ids: Sequence[int], vocab_size: int, width: int) -> None:
         super().__init__()
-        ids = torch.tensor(sorted(set(token_ids)), dtype=torch.long)
-        if len(ids) == 0 or ids[0] < 0 or ids[-1] >= vocab_size:
-            raise UsageError(f"{len(ids)} token ids kept out of a vocabulary of {vocab_size}; expected some from 0 to "
+        special = {i for i in (PAD_ID, MASK_ID, SOT_ID, EOT_ID) if i < vocab_size}
+        ids = torch.tensor(sorted(set(token_ids) | special), dtype=torch.long)
+        if ids[0] < 0 or ids[-1] >= vocab_size:
+            raise UsageError(f"token ids from {ids[0]} to {ids[-1]} kept out of a vocabulary of {vocab_size}; expected 0 to "
                              f"{vocab_size - 1}")
         table = torch.full((vocab_size,), len(ids), dtype=torch.long)
         table[ids] = torch.arange(len(ids))
@@ -247,6 +249,11 @@ class CLIP(nn.Module):
     @property
     def embed_dim(self) -> int:
         return self.config.embed_dim
+
+    @property
+    def vocab_rows(self) -> int:
+        """Rows of the token embedding: the vocabulary's size, or what a compact one keeps."""
+        return len(self.token_embedding.weight)
 
     def rows_of(self, ids: Tensor) -> Tensor:
         """Map standard token ids to the rows of the token embedding (the identity for a whole vocabulary)."""

@@ -1,0 +1,1 @@
+"""Retrieval: losses, the two methods IRRA and RDE, data, training, evaluation, search."""

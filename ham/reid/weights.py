@@ -1,0 +1,165 @@
+"""Weights of the retrieval methods on disk: our checkpoint, the references' `.pth`, and what of either a method takes.
+
+    python -m ham.reid.weights export CHECKPOINT OUT.pth     IRRA's / RDE's own layout
+    python -m ham.reid.weights import IN.pth CHECKPOINT
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ham.clip import CompactEmbedding
+from ham.clip.layouts import METADATA_KEY, Weights, read_weights, some, write_tensors
+from ham.clip.weights import clip_from_weights, facts_of
+from ham.records import atomic_write
+from ham.reid.irra import IRRAOptions
+from ham.reid.model import Method, build_method
+from ham.reid.rde import HEADS as RDE_HEADS
+from ham.reid.rde import NEVER_USED, RDEOptions
+from ham.runtime import UsageError, exit_code_of, log, set_up_logging
+
+BASE = "base_model."
+CLIP_ONLY = {"logit_scale"}  # not in the references' checkpoints: their temperature is fixed
+
+
+@dataclass
+class HeadsReport:
+    """Which head tensors a method took from a source, which stay new, and which of the source's it has no place for."""
+
+    loaded: list[str] = field(default_factory=list)
+    new: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+
+
+def save_method(method: Method, folder: str | Path) -> Path:
+    """Write `model.safetensors` in a checkpoint folder: OpenAI's CLIP names plus the heads' names; give the file's path."""
+    tensors = {name.removeprefix(BASE): value for name, value in method.state_dict().items()}
+    file = Path(folder) / "model.safetensors"
+    write_tensors(file, tensors, facts_of(method.base_model) | {"method": method_name(method)})
+    return file
+
+
+def start_method(method: str, source: str | Path, num_classes: int = 0, image_size_px: Sequence[int] | None = (384, 128),
+                 stride_px: int | None = 16, irra: IRRAOptions | None = None, rde: RDEOptions | None = None) -> Method:
+    """Build a method for training from any weights: both towers from the source, its heads where they fit, else new.
+
+    The log says which heads were loaded and which are new: after our pretraining all of them.
+    """
+    weights = read_weights(source)
+    built = build_method(method, clip_from_weights(weights, image_size_px, stride_px), num_classes, irra, rde)
+    report = load_heads(built, weights.others)
+    log.info("%s from %s: heads loaded: %s; new: %s; not used: %s", method, source, some(modules(report.loaded)),
+             some(modules(report.new)), some(modules(report.unused)))
+    return built
+
+
+def load_method(source: str | Path, method: str | None = None, image_size_px: Sequence[int] | None = None,
+                stride_px: int | None = None) -> Method:
+    """Load a trained method for evaluation, in eval mode, with all that its features need.
+
+    method: `irra` (any loss list) or `rde`; None: `rde` where the source holds RDE's layers, else `irra`. The heads that only
+    training uses (IRRA's) are left out. Raises UsageError naming the heads that the method needs and the source lacks.
+    """
+    weights = read_weights(source)
+    has_rde = any(name.startswith(RDE_HEADS) for name in weights.others)
+    method = method or ("rde" if has_rde else "irra")
+    clip = clip_from_weights(weights, image_size_px, stride_px)
+    if method != "rde":
+        return build_method("sdm", clip).eval()
+    built = build_method("rde", clip, rde=RDEOptions(tse_dim=tse_dim_of(weights)))
+    report = load_heads(built, weights.others)
+    lacking = [name for name in report.new if not name.startswith(NEVER_USED)]
+    if lacking:
+        raise UsageError(f"{source} ({weights.layout}) is no RDE checkpoint: the heads {some(modules(lacking))} are missing or "
+                         f"have other shapes ({some(lacking, 2)}); evaluate it as irra, or finetune it with rde first")
+    return built.eval()
+
+
+def load_heads(method: Method, tensors: Mapping[str, Tensor]) -> HeadsReport:
+    """Copy head tensors into a method where name and shape agree. A module is taken whole (what is never used aside) or not."""
+    own = {name: value for name, value in method.state_dict().items() if not name.startswith(BASE)}
+    fits = {name for name, value in own.items() if name in tensors and tensors[name].shape == value.shape}
+    broken = set(modules(name for name in own if name not in fits and not name.startswith(NEVER_USED)))
+    loaded = [name for name in own if name in fits and name.split(".")[0] not in broken]
+    method.load_state_dict({name: tensors[name] for name in loaded}, strict=False)
+    new = [name for name in own if name not in loaded]
+    return HeadsReport(loaded, new, [name for name in tensors if name not in loaded])
+
+
+def export_pth(source: str | Path, out: str | Path) -> None:
+    """Write a checkpoint in the references' layout: {"model": {"base_model....": tensor, heads}}.
+
+    A compact vocabulary is written out whole, so that IRRA's code can read it: features stay the same, and words without a
+    row of their own share one. What the layout cannot say (heads per tower, image size) stands beside "model", where readers
+    that do not know it look past it.
+    """
+    weights = read_weights(source)
+    clip = clip_from_weights(weights, None, None)
+    towers = {name: value for name, value in clip.state_dict().items() if name not in CLIP_ONLY}
+    heads = dict(weights.others)
+    if isinstance(clip.token_embedding, CompactEmbedding):
+        table = clip.token_embedding.table
+        towers["token_embedding.weight"] = towers["token_embedding.weight"][table]
+        del towers["token_embedding.token_ids"]
+        for name in ("mlm_head.fc.weight", "mlm_head.fc.bias"):
+            if name in heads:
+                heads[name] = heads[name][table]
+    model = {f"{BASE}{name}": value.contiguous() for name, value in towers.items()} | heads
+    with atomic_write(out, "wb") as file:
+        torch.save({"model": model, METADATA_KEY: facts_of(clip)}, file)
+    log.info("%s: %d tensors of the towers and %d of the heads written", out, len(towers), len(heads))
+
+
+def import_pth(source: str | Path, folder: str | Path, image_size_px: Sequence[int] | None = None,
+               stride_px: int | None = None) -> None:
+    """Write weights of any layout as our checkpoint: towers at the given input size, and all heads."""
+    weights = read_weights(source)
+    clip = clip_from_weights(weights, image_size_px, stride_px)
+    write_tensors(Path(folder) / "model.safetensors", clip.state_dict() | weights.others, facts_of(clip))
+    log.info("%s: %d tensors of the towers and %d of the heads written", folder, len(clip.state_dict()), len(weights.others))
+
+
+def method_name(method: Method) -> str:
+    return "rde" if method.kind == "rde" else "+".join(method.losses)
+
+
+def tse_dim_of(weights: Weights) -> int | None:
+    fc = weights.others.get("visul_emb_layer.fc.weight")
+    return None if fc is None else len(fc)
+
+
+def modules(names: Any) -> list[str]:
+    """Give the top-level modules of tensor names, each once."""
+    return list(dict.fromkeys(name.split(".")[0] for name in names))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m ham.reid.weights", description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    out = commands.add_parser("export", help="write a checkpoint as an IRRA / RDE .pth")
+    out.add_argument("checkpoint", type=Path, help="our checkpoint folder, or any weights")
+    out.add_argument("pth", type=Path, help="the file to write")
+    back = commands.add_parser("import", help="write an IRRA / RDE / HAM .pth, or any weights, as our checkpoint")
+    back.add_argument("pth", type=Path, help="the weights to read")
+    back.add_argument("checkpoint", type=Path, help="the folder to write")
+    back.add_argument("--image-size-px", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="input size (384 128)")
+    back.add_argument("--stride-px", type=int, help="step between patches (16)")
+    options = parser.parse_args()
+    set_up_logging()
+    if options.command == "export":
+        export_pth(options.checkpoint, options.pth)
+    else:
+        import_pth(options.pth, options.checkpoint, options.image_size_px, options.stride_px)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code_of(main))
