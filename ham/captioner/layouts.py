@@ -18,7 +18,9 @@ TOWER = "model.vision_tower.vision_tower.vision_model."
 STYLES = "model.style_prompt.style_prompts"
 EMBEDDINGS = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
-HF_MODEL_TYPES = ("llava_next",)      # `llava` is used by both families: its configs differ in having a `text_config`
+PLAIN_TOWER = "openai/clip-vit-large-patch14-336"
+CLIP_LARGE_336 = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
+                  "image_size": 336, "patch_size": 14}
 
 PREFIXES = re.compile(r"^(?:module\.|base_model\.model\.)+")
 # The first pattern that matches names the tensor; {0}, {1} are the pattern's groups.
@@ -81,7 +83,6 @@ def is_hf_layout(names: Iterable[str]) -> bool:
 def llava_config(config: dict[str, Any], hf_layout: bool) -> dict[str, Any]:
     """Give a config with the original LLaVA's keys, from either family.
 
-    llava-hf configs leave out what equals transformers' defaults; the defaults here are Llama-7B's.
     Raises UsageError for settings that this captioner cannot follow.
     """
     if hf_layout:
@@ -100,25 +101,33 @@ def llava_config(config: dict[str, Any], hf_layout: bool) -> dict[str, Any]:
     return config
 
 
+def is_clip_large(vision: dict[str, Any]) -> bool:
+    """Tell whether a vision config is of CLIP-ViT-L/14-336, LLaVA's."""
+    return all(vision.get(key) == value for key, value in CLIP_LARGE_336.items())
+
+
 def config_from_hf(config: dict[str, Any]) -> dict[str, Any]:
-    """Turn a llava-hf config (text_config, vision_config) into the original LLaVA's."""
+    """Turn a llava-hf config (text_config, vision_config) into the original LLaVA's.
+
+    llava-hf leaves out what equals transformers' defaults, which are Llama-7B's and CLIP-L's.
+    """
     text = config.get("text_config", {})
     if text.get("model_type", "llama") != "llama":
         raise UsageError(f"the checkpoint's language model is '{text['model_type']}'; only Llama ones (vicuna) are supported")
     defaults = {"vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
-                "num_attention_heads": 32, "hidden_act": "silu", "max_position_embeddings": 4096, "rms_norm_eps": 1e-5,
+                "num_attention_heads": 32, "hidden_act": "silu", "max_position_embeddings": 2048, "rms_norm_eps": 1e-6,
                 "bos_token_id": 1, "eos_token_id": 2, "tie_word_embeddings": False}
     kept = {key: text[key] for key in (*defaults, "num_key_value_heads", "head_dim", "rope_theta", "rope_scaling",
                                        "rope_parameters", "initializer_range", "attention_bias", "mlp_bias")
             if text.get(key) is not None}
     select = config.get("vision_feature_layer", -2)
-    vision = config.get("vision_config", {})
+    vision = {**CLIP_LARGE_336, **config.get("vision_config", {})}
     return {
         "architectures": ["LlavaLlamaForCausalLM"], "model_type": "llava", **defaults, **kept,
-        "mm_hidden_size": vision.get("hidden_size", 1024), "mm_projector_type": "mlp2x_gelu",
+        "mm_hidden_size": vision["hidden_size"], "mm_projector_type": "mlp2x_gelu",
         "mm_use_im_patch_token": False, "mm_use_im_start_end": False,
         "mm_vision_select_feature": "patch" if config.get("vision_feature_select_strategy", "default") == "default" else "full",
-        "mm_vision_select_layer": select, "mm_vision_tower": "openai/clip-vit-large-patch14-336",
+        "mm_vision_select_layer": select, "mm_vision_tower": PLAIN_TOWER if is_clip_large(vision) else None,
         "use_mm_proj": True, "vision_config": vision,
         # llava-hf configs never say how images are made square; the reference's way is taken.
         "image_aspect_ratio": "pad",

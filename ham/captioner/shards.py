@@ -42,8 +42,14 @@ def weight_files(folder: str | Path) -> list[Path]:
 
 
 def tensor_names(folder: str | Path) -> list[str]:
-    """List the names of all tensors in a folder's weight files, without reading them."""
-    return [name for file in weight_files(folder) for name, _ in file_tensors(file)]
+    """List the names of all tensors in a folder's weight files, from the index where there is one."""
+    folder, files = Path(folder), weight_files(folder)
+    for index, _, _ in KINDS:
+        if (folder / index).is_file():
+            weight_map = read_json(folder / index)["weight_map"]
+            if {folder / file for file in weight_map.values()} == set(files):
+                return list(weight_map)
+    return [name for file in files for name, _ in file_tensors(file)]
 
 
 def read_tensors(folder: str | Path, wanted: Callable[[str], bool] = lambda name: True) -> Iterator[tuple[str, torch.Tensor]]:

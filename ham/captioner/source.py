@@ -54,6 +54,11 @@ class Source:
         """List the original names of all tensors."""
         return {layouts.original_name(name) for name in tensor_names(self.folder)} | set(self.replaced)
 
+    def recorded_tower(self) -> str | None:
+        """Give the vision tower that training used, where it is not the one that the base model's config names."""
+        tower = self.manifest.get("vision_tower")
+        return None if tower == self.config.get("mm_vision_tower") else tower
+
     def tensors(self, wanted: Any = lambda name: True) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield (original name, tensor) of the wanted names, low-rank updates applied, the folder's own dtypes."""
         given = set()
@@ -177,3 +182,26 @@ def add_lora(source: Source, folder: Path) -> None:
         up = tensors[name.replace(".lora_A.", ".lora_B.")]
         source.lora.setdefault(weight, []).append(LowRank(down, up, scale))
     log.info("%s: LoRA of rank %d on %d weights, merged at load", folder, rank, len(downs))
+
+
+def check_aspect_ratio(source: Source, override: str | None) -> None:
+    """Raise UsageError unless images are padded, not cropped: a centre crop cuts off heads and feet."""
+    found = override or source.manifest.get("image_aspect_ratio") or source.config.get("image_aspect_ratio")
+    if found != "pad":
+        raise UsageError(f"{source.folder}: image_aspect_ratio in its config is {found!r}; the reference would crop people's "
+                         "heads and feet off. This captioner pads images: say --image-aspect-ratio pad to do so here")
+
+
+def fit_vocabulary(source: Source, tokenizer: Any) -> None:
+    """Cut llava-hf's padded vocabulary (32064) to the tokenizer's own; a padding token beyond it becomes the unknown token."""
+    rows = source.config["vocab_size"]
+    if source.hf_layout:
+        if tokenizer.vocab_size > rows:
+            raise UsageError(f"{source.folder}: the tokenizer has {tokenizer.vocab_size} ids, the model only {rows} embeddings")
+        source.vocab_size = source.config["vocab_size"] = tokenizer.vocab_size
+        if tokenizer.pad_token_id >= tokenizer.vocab_size:
+            tokenizer.pad_token = tokenizer.unk_token
+            log.info("%s: the padding token lies beyond the vocabulary of %d; the unknown token is used", source.folder,
+                     tokenizer.vocab_size)
+    elif len(tokenizer) > rows:
+        raise UsageError(f"{source.folder}: the tokenizer has {len(tokenizer)} ids, the model only {rows} embeddings")

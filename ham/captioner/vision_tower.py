@@ -44,10 +44,15 @@ def find_tower(choice: str | None, checkpoint: Path, named: str | None, has_insi
                              "the folder of a CLIP vision tower")
         return TowerSource(INSIDE, None)
     if choice is not None:
+        if (Path(choice) / "config.json").is_file():
+            choice = str(Path(choice).resolve())
         folder = Path(choice) if (Path(choice) / "config.json").is_file() else cached_folder(choice, may_download=True)
         if folder is None:
             raise UsageError(f"vision tower '{choice}': no folder with a config.json, no Hugging Face model that can be had")
         return TowerSource(choice, folder)
+    if named is None and has_inside:      # llava-hf with a tower that is not CLIP-L: there is no plain one to take
+        log.warning("%s names no vision tower; the one inside the checkpoint is used", checkpoint)
+        return TowerSource(INSIDE, None)
     places = [checkpoint / named, Path(named)] if named else []
     for place in [*places, checkpoint / "vision_tower"]:
         if (place / "config.json").is_file():
@@ -79,8 +84,7 @@ def tower_settings(source: TowerSource, config: dict[str, Any], shapes: Callable
     if source.folder is not None:
         return tower_config(read_settings(source.folder / "config.json"))
     if config.get("vision_config"):
-        return tower_config({"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24,
-                             "num_attention_heads": 16, "image_size": 336, "patch_size": 14, **config["vision_config"]})
+        return tower_config(config["vision_config"])
     if named_folder is not None:
         return tower_config(read_settings(named_folder / "config.json"))
     return inferred_settings(shapes())
