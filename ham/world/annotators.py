@@ -14,7 +14,7 @@ import numpy as np
 
 from ham.runtime import UsageError, numpy_generator
 from ham.world.grammar import GRAMMARS, Scene, series
-from ham.world.manners import SYNTAX_HABITS, WORD_HABITS, draw_manner, hint_of, manner_frequencies
+from ham.world.manners import SYNTAX_HABITS, WORD_HABITS, draw_manner, hint_of, manner_frequencies, worth_telling
 from ham.world.phrases import ORDERS, Item, Speech, items_of, person_words, scene_words, select, settle
 from ham.world.typos import RATES, misspell
 
@@ -26,9 +26,6 @@ CLOSINGS = {"that is all": "that is all I can see", "nothing else": "nothing els
 NOT_A_CLAUSE = {"fragments", "list", "chain", "keyvalue", "search", "spoken"}  # an opening before them ends in a colon
 PLAIN_MANNER = {habit: values[0] for habit, values in (SYNTAX_HABITS | WORD_HABITS).items()}
 PLAIN_MANNER |= {"omits": "nothing", "idiolect": "nothing"}
-# What goes without saying in a neutral description.
-UNREMARKABLE = {"build": "average", "headwear": "none", "glasses": "none", "upper_pattern": "plain", "sleeve": "long",
-                "lower_length": "long", "bag": "none", "carried": "none"}
 
 
 @dataclass(frozen=True)
@@ -139,7 +136,7 @@ def plain_description(attributes: dict[str, str], rng: np.random.Generator | Non
 
     rng: not used; it stands here so that every way of describing is called alike.
     """
-    told = settle({name: value for name, value in attributes.items() if UNREMARKABLE.get(name) != value}, attributes)
+    told = settle(worth_telling(attributes), attributes)
     text, conveyed = _plainly(told)
     if text.count(" ") + 1 < FEWEST_WORDS:
         text += " in the middle of the picture"

@@ -62,6 +62,9 @@ CHANCES = {
     "lower": 0.98, "lower_colour": 0.97, "lower_length": 0.75, "lower_length=long": 0.05,
     "shoes": 0.93, "shoes_colour": 0.93, "bag": 0.98, "bag=none": 0.03, "bag_colour": 0.95,
     "carried": 0.95, "carried=none": 0.03, "view": 0.35, "action": 0.55}
+# What goes without saying in a neutral description.
+UNREMARKABLE = {"build": "average", "headwear": "none", "glasses": "none", "upper_pattern": "plain", "sleeve": "long",
+                "lower_length": "long", "bag": "none", "carried": "none"}
 LENGTH_POWER = {"brief": 2.2, "medium": 1.0, "thorough": 0.35}  # the chance is raised to this power
 # What an annotator may never tell, with the probability that it is so.
 OMISSIONS = {"build": 0.35, "view": 0.5, "action": 0.3, "shoes": 0.08, "glasses": 0.12, "sleeve": 0.3, "lower_length": 0.3,
@@ -105,6 +108,11 @@ def draw_manner(rng: np.random.Generator, frequencies: dict[str, dict[str, float
             own.append(f"{IDIOLECT[key]}={register}")
     manner["idiolect"] = "+".join(own) or "nothing"
     return manner
+
+
+def worth_telling(attributes: dict[str, str]) -> dict[str, str]:
+    """Leave out what goes without saying (no hat, an average build): the fair truth for a caption's recall."""
+    return {name: value for name, value in attributes.items() if UNREMARKABLE.get(name) != value}
 
 
 def hint_of(manner: dict[str, str]) -> str:
