@@ -1,0 +1,110 @@
+"""Instruction data for style tuning: records in the LLaVA format, each with the style (`class_id`) it is written in.
+
+A record is {"id", "image", "conversations", "style_id", "class_id"}; `class_id` picks the style prompt's row. The released
+files of the reference load unchanged.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from ham.captioner.conversation import IGNORE, Template, encode_conversation
+from ham.captioner.images import ImageError, open_image, preprocess
+from ham.records import path_below, read_json
+from ham.runtime import UsageError, WorkError
+
+
+class InstructionFile:
+    """The records of an instruction file as one block of bytes: nothing for forked workers to copy.
+
+    words [N] int64: words of all turns, the length by which samples are grouped (negative without an image).
+    class_ids [N] int64: the style of each record, -1 where it names none.
+    Source of `words`: HAM, llava/train/train.py, LazySupervisedDataset.modality_lengths.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        records = read_json(path)
+        if not isinstance(records, list) or not records:
+            found = "an empty list" if records == [] else type(records).__name__
+            raise UsageError(f"{path}: expected a JSON list of LLaVA records, found {found}")
+        self.class_ids = np.array([class_id_of(record) for record in records], dtype=np.int64)
+        self.words = np.array([count_words(record) for record in records], dtype=np.int64)
+        rows = [json.dumps(record, ensure_ascii=False).encode() for record in records]
+        self.ends = np.cumsum([0, *map(len, rows)])
+        self.block = np.frombuffer(b"".join(rows), dtype=np.uint8)
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return json.loads(self.block[self.ends[index]:self.ends[index + 1]].tobytes())
+
+    def styles_needed(self) -> int:
+        """Count the style prompts that the highest `class_id` asks for."""
+        return int(self.class_ids.max()) + 1
+
+
+def class_id_of(record: Any) -> int:
+    """Read a record's style; -1 where there is none that is a whole number (`ham.captioner.check` reports it)."""
+    value = record.get("class_id") if isinstance(record, dict) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) else -1
+
+
+def count_words(record: Any) -> int:
+    turns = record.get("conversations") if isinstance(record, dict) else None
+    words = sum(len(str(turn.get("value", "")).split()) for turn in turns or [] if isinstance(turn, dict))
+    return words if isinstance(record, dict) and "image" in record else -words
+
+
+class InstructionDataset(Dataset[dict[str, Any]]):
+    """Records as tensors: input_ids [T], labels [T], pixels float32 [3, s, s], class_id. Made in the workers, lazily."""
+
+    def __init__(self, file: InstructionFile, image_folder: str | Path, tokenizer: Any, template: Template,
+                 image_size_px: int) -> None:
+        self.file, self.image_folder, self.tokenizer, self.template = file, Path(image_folder), tokenizer, template
+        self.image_size_px = image_size_px
+        self.lengths = file.words
+
+    def __len__(self) -> int:
+        return len(self.file)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        record = self.file[index]
+        try:
+            image = open_image(path_below(self.image_folder, record["image"]))
+        except ImageError as error:
+            raise WorkError(f"{self.file.path}, record {index}: {error}; mend it and run the same command again") from None
+        input_ids, labels = encode_conversation(self.tokenizer, record["conversations"], self.template)
+        return {"input_ids": input_ids, "labels": labels, "pixels": preprocess(image, self.image_size_px),
+                "class_id": self.file.class_ids[index]}
+
+
+class Collator:
+    """Pad samples on the right and stack them into what the model's forward takes.
+
+    deviation: the attention mask comes from the lengths; the reference masks every position that holds the padding id.
+    """
+
+    def __init__(self, pad_id: int) -> None:
+        self.pad_id = pad_id
+
+    def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        ids, labels = ([sample[name] for sample in samples] for name in ("input_ids", "labels"))
+        lengths = torch.tensor([len(one) for one in ids])
+        pad = torch.nn.utils.rnn.pad_sequence
+        input_ids = pad(ids, batch_first=True, padding_value=self.pad_id)      # [B, T]
+        return {
+            "input_ids": input_ids,
+            "labels": pad(labels, batch_first=True, padding_value=IGNORE),      # [B, T]
+            "attention_mask": torch.arange(input_ids.shape[1])[None] < lengths[:, None],      # [B, T]
+            "images": torch.stack([sample["pixels"] for sample in samples]),      # [B, 3, s, s]
+            "class_ids": torch.tensor([int(sample["class_id"]) for sample in samples]),      # [B]
+        }

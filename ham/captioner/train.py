@@ -1,0 +1,161 @@
+"""Style tuning, stage 2: learn the style prompts and the projector inside a frozen LLaVA.
+
+    torchrun --nproc-per-node 4 -m ham.captioner.train --model_name_or_path DIR --data_path instructions.json \
+        --image_folder DIR --output_dir checkpoints/ham [--deepspeed configs/deepspeed/zero3.json] [Trainer's options]
+    python -m ham.captioner.train ... --estimate True        # what it would need, without loading anything
+
+`scripts/v1_5/finetune_task.sh` calls this with the paper's values.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from transformers import HfArgumentParser
+
+from ham.captioner.arguments import DataArguments, ModelArguments, TrainingArguments, check_fixed_options
+from ham.captioner.check import check_instructions
+from ham.captioner.checkpoint import add_styles, load_captioner, save_adapter
+from ham.captioner.conversation import get_template
+from ham.captioner.data import Collator, InstructionDataset, InstructionFile
+from ham.captioner.estimate import CLIP_LARGE_336, Settings, as_table, estimate
+from ham.captioner.lora import add_lora, is_lora, load_lora, save_lora
+from ham.captioner.model import Captioner
+from ham.captioner.source import ADAPTER_STYLES, ADAPTER_WEIGHTS, find_source
+from ham.captioner.trainer import CaptionerTrainer
+from ham.captioner.vision_tower import find_tower, tower_settings
+from ham.records import write_json
+from ham.runtime import UsageError, exit_code_of, git_revision, log, rank_and_world, set_up_logging
+
+BANK = "style_bank.prompts"
+
+
+def main() -> None:
+    set_up_logging()
+    parser = HfArgumentParser((ModelArguments, DataArguments, TrainingArguments), description=__doc__)
+    model_args, data_args, args = parser.parse_args_into_dataclasses()
+    check_fixed_options(model_args, data_args)
+    file = InstructionFile(data_args.data_path)
+    num_styles = styles_wanted(model_args, file)
+    if args.estimate:
+        sys.stdout.write(estimate_for(model_args, args, file, num_styles) + "\n")
+        return
+
+    captioner = load_for_training(model_args, args, num_styles)
+    if rank_and_world().is_main:
+        check_instructions(file, data_args.image_folder, captioner.tokenizer, get_template(captioner.template),
+                           captioner.num_styles, captioner.num_image_tokens + captioner.style_tokens, args.model_max_length,
+                           data_args.max_violations)
+    lora = choose_what_trains(captioner, args)
+
+    dataset = InstructionDataset(file, data_args.image_folder, captioner.tokenizer, get_template(captioner.template),
+                                 captioner.image_size_px)
+
+    def save(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
+        matrices = {name: tensor for name, tensor in tensors.items() if is_lora(name)}
+        if lora is not None:
+            save_lora(folder, lora, matrices, captioner.manifest["base_model"])
+        others = {ADAPTER_STYLES if name == BANK else name: tensor for name, tensor in tensors.items() if name not in matrices}
+        save_adapter(folder, captioner, others)
+
+    def load(folder: Path) -> dict[str, torch.Tensor]:
+        tensors = load_file(str(folder / ADAPTER_WEIGHTS))
+        return {BANK if name == ADAPTER_STYLES else name: tensor for name, tensor in tensors.items()} | load_lora(folder)
+
+    trainer = CaptionerTrainer(model=captioner.model, args=args, train_dataset=dataset,
+                               data_collator=Collator(captioner.tokenizer.pad_token_id), save_adapter=save, load_adapter=load)
+    if rank_and_world().is_main:
+        write_json(Path(args.output_dir) / "training.json", {
+            "git_revision": git_revision(), "records": len(file), "num_styles": num_styles, "command": sys.argv,
+            "model": vars(model_args), "data": vars(data_args), "training": json.loads(args.to_json_string())})
+    trainer.train(resume_from_checkpoint=checkpoint_to_resume(args))
+    trainer.save_model()
+    trainer.save_state()
+    log.info("adapter with %d styles: %s", num_styles, args.output_dir)
+
+
+def styles_wanted(model_args: ModelArguments, file: InstructionFile) -> int:
+    """Give the number of style prompts. Raises UsageError when the data asks for more than --style_count."""
+    needed = file.styles_needed()
+    if model_args.style_count is not None and model_args.style_count < needed:
+        raise UsageError(f"--style_count {model_args.style_count}, but {file.path} uses class_id up to {needed - 1}: it needs "
+                         f"{needed} styles")
+    return model_args.style_count or max(needed, 1)
+
+
+def load_for_training(model_args: ModelArguments, args: TrainingArguments, num_styles: int) -> Captioner:
+    """Load the base: frozen parts in the compute dtype, trained ones in float32 (DeepSpeed keeps float32 masters itself)."""
+    dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
+    trained = dtype if args.deepspeed else torch.float32
+    captioner = load_captioner(model_args.model_name_or_path, "cpu", dtype, model_args.vision_tower,
+                               template=model_args.version, attention=model_args.attn_implementation, trainable_dtype=trained)
+    if captioner.num_styles == 0:
+        add_styles(captioner, num_styles, model_args.style_tokens, model_args.style_init, args.seed, trained)
+    elif captioner.num_styles < num_styles:
+        raise UsageError(f"{model_args.model_name_or_path} has {captioner.num_styles} styles, but the data asks for "
+                         f"{num_styles}; start from the base model, or mend the data")
+    captioner.model.max_length = args.model_max_length
+    return captioner
+
+
+def choose_what_trains(captioner: Captioner, args: TrainingArguments) -> Any:
+    """Freeze by module, then list what trains. Returns peft's LoRA configuration, or None."""
+    model = captioner.model
+    model.requires_grad_(False)
+    model.style_bank.requires_grad_(True)
+    model.projector.requires_grad_(not args.freeze_mm_mlp_adapter)
+    lora = add_lora(model.llm, args.lora_r, args.lora_alpha, args.lora_dropout) if args.lora_enable else None
+    if args.gradient_checkpointing:
+        model.llm.gradient_checkpointing_enable()
+        args.gradient_checkpointing = False      # done here: Trainer would ask the whole network for it
+    parts: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            part = "LoRA" if is_lora(name) else name.split(".")[0]
+            parts[part] = parts.get(part, 0) + parameter.numel()
+    total = sum(parameter.numel() for parameter in model.parameters())
+    log.info("trains: %s; frozen: %s parameters", ", ".join(f"{part} {count:,}" for part, count in parts.items()),
+             f"{total - sum(parts.values()):,}")
+    return lora
+
+
+def checkpoint_to_resume(args: TrainingArguments) -> str | None:
+    """Find the newest whole checkpoint in the output folder (its trainer_state.json is written last)."""
+    if args.resume == "never":
+        return None
+    if args.resume != "auto":
+        if not (Path(args.resume) / "trainer_state.json").is_file():
+            raise UsageError(f"--resume {args.resume}: no trainer_state.json there; expected auto, never or a checkpoint-N folder")
+        return args.resume
+    whole = [path.parent for path in Path(args.output_dir).glob("checkpoint-*/trainer_state.json")]
+    newest = max(whole, key=lambda folder: int(folder.name.split("-")[1]), default=None)
+    if newest is not None:
+        log.info("resuming from %s (--resume never starts again)", newest)
+    return None if newest is None else str(newest)
+
+
+def estimate_for(model_args: ModelArguments, args: TrainingArguments, file: InstructionFile, num_styles: int) -> str:
+    """Print what these settings would need; reads configurations only."""
+    source = find_source(model_args.model_name_or_path)
+    try:
+        tower = find_tower(model_args.vision_tower, source.folder, source.config.get("mm_vision_tower"), has_inside=False)
+        vision = tower_settings(tower, source.config, dict, None)
+    except UsageError:
+        log.warning("the vision tower %s is not here; taken as CLIP-ViT-L/14-336", source.config.get("mm_vision_tower"))
+        vision = CLIP_LARGE_336
+    deepspeed = json.loads(Path(args.deepspeed).read_text()) if isinstance(args.deepspeed, str) else {}
+    zero = deepspeed.get("zero_optimization", {})
+    settings = Settings(
+        num_styles, model_args.style_tokens, args.per_device_train_batch_size, int(1.5 * abs(file.words).mean()) + 40,
+        rank_and_world().world_size, zero.get("stage", 0), "offload_optimizer" in zero, args.gradient_checkpointing,
+        2 if args.bf16 or args.fp16 else 4)
+    return as_table(estimate(source.config, vision, settings), settings)
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code_of(main))

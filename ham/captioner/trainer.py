@@ -1,0 +1,177 @@
+"""Hugging Face's Trainer, told what is special here: few parameters train, and only they are saved, gathered and restored.
+
+A training checkpoint `checkpoint-N/` is an adapter (see `ham.captioner.checkpoint`) with Trainer's own optimiser, scheduler,
+random state and step beside it. Under DeepSpeed the engine's state is kept without the frozen weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import Sampler
+from transformers import Trainer, TrainerCallback
+from transformers.trainer import SCHEDULER_NAME
+from transformers.trainer_pt_utils import get_length_grouped_indices
+
+from ham.runtime import MetricsLog, WorkError, rank_and_world, torch_generator
+
+
+class EpochSampler(Sampler[int]):
+    """The order of samples in an epoch, drawn from (seed, epoch) alone: the same after a restart and on any number of ranks.
+
+    With `lengths`, samples of like length share a global batch. Source: LLaVA, llava/train/llava_trainer.py,
+    get_length_grouped_indices; deviation: seeded by epoch, the reference draws from the global generator.
+    """
+
+    def __init__(self, count: int, seed: int, global_batch: int, lengths: Sequence[int] | None = None) -> None:
+        self.count, self.seed, self.global_batch, self.lengths = count, seed, global_batch, lengths
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch_generator(self.seed, "order of samples", self.epoch)
+        if self.lengths is None:
+            return iter(torch.randperm(self.count, generator=generator).tolist())
+        return iter(get_length_grouped_indices(self.lengths, self.global_batch, generator=generator))
+
+
+class EpochSetter(TrainerCallback):
+    """Tell the sampler its epoch: when a run resumes inside an epoch, accelerate's wrappers do not pass it on."""
+
+    def __init__(self, trainer: CaptionerTrainer) -> None:
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.trainer.sampler.set_epoch(int((state.epoch or 0.0) + 1e-6))
+
+
+class CaptionerTrainer(Trainer):
+    """Trainer over a captioner's model. save_adapter(folder, tensors) writes one, load_adapter(folder) reads one.
+
+    Raises WorkError at the first non-finite loss, naming the step.
+    """
+
+    def __init__(self, *words: Any, save_adapter: Callable[[Path, dict[str, torch.Tensor]], None],
+                 load_adapter: Callable[[Path], dict[str, torch.Tensor]], **options: Any) -> None:
+        super().__init__(*words, **options)
+        self.save_adapter, self.load_adapter = save_adapter, load_adapter
+        self.sampler: EpochSampler
+        self.add_callback(EpochSetter(self))
+        self.model.register_load_state_dict_post_hook(frozen_may_be_missing)
+        self.model_accepts_loss_kwargs = False  # the reference's loss: the mean over each process's own targets
+        self.prompts_at_start = {name: parameter.detach().float().cpu().clone() for name, parameter in self.prompt_parameters()}
+        self.metrics_log = MetricsLog(Path(self.args.output_dir) / "metrics.jsonl") if rank_and_world().is_main else None
+
+    def prompt_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        return [(name, parameter) for name, parameter in self.trained_parameters().items() if name.startswith("style_bank.")]
+
+    def trained_parameters(self) -> dict[str, nn.Parameter]:
+        return {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+
+    # ------------------------------------------------------------------------------------------------------------- order
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        lengths = dataset.lengths.tolist() if self.args.group_by_modality_length else None
+        global_batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        self.sampler = EpochSampler(len(dataset), seed, global_batch, lengths)
+        return self.sampler
+
+    # --------------------------------------------------------------------------------------------------------- optimiser
+
+    def create_optimizer(self, *_: Any) -> torch.optim.Optimizer:
+        """Build Trainer's optimiser with one group per learning rate: style prompts, projector, the rest (LoRA)."""
+        if self.optimizer is None:
+            args = self.args
+            rates = {"style_bank": args.style_prompt_lr, "projector": args.mm_projector_lr}
+            groups: dict[str, list[nn.Parameter]] = {}
+            for name, parameter in self.trained_parameters().items():
+                part = name.split(".")[0]
+                groups.setdefault(part, []).append(parameter)
+            kind, options = self.get_optimizer_cls_and_kwargs(args)
+            rate = options.pop("lr")
+            self.optimizer = kind([{"params": parameters, "lr": rates.get(part) or rate, "weight_decay": args.weight_decay}
+                                   for part, parameters in groups.items()], lr=rate, **options)
+        return self.optimizer
+
+    # ---------------------------------------------------------------------------------------------------------- accounts
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *rest: Any) -> torch.Tensor:
+        loss = super().training_step(model, inputs, *rest)
+        if not torch.isfinite(loss):
+            raise WorkError(f"the loss is {loss.item()} at step {self.state.global_step + 1}; the last checkpoint in "
+                            f"{self.args.output_dir} is good: resume from it with a lower --learning_rate")
+        return loss
+
+    def log(self, logs: dict[str, float], *rest: Any) -> None:
+        """Add how far the style prompts have moved from their start (root mean square, in units of their own deviation)."""
+        if "loss" in logs:
+            logs["style_moved"] = self.style_moved()
+        super().log(logs, *rest)
+        if self.metrics_log is not None:
+            self.metrics_log.write(step=self.state.global_step, **logs)
+
+    def style_moved(self) -> float:
+        moved, scale = 0.0, 0.0
+        with gathered([parameter for _, parameter in self.prompt_parameters()]):
+            for name, parameter in self.prompt_parameters():
+                start = self.prompts_at_start[name]
+                if parameter.shape == start.shape:
+                    moved += (parameter.detach().float().cpu() - start).square().sum().item()
+                    scale += start.square().sum().item()
+        return (moved / scale) ** 0.5 if scale else 0.0
+
+    # ------------------------------------------------------------------------------------------------------- checkpoints
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the adapter: the trained parameters, whole, whatever the sharding. Every rank must call this."""
+        parameters = self.trained_parameters()
+        with gathered(list(parameters.values())):
+            tensors = {name: parameter.detach().float().cpu().clone() for name, parameter in parameters.items()}
+        if self.args.should_save:
+            self.save_adapter(Path(output_dir or self.args.output_dir), tensors)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.is_deepspeed_enabled:
+            self.model_wrapped.save_checkpoint(output_dir, exclude_frozen_parameters=True)
+            if self.args.should_save:
+                torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+        else:
+            super()._save_optimizer_and_scheduler(output_dir)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.is_deepspeed_enabled:
+            return  # the engine restores its own shards
+        tensors = self.load_adapter(Path(resume_from_checkpoint))
+        with torch.no_grad():
+            for name, parameter in self.trained_parameters().items():
+                parameter.copy_(tensors[name])
+
+
+def frozen_may_be_missing(model: nn.Module, keys: Any) -> None:
+    """Let DeepSpeed restore a state without the frozen weights: they come from the base model."""
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    keys.missing_keys[:] = [name for name in keys.missing_keys if name not in frozen]
+
+
+@contextmanager
+def gathered(parameters: list[nn.Parameter]) -> Iterator[None]:
+    """Make ZeRO-3's shards whole inside the block; does nothing where parameters are whole already."""
+    if any(hasattr(parameter, "ds_id") for parameter in parameters):
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters(parameters):
+            yield
+    else:
+        yield
