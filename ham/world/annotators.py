@@ -13,9 +13,9 @@ from itertools import cycle
 import numpy as np
 
 from ham.runtime import UsageError, numpy_generator
-from ham.world.grammar import GRAMMARS, Scene, series
+from ham.world.grammar import GRAMMARS, Scene
 from ham.world.manners import SYNTAX_HABITS, WORD_HABITS, draw_manner, hint_of, manner_frequencies, worth_telling
-from ham.world.phrases import ORDERS, Item, Speech, items_of, person_words, scene_words, select, settle
+from ham.world.phrases import ORDERS, Item, Speech, items_of, person_words, scene_words, select, series, settle
 from ham.world.typos import RATES, misspell
 
 __all__ = ["Annotator", "Description", "annotator_population", "hint_of", "plain_description", "short_description"]

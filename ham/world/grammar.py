@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ham.world.phrases import Item, with_article
+from ham.world.phrases import Item, series, with_article
 
 VERB_OF = {"hair": "have", "headwear": "wear", "glasses": "wear", "upper": "wear", "lower": "wear", "shoes": "wear",
            "bag": "carry", "carried": "hold"}
@@ -63,11 +63,6 @@ class Scene:
             else:
                 groups.append([item])
         return [f"{self.verb(group[0], form)} {series([item.phrase for item in group])}" for group in groups]
-
-
-def series(phrases: list[str], last: str = " and ") -> str:
-    """Join phrases as "a, b and c"."""
-    return phrases[0] if len(phrases) == 1 else ", ".join(phrases[:-1]) + last + phrases[-1]
 
 
 def verb_of(item: Item) -> str:

@@ -87,8 +87,13 @@ class Item:
             verb = self.hedge.many if self.plural else self.hedge.one
         tail = [BEFORE_ONLY[word] for word in self.adjectives if word in BEFORE_ONLY]
         tail += [f"with {' and '.join(self.behind)}"] if self.behind else []
-        like = " and ".join(word for word in self.adjectives if word not in BEFORE_ONLY)
-        return " ".join([verb, *([like] if like else []), *tail])
+        like = [word for word in self.adjectives if word not in BEFORE_ONLY]
+        return " ".join([verb, *([series(like)] if like else []), *tail])
+
+
+def series(phrases: list[str], last: str = " and ") -> str:
+    """Join phrases as "a, b and c"."""
+    return phrases[0] if len(phrases) == 1 else ", ".join(phrases[:-1]) + last + phrases[-1]
 
 
 def with_article(words: str) -> str:
