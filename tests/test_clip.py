@@ -10,6 +10,8 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -152,6 +154,24 @@ def test_square_positions_are_resized_also_when_the_count_is_equal(tmp_path: Pat
     expected = resize_positions(square.visual.positional_embedding.data, (4, 4), (8, 2))
     torch.testing.assert_close(tall.visual.positional_embedding.data, expected)
     assert not torch.equal(expected, square.visual.positional_embedding.data)
+
+
+def test_an_input_size_that_is_not_said_is_read_from_a_persons_checkpoint(tmp_path: Path) -> None:
+    """48 patches are no square: 12x4 of 8 px. A plain CLIP is taken to the project's 384x128."""
+    tall = build_clip(CLIPConfig(**{**SMALL.__dict__, "image_size_px": (96, 32)}))
+    torch.save({"model": {f"base_model.{name}": value for name, value in tall.state_dict().items()}}, tmp_path / "irra.pth")
+    loaded = load_clip(tmp_path / "irra.pth", None, None)
+    assert (loaded.config.image_size_px, loaded.config.stride_px) == ((96, 32), 8)
+    square = build_clip(CLIPConfig(**{**SMALL.__dict__, "image_size_px": (32, 32)}))
+    save_file(square.state_dict(), tmp_path / "square.safetensors")
+    assert load_clip(tmp_path / "square.safetensors", None, None).config.grid == (48, 16)
+
+
+def test_positions_that_fit_nothing_are_named(tmp_path: Path) -> None:
+    odd = build_clip(CLIPConfig(**{**SMALL.__dict__, "image_size_px": (40, 8)}))
+    save_file(odd.state_dict(), tmp_path / "odd.safetensors")
+    with pytest.raises(UsageError, match="5 patch positions fit neither a square nor the 6x2 patches"):
+        load_clip(tmp_path / "odd.safetensors", (48, 16), 8)
 
 
 # --------------------------------------------------------------------------------------------------------------- layouts
@@ -374,6 +394,15 @@ def test_captions_of_any_kind_give_one_row_each() -> None:
     assert ids.gather(1, eot_positions(ids)[:, None]).eq(49407).all()
     assert torch.equal(ids, torch.cat([tokenize(caption) for caption in captions]))
     assert tokenize([]).shape == (0, 77)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.characters(), max_size=60))
+def test_any_text_gives_a_row(text: str) -> None:
+    (row,) = tokenize(text, text_length=16).tolist()
+    assert len(row) == 16 and row[0] == 49406 and 49407 in row[1:]
+    last = max(i for i, token in enumerate(row) if token == 49407)
+    assert not any(row[last + 1 :])
 
 
 def test_text_length_has_room_for_start_and_end() -> None:

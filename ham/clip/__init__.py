@@ -3,9 +3,10 @@
 Stands alone: knows nothing of datasets, losses or training. The one room that imports open_clip.
 """
 
+from ham.clip.blocks import QuickGELU, Transformer, take
 from ham.clip.layouts import read_tensors
 from ham.clip.tokenizer import EOT_ID, MASK_ID, PAD_ID, SOT_ID, VOCAB_SIZE, Tokenizer, default_tokenizer, tokenize
-from ham.clip.towers import CLIP, CLIPConfig, CompactEmbedding, QuickGELU, Transformer, eot_positions, take
+from ham.clip.towers import CLIP, CLIPConfig, CompactEmbedding, eot_positions
 from ham.clip.weights import build_clip, load_clip, resize_positions, save_clip
 
 __all__ = [

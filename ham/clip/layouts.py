@@ -54,12 +54,11 @@ def read_weights(source: str | Path) -> Weights:
     file = weight_file_of(path)
     tensors, facts, from_archive = read_tensors(file)
     tensors = {name: value for name, value in tensors.items() if not NOT_WEIGHTS.match(name)}
-    folder = file.parent if path.is_dir() else None
     if any(name.startswith("base_model.") for name in tensors):
         clip, others = split(tensors, "base_model.")
         return Weights(path, "IRRA / RDE / HAM checkpoint", clip, others, facts, person_sized=True)
     if any(name.startswith(("vision_model.", "text_model.")) for name in tensors):
-        facts = {**facts_of_hugging_face(folder), **facts}
+        facts = {**facts_of_hugging_face(file.parent), **facts}
         return Weights(path, "Hugging Face CLIP", from_hugging_face(tensors), {}, facts)
     if any(name.startswith("text.transformer.") for name in tensors):  # open_clip's CustomTextCLIP
         tensors = {name.removeprefix("text."): value for name, value in tensors.items()}
@@ -69,7 +68,7 @@ def read_weights(source: str | Path) -> Weights:
     clip = {name: value for name, value in tensors.items() if CLIP_NAMES.match(name)}
     others = {name: value for name, value in tensors.items() if name not in clip}
     layout = "OpenAI archive" if from_archive else "our checkpoint" if facts else "CLIP state dict"
-    facts = {**facts_of_open_clip(folder), **facts}
+    facts = {**facts_of_open_clip(file.parent), **facts}
     return Weights(path, layout, clip, others, facts, person_sized=layout == "our checkpoint")
 
 
@@ -194,8 +193,8 @@ def without_prefixes(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 # ------------------------------------------------------------------------------------------------------------------ facts
 
 
-def facts_of_hugging_face(folder: Path | None) -> dict[str, Any]:
-    """Read head counts and the activation from a Hugging Face folder's config.json, where there is one."""
+def facts_of_hugging_face(folder: Path) -> dict[str, Any]:
+    """Read head counts and the activation from the config.json beside Hugging Face weights, where there is one."""
     config = json_of(folder, "config.json")
     if not config:
         return {}
@@ -205,8 +204,8 @@ def facts_of_hugging_face(folder: Path | None) -> dict[str, Any]:
     return facts | {name: number for name, number in heads.items() if number}
 
 
-def facts_of_open_clip(folder: Path | None) -> dict[str, Any]:
-    """Read head counts and the activation from an open_clip folder's open_clip_config.json, where there is one."""
+def facts_of_open_clip(folder: Path) -> dict[str, Any]:
+    """Read head counts and the activation from the open_clip_config.json beside open_clip's weights, where there is one."""
     model = json_of(folder, "open_clip_config.json").get("model_cfg")
     if not model:
         return {}
@@ -219,8 +218,14 @@ def facts_of_open_clip(folder: Path | None) -> dict[str, Any]:
     return facts
 
 
-def json_of(folder: Path | None, name: str) -> dict[str, Any]:
-    return json.loads((folder / name).read_text(encoding="utf-8")) if folder and (folder / name).is_file() else {}
+def json_of(folder: Path, name: str) -> dict[str, Any]:
+    """Read a JSON object; nothing where there is no such file. Raises UsageError when it is not JSON."""
+    if not (folder / name).is_file():
+        return {}
+    try:
+        return dict(json.loads((folder / name).read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"{folder / name}: not a JSON object: {error}") from None
 
 
 def is_safetensors(file: Path) -> bool:

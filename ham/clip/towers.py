@@ -1,7 +1,6 @@
 """CLIP's image and text towers over open_clip's blocks: token outputs, rectangular images, overlapping patches.
 
-Names of parameters are OpenAI's. Attention is fused (`scaled_dot_product_attention`); the forward passes are plain tensor code,
-so that torch.compile takes them whole. Knows nothing of files: see `ham.clip.weights`.
+Names of parameters are OpenAI's. Knows nothing of files: see `ham.clip.weights`.
 """
 
 from __future__ import annotations
@@ -11,9 +10,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from open_clip.transformer import LayerNorm, ResidualAttentionBlock
+from open_clip.transformer import LayerNorm
 from torch import Tensor, nn
 
+from ham.clip.blocks import Transformer
 from ham.clip.tokenizer import EOT_ID, MASK_ID, PAD_ID, SOT_ID, VOCAB_SIZE
 from ham.runtime import UsageError
 
@@ -56,117 +56,12 @@ def grid_of(image_size_px: Sequence[int], patch_px: int, stride_px: int) -> tupl
     return rows, columns
 
 
-class QuickGELU(nn.Module):
-    """x * sigmoid(1.702 x), written over the fused SiLU: one saved tensor and three kernels in place of five."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.silu(x * 1.702).mul(1 / 1.702)
-
-
-def activation(quick_gelu: bool) -> type[nn.Module]:
-    return QuickGELU if quick_gelu else nn.GELU
-
-
-class Block(ResidualAttentionBlock):
-    """open_clip's block with fused self-attention and two short cuts for the one token that becomes the feature."""
-
-    def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Project the normalised tokens: three of [B, heads, T, width / heads]."""
-        batch, length, width = x.shape
-        packed = F.linear(self.ln_1(x), self.attn.in_proj_weight, self.attn.in_proj_bias)
-        heads = self.attn.num_heads
-        return packed.view(batch, length, 3, heads, width // heads).permute(2, 0, 3, 1, 4).unbind(0)
-
-    def forward(self, x: Tensor, causal: bool = False) -> Tensor:
-        """Map tokens [B, T, D] to tokens [B, T, D]."""
-        q, k, v = self.qkv(x)
-        attended = F.scaled_dot_product_attention(q, k, v, is_causal=causal)  # [B, heads, T, D / heads]
-        return self.finish(x, attended)
-
-    def forward_with_row(self, x: Tensor, position: Tensor, causal: bool = False) -> tuple[Tensor, Tensor]:
-        """Map tokens as `forward`; also give the head-averaged attention row [B, T] of the token at `position` [B].
-
-        The row carries no gradient: it only chooses tokens.
-        """
-        q, k, v = self.qkv(x)
-        attended = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
-        with torch.no_grad():
-            q_row = take(q.transpose(1, 2), position).unsqueeze(2)  # [B, heads, 1, D / heads]
-            scores = (q_row.float() @ k.float().transpose(-1, -2)).squeeze(2) / q.shape[-1] ** 0.5  # [B, heads, T]
-            if causal:
-                scores = scores.masked_fill(later_than(position, x.shape[1])[:, None], -torch.inf)
-            row = scores.softmax(dim=-1).mean(dim=1)
-        return self.finish(x, attended), row
-
-    def forward_one(self, x: Tensor, position: Tensor, causal: bool = False) -> Tensor:
-        """Map tokens [B, T, D] to the one output token [B, D] at `position` [B], the others' queries and MLP left out."""
-        batch, length, width = x.shape
-        heads = self.attn.num_heads
-        normalised = self.ln_1(x)
-        w_q, w_kv = self.attn.in_proj_weight.split([width, 2 * width])
-        b_q, b_kv = self.attn.in_proj_bias.split([width, 2 * width])
-        q = F.linear(take(normalised, position), w_q, b_q).view(batch, heads, 1, width // heads)
-        k, v = F.linear(normalised, w_kv, b_kv).view(batch, length, 2, heads, width // heads).permute(2, 0, 3, 1, 4).unbind(0)
-        mask = ~later_than(position, length)[:, None, None] if causal else None  # [B, 1, 1, T]
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.finish(take(x, position)[:, None], attended)[:, 0]
-
-    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        x = x + self.attn.out_proj(attended.transpose(1, 2).flatten(2))
-        return x + self.mlp(self.ln_2(x))
-
-
-def take(x: Tensor, position: Tensor) -> Tensor:
-    """Pick one token of each row: [B, T, ...] at `position` [B] gives [B, ...]."""
-    return x[torch.arange(x.shape[0], device=x.device), position]
-
-
-def later_than(position: Tensor, length: int) -> Tensor:
-    """Mark the tokens that a causal query at `position` [B] does not see: bool [B, length]."""
-    return torch.arange(length, device=position.device) > position[:, None]
-
-
 def eot_positions(ids: Tensor) -> Tensor:
     """Give the place of the end token, which has the highest id: [B, T] to [B].
 
     deviation: the last such place; the reference takes the first, so that a literal "<|endoftext|>" in a caption moves it.
     """
     return ids.shape[1] - 1 - ids.flip(1).argmax(dim=1)
-
-
-class Transformer(nn.Module):
-    """A stack of blocks: tokens [B, T, width] to tokens [B, T, width]."""
-
-    def __init__(self, width: int, layers: int, heads: int | None = None, quick_gelu: bool = True) -> None:
-        super().__init__()
-        heads = heads or max(1, width // 64)
-        if width % heads:
-            raise UsageError(f"a width of {width} cannot be split over {heads} attention heads")
-        self.width, self.layers, self.heads = width, layers, heads
-        self.resblocks = nn.ModuleList(Block(width, heads, act_layer=activation(quick_gelu)) for _ in range(layers))
-        attention_std, projection_std = width**-0.5, width**-0.5 * (2 * layers) ** -0.5
-        for block in self.resblocks:
-            nn.init.normal_(block.attn.in_proj_weight, std=attention_std)
-            nn.init.normal_(block.attn.out_proj.weight, std=projection_std)
-            nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
-            nn.init.normal_(block.mlp.c_proj.weight, std=projection_std)
-
-    def forward(self, x: Tensor, causal: bool = False) -> Tensor:
-        for block in self.resblocks:
-            x = block(x, causal)
-        return x
-
-    def forward_with_row(self, x: Tensor, position: Tensor, causal: bool = False) -> tuple[Tensor, Tensor]:
-        """Also give the last block's attention row [B, T] of one token; see `Block.forward_with_row`."""
-        for block in self.resblocks[:-1]:
-            x = block(x, causal)
-        return self.resblocks[-1].forward_with_row(x, position, causal)
-
-    def forward_one(self, x: Tensor, position: Tensor, causal: bool = False) -> Tensor:
-        """Give one output token only, [B, width]; see `Block.forward_one`."""
-        for block in self.resblocks[:-1]:
-            x = block(x, causal)
-        return self.resblocks[-1].forward_one(x, position, causal)
 
 
 class VisionTower(nn.Module):

@@ -17,6 +17,7 @@ from ham.clip.towers import CLIP, CLIPConfig, grid_of
 from ham.runtime import UsageError, log
 
 MAY_BE_MISSING = {"logit_scale"}  # IRRA drops it: its temperature is fixed
+IMAGE_SIZE_PX = (384, 128)
 FACTS = ("image_size_px", "stride_px", "vision_heads", "text_heads", "vocab_size", "quick_gelu")
 
 
@@ -32,7 +33,8 @@ def load_clip(source: str | Path, image_size_px: Sequence[int] | None = (384, 12
 
     source: an OpenAI `.pt` archive, a bare state dict (.safetensors, .pt), an open_clip or Hugging Face folder, an IRRA / RDE /
     HAM `.pth`, or our own checkpoint. Sizes come from the weights; heads are width // 64 unless the source says otherwise.
-    image_size_px, stride_px: None takes what the source says (our checkpoints), else its square and its patch.
+    image_size_px, stride_px: None takes what the source says (our checkpoints), else what fits the positions of an IRRA / RDE /
+    HAM checkpoint (192 patches: 384x128), else 384x128; the stride is then the patch.
     Raises UsageError when a tensor of either tower is missing or has another shape.
     """
     return clip_from_weights(read_weights(source), image_size_px, stride_px)
@@ -78,7 +80,7 @@ def config_of(weights: Weights, tensors: Mapping[str, Tensor], image_size_px: Se
                     weights.path)
     if image_size_px is None:
         patches = len(tensors["visual.positional_embedding"]) - 1
-        image_size_px = facts.get("image_size_px") or square_size(weights, patches, patch)
+        image_size_px = facts.get("image_size_px") or guessed_size(weights, patches, patch, stride_px)
     return CLIPConfig(
         image_size_px=tuple(image_size_px), patch_px=patch, stride_px=stride_px, embed_dim=tensors["visual.proj"].shape[1],
         vision_width=width, vision_layers=layers["visual.transformer"], vision_heads=facts.get("vision_heads"),
@@ -101,11 +103,9 @@ def old_grid_of(weights: Weights, patches: int, config: CLIPConfig) -> tuple[int
             return own
     if weights.person_sized and new[0] * new[1] == patches:
         return new
-    for ratio in (1, None, 3, 2):
-        columns = round((patches / ratio) ** 0.5) if ratio else new[1]
-        rows = ratio * columns if ratio else new[0]
-        if rows * columns == patches:
-            return rows, columns
+    for grid in (upright_grid(patches, 1), new, upright_grid(patches, 3), upright_grid(patches, 2)):
+        if grid[0] * grid[1] == patches:
+            return grid
     raise UsageError(f"{weights.path}: {patches} patch positions fit neither a square nor the {shown(new)} patches of "
                      f"image_size_px {config.image_size_px}; give the image_size_px and stride_px of the weights' training")
 
@@ -153,12 +153,18 @@ def count_blocks(tensors: Mapping[str, Tensor], stem: str) -> int:
     return len({name.removeprefix(prefix).split(".")[0] for name in tensors if name.startswith(prefix)})
 
 
-def square_size(weights: Weights, patches: int, patch_px: int) -> tuple[int, int]:
-    side = round(patches**0.5)
-    if side * side != patches:
-        raise UsageError(f"{weights.path} does not say its image size and its {patches} patches are no square: "
-                         "give image_size_px")
-    return side * patch_px, side * patch_px
+def upright_grid(patches: int, ratio: int) -> tuple[int, int]:
+    """Give the grid nearest to `patches` that is `ratio` times as high as wide."""
+    columns = round((patches / ratio) ** 0.5)
+    return ratio * columns, columns
+
+
+def guessed_size(weights: Weights, patches: int, patch_px: int, stride_px: int) -> tuple[int, int]:
+    """Guess the input size of weights that do not say it; see `load_clip`."""
+    for rows, columns in (upright_grid(patches, 3), upright_grid(patches, 2)):
+        if weights.person_sized and rows * columns == patches:
+            return patch_px + (rows - 1) * stride_px, patch_px + (columns - 1) * stride_px
+    return IMAGE_SIZE_PX
 
 
 def shown(grid: tuple[int, int]) -> str:
