@@ -11,8 +11,8 @@ from __future__ import annotations
 SHADES: dict[str, tuple[str, tuple[int, int, int]]] = {
     "black": ("black", (24, 24, 28)),
     "white": ("white", (240, 240, 238)),
-    "light grey": ("grey", (178, 180, 184)),
-    "dark grey": ("grey", (88, 90, 96)),
+    "light grey": ("grey", (160, 162, 168)),
+    "dark grey": ("grey", (86, 88, 94)),
     "red": ("red", (206, 32, 38)),
     "dark red": ("red", (118, 20, 36)),
     "pink": ("pink", (240, 148, 178)),

@@ -35,7 +35,7 @@ def draw_bag_over(pen: Pen, person: dict[str, str], body: Body, view: str, near:
     elif view != "side" or near:
         _shoulder_bag(pen, body, view, colour)
     else:
-        pen.line([(-1.6, 20.6), (0.5 * body.depth, 26)], colour, 1.8)
+        pen.line([(-1.6, 20.6), (0.5 * body.depth, 26)], colour, 2.4)
 
 
 def _backpack(pen: Pen, body: Body, view: str, colour: Colour) -> None:
@@ -51,9 +51,9 @@ def _backpack(pen: Pen, body: Body, view: str, colour: Colour) -> None:
     elif view == "front":
         for side in (-1, 1):
             x = side * body.shoulder
-            pen.shape([(x * 0.40, 20.6), (x * 0.76, 21.0), (x * 0.86, 30), (x * 0.98, 39), (x * 0.74, 39), (x * 0.54, 30)],
+            pen.shape([(x * 0.36, 20.4), (x * 0.80, 20.8), (x * 0.94, 30), (x * 1.02, 40), (x * 0.72, 40), (x * 0.54, 30)],
                       colour)
-            pen.line([(x * 0.56, 29), (x * 0.86, 29)], METAL, 0.7)
+            pen.line([(x * 0.55, 29), (x * 0.92, 29)], METAL, 0.7)
     else:
         pen.shape([(-2.8, 21.0), (0.6, 20.8), (2.6, 26), (0.6, 34), (-3.6, 38.6), (-4.2, 36.4), (-1.6, 32), (-0.2, 26)], colour)
 
@@ -62,9 +62,9 @@ def _shoulder_bag(pen: Pen, body: Body, view: str, colour: Colour) -> None:
     half = body.depth if view == "side" else body.hip
     pen.line([(body.shoulder * 0.62 if view != "side" else 1.6, 20.8), (-half * (0.9 if view != "side" else 0.4), HIP - 3)],
              tint(colour, 0.82)
-             if brightness(colour) > 60 else tint(colour, 1.12), 1.7)
-    x = -half - 1.2 if view != "side" else -1.5
-    _pouch(pen, x, HIP - 4.5, 5.0, 9.0, colour)
+             if brightness(colour) > 60 else tint(colour, 1.12), 2.4)
+    x = -half - 1.6 if view != "side" else -1.5
+    _pouch(pen, x, HIP - 4.5, 6.0, 11.0, colour)
 
 
 def _pouch(pen: Pen, x: float, y: float, half: float, high: float, colour: Colour) -> None:
@@ -80,18 +80,18 @@ def draw_bag_in_hand(pen: Pen, person: dict[str, str], arm: Limb, pose: Pose) ->
         return
     colour, (x, y) = SHADES[person["bag_colour"]][1], arm.end
     if person["bag"] == "handbag":
-        pen.line([(x - 2.6, y + 7), (x - 1.6, y + 1), (x + 1.6, y + 1), (x + 2.6, y + 7)], mark_of(colour), 0.9)
-        pen.shape([(x - 3.8, y + 6.4), (x + 3.8, y + 6.4), (x + 5.2, y + 16), (x - 5.2, y + 16)], colour)
-        pen.line([(x - 4.0, y + 8.6), (x + 4.0, y + 8.6)], tint(colour, 1.3), 0.7)
+        pen.line([(x - 2.8, y + 6.4), (x - 1.6, y + 1), (x + 1.6, y + 1), (x + 2.8, y + 6.4)], mark_of(colour), 0.9)
+        pen.shape([(x - 4.6, y + 5.8), (x + 4.6, y + 5.8), (x + 6.2, y + 17.5), (x - 6.2, y + 17.5)], colour)
+        pen.line([(x - 4.8, y + 8.6), (x + 4.8, y + 8.6)], tint(colour, 1.3), 0.7)
         pen.oval(x, y + 9.6, 0.9, 0.9, (222, 190, 96), edge=False)
         return
-    middle = x - 4.0 if pose.view == "side" else x - 1.2
-    pen.line([(x, y), (middle - 1.8, 62)], METAL, 0.7)
-    pen.line([(x, y), (middle + 1.8, 62)], METAL, 0.7)
-    pen.shape(smooth([(middle - 5.4, 61), (middle + 5.4, 61), (middle + 5.4, GROUND - 1), (middle - 5.4, GROUND - 1)], 1),
+    middle = x - 4.0 if pose.view == "side" else x - 0.8
+    pen.line([(x, y), (middle - 1.8, 60)], METAL, 0.7)
+    pen.line([(x, y), (middle + 1.8, 60)], METAL, 0.7)
+    pen.shape(smooth([(middle - 6.0, 59), (middle + 6.0, 59), (middle + 6.0, GROUND - 1), (middle - 6.0, GROUND - 1)], 1),
               colour)
     for share in (-0.5, 0.0, 0.5):
-        pen.line([(middle + share * 5.4, 64), (middle + share * 5.4, GROUND - 4)], mark_of(colour), 0.6)
+        pen.line([(middle + share * 6.0, 62), (middle + share * 6.0, GROUND - 4)], mark_of(colour), 0.6)
     for wheel in (-3.8, 3.8):
         pen.oval(middle + wheel, GROUND, 1.4, 1.4, (40, 40, 44))
 

@@ -13,7 +13,7 @@ from ham.world.pen import Colour, Point
 SKIN_TONES: tuple[Colour, ...] = ((246, 214, 188), (234, 192, 156), (208, 158, 118), (160, 110, 78), (112, 76, 56))
 
 # Heights, in body units. Head and feet are larger than life: they carry hair, glasses and shoes.
-CHIN, SHOULDER, WAIST, HIP, CROTCH, KNEE, ANKLE, GROUND = 18.0, 22.5, 40.0, 48.0, 52.0, 70.0, 88.0, 94.0
+CHIN, WAIST, HIP, CROTCH, KNEE, ANKLE, GROUND = 18.0, 40.0, 48.0, 52.0, 69.5, 87.0, 94.0
 HEAD_Y, HEAD_RX, HEAD_RY = 10.0, 6.4, 8.0
 
 HELD_UP = ("phone", "book", "cup")  # carried in a bent arm; an umbrella hangs from a straight one
@@ -90,6 +90,8 @@ def _mirror(limb: Limb) -> Limb:
 
 def _straight_arm(body: Body, view: str, side: str) -> Limb:
     if view == "side":
+        if side == "b":  # the far hand shows in front of the trunk
+            return Limb((0.6, 24.5), (2.0, 35.5), (body.depth + body.belly + 3.4, 44.0))
         return Limb((-0.4, 24.5), (-0.8, 35.5), (0.6, 47.0))
     out = body.shoulder - 0.8
     limb = Limb((out, 24.2), (max(out, body.waist) + 1.6, 35.5), (max(out, body.hip) + 1.6, 47.0))

@@ -81,8 +81,8 @@ def _hair_front(pen: Pen, length: str, hair: Colour, woman: bool) -> None:
         lock = [(8.4, end - 6), (7.8, side_y), (4.6, side_y + 1), (5.4, 14)]
         pen.shape([*crown, *lock, *fringe, *[(-x, y) for x, y in reversed(lock)]], hair)
     if length == "ponytail":
-        pen.shape(smooth([(6.2, 13), (9.4, 15), (10.4, 24), (8.6, 33), (6.6, 26), (6.0, 18)]), hair)
-        pen.oval(6.8, 14.0, 1.2, 1.2, (206, 60, 90))
+        pen.shape(smooth([(4.4, -0.4), (9.6, -0.6), (13.0, 6), (13.2, 17), (11.2, 27), (9.4, 17), (8.6, 8), (5.0, 4.4)]), hair)
+        pen.oval(6.4, 2.0, 1.6, 1.8, (206, 60, 90))
     elif woman and length == "short":
         pen.shape([(5.6, 8), (7.6, 7), (7.2, 14.5), (5.6, 14)], hair, edge=False)
         pen.shape([(-5.6, 8), (-7.6, 7), (-7.2, 14.5), (-5.6, 14)], hair, edge=False)

@@ -119,60 +119,58 @@ def _sole_of(colour: Colour) -> Colour:
 
 
 def _shoe_front(pen: Pen, kind: str, x: float, y: float, colour: Colour, skin: Colour, view: str, out: float) -> None:
-    floor, half = y + 5.8, 3.9
-    foot = smooth([(x - 2.4, y - 1.6), (x + 2.4, y - 1.6), (x + half + out, floor - 2), (x + half + out, floor),
-                   (x - half + out, floor), (x - half + out, floor - 2)], 1)
+    floor, half, x = y + 6.6, 4.3, x + out
+    foot = smooth([(x - 2.6, y - 1.8), (x + 2.6, y - 1.8), (x + half, floor - 2.4), (x + half, floor), (x - half, floor),
+                   (x - half, floor - 2.4)], 1)
     if kind == "sneakers":
         pen.shape(foot, colour)
-        pen.box(x - half + out, floor - 1.8, x + half + out, floor + 0.2, _sole_of(colour))
-        for row in (0.6, 2.0) if view == "front" else ():
-            pen.line([(x - 1.2 + out, y + row), (x + 1.2 + out, y + row)], _sole_of(colour), 0.5)
+        pen.box(x - half, floor - 2.0, x + half, floor + 0.2, _sole_of(colour))
+        for row in (0.4, 2.0) if view == "front" else ():
+            pen.line([(x - 1.5, y + row), (x + 1.5, y + row)], _sole_of(colour), 0.6)
     elif kind == "boots":
-        pen.shape([(x - 3.4, y - 12.0), (x + 3.4, y - 12.0), (x + 2.9, y), (x - 2.9, y)], colour)
+        pen.shape([(x - 3.5, y - 13.0), (x + 3.5, y - 13.0), (x + 3.1, y), (x - 3.1, y)], colour)
         pen.shape(foot, colour)
-        pen.box(x - half + out, floor - 0.9, x + half + out, floor + 0.3, tint(colour, 0.5))
-        pen.box(x - 3.7, y - 13.2, x + 3.7, y - 10.8, tint(colour, 1.3))
+        pen.box(x - half, floor - 1.0, x + half, floor + 0.3, tint(colour, 0.5))
+        pen.box(x - 3.8, y - 14.2, x + 3.8, y - 11.6, tint(colour, 1.3))
     elif kind == "sandals":
         pen.shape(foot, skin)
-        pen.box(x - half + out - 0.3, floor - 0.8, x + half + out + 0.3, floor + 0.3, tint(colour, 0.7))
-        pen.line([(x - 2.3, y + 0.2), (x + 2.3, y + 0.2)], colour, 1.3)
-        pen.line([(x - half + out, floor - 2.2), (x + half + out, floor - 2.2)], colour, 1.5)
+        pen.box(x - half - 0.3, floor - 0.9, x + half + 0.3, floor + 0.3, tint(colour, 0.7))
+        pen.line([(x - 2.8, y + 0.0), (x + 2.8, y + 0.0)], colour, 1.8)
+        pen.line([(x - half, floor - 2.6), (x + half, floor - 2.6)], colour, 2.0)
+    elif view == "back":
+        pen.shape([(x - 2.6, y - 1.2), (x + 2.6, y - 1.2), (x + 1.9, y + 3.2), (x - 1.9, y + 3.2)], colour)
+        pen.line([(x, y + 2.4), (x, floor + 0.3)], colour, 1.3)
     else:
-        pen.shape([(x - 1.7, y - 2), (x + 1.7, y - 2), (x + 2.1, floor - 2), (x - 2.1, floor - 2)], skin, edge=False)
-        if view == "back":
-            pen.shape([(x - 2.1, y + 0.2), (x + 2.1, y + 0.2), (x + 1.7, y + 2.8), (x - 1.7, y + 2.8)], colour)
-            pen.line([(x, y + 2.4), (x, floor + 0.3)], colour, 1.1)
-        else:
-            pen.shape([(x - 2.8, floor - 4.4), (x, floor - 2.6), (x + 2.8, floor - 4.4), (x + 1.8, floor - 0.6),
-                       (x, floor + 0.6),
-                       (x - 1.8, floor - 0.6)], colour)
+        pen.oval(x, y - 0.4, 2.1, 1.8, skin, edge=False)
+        pen.shape([(x - 2.9, y + 0.2), (x, y + 1.8), (x + 2.9, y + 0.2), (x + 2.2, floor - 1.4), (x, floor + 1.0),
+                   (x - 2.2, floor - 1.4)],
+                  colour)
 
 
 def _shoe_side(pen: Pen, kind: str, x: float, y: float, colour: Colour, skin: Colour, pitch: float) -> None:
-    floor, heel, toe = y + 5.6, x - 2.9, x + 8.0
+    floor, heel, toe = y + 6.6, x - 3.2, x + 8.6
     low = floor + pitch  # the toe of a lifted foot points down
-    foot = smooth([(x - 2.2, y - 1.4), (x + 2.0, y - 1.4), (x + 3.6, y + 2.0), (toe, low - 2.2), (toe + 0.2, low),
+    foot = smooth([(x - 2.5, y - 1.8), (x + 2.3, y - 1.8), (x + 4.2, y + 2.2), (toe, low - 2.6), (toe + 0.2, low),
                    (heel, floor),
                    (heel, y + 1)], 1)
     if kind == "sneakers":
         pen.shape(foot, colour)
-        pen.shape([(heel - 0.2, floor - 1.6), (toe + 0.2, low - 1.6), (toe + 0.2, low + 0.2), (heel - 0.2, floor + 0.2)],
+        pen.shape([(heel - 0.2, floor - 2.0), (toe + 0.2, low - 2.0), (toe + 0.2, low + 0.2), (heel - 0.2, floor + 0.2)],
                   _sole_of(colour))
-        pen.line([(x + 1.2, y + 1.2), (x + 2.8, y + 0.4)], _sole_of(colour), 0.6)
+        pen.line([(x + 1.2, y + 1.4), (x + 3.2, y + 0.4)], _sole_of(colour), 0.8)
     elif kind == "boots":
-        pen.shape([(x - 2.9, y - 11.5), (x + 2.9, y - 11.5), (x + 2.5, y), (x - 2.5, y)], colour)
+        pen.shape([(x - 3.3, y - 13.0), (x + 3.3, y - 13.0), (x + 2.9, y), (x - 2.9, y)], colour)
         pen.shape(foot, colour)
-        pen.shape([(heel, floor - 0.9), (toe, low - 0.7), (toe, low + 0.3), (heel, floor + 0.3)], tint(colour, 0.5))
-        pen.box(x - 3.1, y - 12.6, x + 3.1, y - 10.6, tint(colour, 1.3))
+        pen.shape([(heel, floor - 1.0), (toe, low - 0.8), (toe, low + 0.3), (heel, floor + 0.3)], tint(colour, 0.5))
+        pen.box(x - 3.6, y - 14.2, x + 3.6, y - 11.6, tint(colour, 1.3))
     elif kind == "sandals":
         pen.shape(foot, skin)
-        pen.shape([(heel - 0.2, floor - 0.8), (toe + 0.3, low - 0.8), (toe + 0.3, low + 0.3), (heel - 0.2, floor + 0.3)],
+        pen.shape([(heel - 0.2, floor - 0.9), (toe + 0.3, low - 0.9), (toe + 0.3, low + 0.3), (heel - 0.2, floor + 0.3)],
                   tint(colour, 0.7))
-        pen.line([(x - 2.4, y + 0.6), (x + 2.4, y + 0.4)], colour, 1.3)
-        pen.line([(x + 2.6, y + 1.4), (x + 3.4, floor)], colour, 1.5)
+        pen.line([(x - 2.8, y + 0.6), (x + 2.8, y + 0.4)], colour, 1.8)
+        pen.line([(x + 3.4, y + 2.0), (x + 4.6, floor)], colour, 2.0)
     else:
-        pen.shape(smooth([(x - 2.0, y - 2), (x + 1.8, y - 2), (x + 5.4, low - 1.6), (x + 2.0, low - 0.6), (x - 2.2, y + 1.4)],
-                         1), skin,
-                  edge=False)
-        pen.shape([(x - 2.6, y + 0.2), (x - 0.4, y + 1.8), (x + 3.4, low - 1.8), (toe, low - 0.6), (toe, low), (x + 3.0, low),
-                   (x - 1.6, y + 3.0), (x - 2.2, floor + 0.2), (x - 3.0, floor + 0.2)], colour)
+        pen.shape(smooth([(x - 2.0, y - 2), (x + 1.8, y - 2), (x + 4.8, y + 2.4), (x - 2.2, y + 1.4)], 1), skin, edge=False)
+        pen.shape([(x - 3.2, y - 0.4), (x - 0.6, y + 1.4), (x + 4.0, y + 2.0), (toe, low - 1.0), (toe, low + 0.2),
+                   (x + 3.2, low + 0.2),
+                   (x - 1.4, y + 4.2), (x - 2.2, floor + 0.2), (x - 3.4, floor + 0.2)], colour)

@@ -71,8 +71,9 @@ def plan_world(preset: Preset, seed: int) -> Plan:
         cameras[name] = [sample_camera(rng, domain.style) for _ in range(domain.cameras)]
         wardrobes[name] = sample_wardrobe(numpy_generator(seed, "wardrobe", name), domain.season, domain.taste)
         first_id = domain.first_id
+        look_alikes = 0.0 if name == FOUNDATION else preset.look_alikes
         for split, share in preset.splits[name].items():
-            shots += _shots_of(domain, wardrobes[name], split, share, first_id, preset.look_alikes, seed)
+            shots += _shots_of(domain, wardrobes[name], split, share, first_id, look_alikes, seed)
             first_id += share.persons
     return Plan(seed, preset, shots, cameras, wardrobes, _staffs(preset, seed))
 

@@ -6,7 +6,7 @@ from ham.world.attributes import SHADES
 from ham.world.figure import Body, Limb
 from ham.world.pen import Cloth, Colour, Pen, Point, accent_of, both_sides, brightness, oval_points, smooth, tint
 
-HEM = {"t-shirt": 49.0, "shirt": 52.0, "sweater": 50.0, "hoodie": 51.0, "jacket": 48.0, "coat": 71.0}
+HEM = {"t-shirt": 48.5, "shirt": 52.5, "sweater": 50.0, "hoodie": 51.0, "jacket": 48.0, "coat": 71.0}
 BULK = {"t-shirt": 1.0, "shirt": 1.0, "sweater": 1.08, "hoodie": 1.13, "jacket": 1.12, "coat": 1.16}
 INNER = (238, 238, 234)  # what an open jacket shows
 
@@ -93,30 +93,32 @@ def _t_shirt(pen: Pen, body: Body, view: str, colour: Colour) -> None:
 
 
 def _shirt(pen: Pen, body: Body, view: str, colour: Colour) -> None:
-    pale, mark = tint(colour, 1.35), mark_of(colour)
+    pale, mark = tint(colour, 1.55) if brightness(colour) < 170 else tint(colour, 0.8), mark_of(colour)
+    half = body.depth if view == "side" else body.hip
+    pen.shape([(-half, 51.8), (half, 51.8), (half * 0.6, 55.2), (0, 52.4), (-half * 0.6, 55.2)], colour)  # the tails
     if view == "front":
         pen.line([(0, 23), (0, 51.5)], mark, 0.6)
         for y in (27, 32, 37, 42, 47):
             pen.oval(0, y, 0.75, 0.75, (250, 250, 250) if brightness(colour) < 190 else (70, 70, 80), edge=False)
         for side in (-1, 1):
-            pen.shape([(side * 0.2, 23.4), (side * 2.4, 19.4), (side * 4.4, 21.2), (side * 3.0, 25.8)], pale)
+            pen.shape([(side * 0.2, 23.2), (side * 2.6, 18.8), (side * 5.4, 20.8), (side * 3.8, 27.2)], pale)
         pen.box(2.2, 29, 5.6, 33.4, tint(colour, 1.1))
     elif view == "back":
-        pen.box(-3.4, 19.4, 3.4, 22.0, pale)
+        pen.box(-4.4, 18.6, 4.4, 22.4, pale)
         pen.line([(-body.shoulder * 0.9, 26.5), (body.shoulder * 0.9, 26.5)], mark, 0.5)
     else:
-        pen.shape([(-2.6, 19.4), (2.6, 19.4), (4.2, 24.2), (-2.4, 22.2)], pale)
+        pen.shape([(-3.2, 18.8), (3.0, 18.8), (4.8, 25.2), (-2.8, 22.8)], pale)
         pen.line([(_front_x(body, "shirt") * 0.86, 26), (_front_x(body, "shirt") * 0.82, 50)], mark, 0.5)
 
 
 def _sweater(pen: Pen, body: Body, view: str, colour: Colour) -> None:
-    rib = tint(colour, 0.72) if brightness(colour) > 70 else tint(colour, 1.2)
+    rib = tint(colour, 0.6) if brightness(colour) > 70 else tint(colour, 1.26)
     half = (body.depth if view == "side" else body.hip) * BULK["sweater"]
-    pen.shape(smooth([(-half - 0.2, 46.2), (half + 0.2, 46.2), (half - 0.4, 50.8), (-half + 0.4, 50.8)], 1), rib)
+    pen.shape(smooth([(-half - 0.2, 45.2), (half + 0.2, 45.2), (half - 0.4, 51.0), (-half + 0.4, 51.0)], 1), rib)
     for share in (-0.75, -0.45, -0.15, 0.15, 0.45, 0.75):
-        pen.line([(share * half, 46.8), (share * half, 50.2)], tint(rib, 0.75), 0.35)
+        pen.line([(share * half, 46.0), (share * half, 50.4)], tint(rib, 0.75), 0.35)
     middle = -0.4 if view == "side" else 0
-    pen.shape(smooth([(middle - 4.0, 18.6), (middle + 4.0, 18.6), (middle + 4.6, 22.4), (middle - 4.6, 22.4)], 1), rib)
+    pen.shape(smooth([(middle - 4.2, 17.0), (middle + 4.2, 17.0), (middle + 5.0, 22.8), (middle - 5.0, 22.8)], 1), rib)
 
 
 def _hoodie(pen: Pen, body: Body, view: str, colour: Colour) -> None:
@@ -147,10 +149,10 @@ def _jacket(pen: Pen, body: Body, view: str, colour: Colour) -> None:
     half = (body.depth if view == "side" else body.hip) * BULK["jacket"]
     inner = INNER if brightness(colour) < 175 else (70, 74, 86)
     if view == "front":
-        pen.shape([(-2.4, 20.2), (2.4, 20.2), (3.0, 34), (3.6, 48.4), (-3.6, 48.4), (-3.0, 34)], inner)
+        pen.shape([(-2.4, 20.2), (2.4, 20.2), (3.6, 34), (4.6, 48.4), (-4.6, 48.4), (-3.6, 34)], inner)
         for side in (-1, 1):
             pen.shape([(side * 2.2, 19.2), (side * 4.8, 20.4), (side * 6.2, 26.5), (side * 2.6, 33.0)], tint(colour, 1.16))
-            pen.line([(side * 3.1, 33), (side * 3.6, 48)], (206, 206, 210), 0.7)
+            pen.line([(side * 3.7, 33), (side * 4.6, 48)], (206, 206, 210), 0.8)
             pen.line([(side * 5.0, 39), (side * 6.6, 43.5)], mark, 0.8)
     elif view == "back":
         pen.box(-4.2, 18.8, 4.2, 21.8, tint(colour, 1.16))
@@ -167,7 +169,7 @@ def _jacket(pen: Pen, body: Body, view: str, colour: Colour) -> None:
                 tint(colour, 0.76) if brightness(colour) > 70 else tint(colour, 1.2))
     else:
         for side in (-1, 1):
-            pen.box(side * 3.8, 45.4, side * half, 48.6, tint(colour, 0.76) if brightness(colour) > 70 else tint(colour, 1.2))
+            pen.box(side * 4.8, 45.4, side * half, 48.6, tint(colour, 0.76) if brightness(colour) > 70 else tint(colour, 1.2))
 
 
 def _coat(pen: Pen, body: Body, view: str, colour: Colour) -> None:

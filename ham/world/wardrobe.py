@@ -11,7 +11,7 @@ from ham.world.draw import Looks
 
 # How often each value is worn, in the order of PERSON_FIELDS (only the ratios count).
 UPPER = {"summer": (40, 24, 7, 9, 13, 7), "winter": (10, 12, 22, 19, 21, 16), "mixed": (19, 17, 16, 16, 17, 15)}
-SLEEVE = {"summer": (22, 60, 18), "winter": (6, 34, 60), "mixed": (18, 42, 40)}
+SLEEVE = {"summer": (22, 66, 12), "winter": (8, 52, 40), "mixed": (20, 54, 26)}
 LOWER = {"summer": (28, 26, 26, 20), "winter": (42, 40, 5, 13), "mixed": (30, 30, 20, 20)}
 SHOES = {"summer": (40, 12, 28, 20), "winter": (42, 36, 5, 17), "mixed": (34, 24, 20, 22)}
 HEADWEAR = {"summer": (68, 18, 11, 3), "winter": (66, 9, 7, 18), "mixed": (58, 14, 14, 14)}
