@@ -28,20 +28,22 @@ def test_neutral_text_is_already_neutral(caption: str, neutral: str) -> None:
 
 def test_two_persons_described_alike_become_equal() -> None:
     texts = {neutral_text(f"A {who} in {shade} {top} and {low}, holding {thing}.") for who, shade, top, low, thing in [
-        ("man", "a navy blue", "jacket", "dark jeans", "an umbrella"), ("woman", "an orange", "tank top", "black shorts", "a cup"),
+        ("man", "a navy blue", "jacket", "dark jeans", "an umbrella"),
+        ("woman", "an orange", "tank top", "black shorts", "a cup"),
         ("lady", "a light-grey", "t-shirt", "olive green trousers", "a mobile phone")]}
     assert texts == {"A person in a coloured top and coloured bottoms, holding an item."}
 
 
-@pytest.mark.parametrize("caption", ["", " ", "...", "她穿着红色外套。", "Ein Mann trägt Blau", "a" * 500, "red\n\tred", "1, 2, 3", "'s", "a a an"])
+@pytest.mark.parametrize("caption", ["", " ", "...", "她穿着红色外套。", "Ein Mann trägt Blau", "a" * 500, "red\n\tred", "1, 2",
+                                     "'s", "a a an"])
 def test_odd_captions_do_not_break(caption: str) -> None:
     assert isinstance(neutral_text(caption), str)
 
 
 def test_generalise_decides_about_unlisted_words() -> None:
-    caption = "A man with epaulettes and a fluorescent gizmo sauntering, epaulettes ironed."
-    assert neutral_text(caption) == "A person with things and a certain thing going, things ironed."
-    assert neutral_text(caption, generalise=False) == "A person with epaulettes and a fluorescent gizmo going, epaulettes ironed."
+    caption = "A man with epaulettes and a charming gizmo sauntering, ironed."
+    assert neutral_text(caption) == "A person with things and a certain thing going, ironed."
+    assert neutral_text(caption, generalise=False) == "A person with epaulettes and a charming gizmo going, ironed."
 
 
 def test_slips_of_function_words_are_manner_and_stay() -> None:
@@ -60,8 +62,7 @@ def test_forms_of_words() -> None:
 
 
 def test_lists_are_sound() -> None:
-    sections = read_sections(Path("ham/style/words.txt").resolve() if Path("ham/style/words.txt").exists()
-                             else Path(__file__).parents[1] / "ham/style/words.txt")
+    sections = read_sections(Path(__file__).parents[1] / "ham" / "style" / "words.txt")
     assert {SAME_KIND.get(name, name) for name in sections} == set(GENERAL)
     for name, entries in sections.items():
         assert len(entries) == len(set(entries)), f"[{name}] repeats an entry"
@@ -95,7 +96,7 @@ def test_answers_are_checked(answer: str, reason: str | None) -> None:
 
 def test_refused_answer_becomes_a_marked_fallback() -> None:
     answers = {"A man in red.": "Sure, here it is", "A man in blue.": '"A person in colour."'}
-    neutraliser = LlmNeutraliser("none", answer=lambda requests: [answers[text.rsplit("Description: ")[-1]] for text in requests])
+    neutraliser = LlmNeutraliser("", answer=lambda texts: [answers[text.rsplit("Description: ")[-1]] for text in texts])
     refused, taken = neutraliser(list(answers))
     assert refused == NeutralText("A man in red.", "A person in colour.", "fallback", "chatter")
     assert taken == NeutralText("A man in blue.", "A person in colour.")
@@ -113,16 +114,18 @@ def tiny_chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    words = ["<unk>", "<s>", "</s>", *"A person in a coloured top man woman red blue coat walks . , user system".split()]
-    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(dict.fromkeys(words))}, unk_token="<unk>"))
+    words = ["<unk>", "<s>", "</s>", "A", "person", "in", "a", "coloured", "top", "man", "woman", "red", "walks", ".", ","]
+    vocabulary = {word: index for index, word in enumerate(words)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
     fast.chat_template = "{% for message in messages %}{{ message['role'] }} {{ message['content'] }} {% endfor %}"
     folder = tmp_path_factory.mktemp("chat")
     torch.manual_seed(0)
     fast.save_pretrained(folder)
-    LlamaForCausalLM(LlamaConfig(vocab_size=len(fast), hidden_size=32, intermediate_size=32, num_hidden_layers=2, bos_token_id=1,
-                                 eos_token_id=2, num_attention_heads=2, max_position_embeddings=512)).save_pretrained(folder)
+    config = LlamaConfig(vocab_size=len(fast), hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+                         bos_token_id=1, eos_token_id=2, max_position_embeddings=512)
+    LlamaForCausalLM(config).save_pretrained(folder)
     return folder
 
 

@@ -5,6 +5,7 @@ Features are [N, D], one row per caption. A style is a cluster that has captions
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -78,8 +79,10 @@ def kmeans_clusters(features: ArrayLike, k: int, seed: int, distance: str = "l2"
     features = prepared(features, distance, standardise)
     check_count("k", k, len(features), "clusters")
     start = starting_rows(features, k, seed)
-    fit = KMeans(k, init=start, n_init=1, max_iter=max_iterations, tol=1e-3, algorithm="lloyd", copy_x=False,
-                 random_state=derive_seed(seed, "kmeans") % 2**32).fit(features)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Number of distinct clusters")  # from_labels says so in our words
+        fit = KMeans(k, init=start, n_init=1, max_iter=max_iterations, tol=1e-3, algorithm="lloyd", copy_x=False,
+                     random_state=derive_seed(seed, "kmeans") % 2**32).fit(features)
     return from_labels(fit.cluster_centers_, fit.labels_)
 
 
@@ -146,12 +149,14 @@ def nearest_rows(features: NDArray[np.float32], prototypes: NDArray[np.float32],
     half_squares = np.zeros(len(features), np.float32) if distance == "cosine" else np.square(features).sum(1) / 2
     block = max(1, CHUNK_ELEMENTS // len(features))
     for start in range(0, len(prototypes), block):
-        gaps = half_squares - prototypes[start:start + block] @ features.T  # [block, N]; ranks as the distance does
+        gaps = prototypes[start:start + block] @ features.T  # [block, N]
+        np.subtract(half_squares, gaps, out=gaps)  # ranks as the distance does
         found = []
         for row in gaps:
             limit = np.partition(row, count - 1)[count - 1]
             closer, tied = np.flatnonzero(row < limit), np.flatnonzero(row == limit)
             found.append(np.sort(np.concatenate([closer, tied[:count - len(closer)]])))
+        del gaps  # before the next block is made
         yield found
 
 

@@ -92,7 +92,7 @@ def clip_features(texts: Sequence[str], source: str | Path, normalise: bool = Tr
     from ham.clip import load_clip, tokenize
 
     place = resolve_device(device)
-    model = load_clip(source).to(place).eval()
+    model = load_clip(source, image_size_px=None, stride_px=None).to(place).eval()
     rows = [model.encode_text(tokenize(batch).to(place)).float().cpu() for batch in batches(texts, batch_size, "clip features")]
     features = torch.cat(rows)
     return (torch.nn.functional.normalize(features, dim=-1) if normalise else features).numpy()
