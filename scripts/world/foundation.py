@@ -1,0 +1,84 @@
+"""What both makers of the world's weights need: the foundation's pictures and texts, a schedule, and two processes in step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from PIL import Image
+from torch import nn
+
+from ham.records import path_below, read_jsonl
+from ham.runtime import progress, rank_and_world
+
+HELD_OUT = 20  # every so manieth person is kept for judging
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image of the foundation with what it shows and all that was written about it."""
+
+    path: Path
+    person_id: int
+    attributes: dict[str, str]
+    plain: str
+    hinted: tuple[tuple[str, str, dict[str, str]], ...]  # (hint, caption, manner)
+    short: str
+
+    @property
+    def held_out(self) -> bool:
+        return self.person_id % HELD_OUT == 0
+
+
+def read_pictures(world: Path) -> list[Picture]:
+    """Read the foundation of a world. Raises UsageError naming the file that is missing."""
+    folder = world / "foundation"
+    plain: dict[str, str] = {}
+    hinted: dict[str, list[tuple[str, str, dict[str, str]]]] = {}
+    for row in read_jsonl(folder / "captions.jsonl"):
+        if row["hint"]:
+            hinted.setdefault(row["image_path"], []).append((row["hint"], row["caption"], row["manner"]))
+        else:
+            plain[row["image_path"]] = row["caption"]
+    short = {row["image_path"]: row["caption"] for row in read_jsonl(folder / "short.jsonl")}
+    return [Picture(path_below(folder / "imgs", row["image_path"]), row["person_id"], row["attributes"],
+                    plain[row["image_path"]], tuple(hinted[row["image_path"]]), short[row["image_path"]])
+            for row in read_jsonl(folder / "images.jsonl")]
+
+
+def load_pixels(pictures: list[Picture], resize: object) -> np.ndarray:
+    """Decode and resize all pictures: uint8 [N, H, W, 3]. resize: a function from a Pillow image to a Pillow image."""
+    def one(picture: Picture) -> np.ndarray:
+        with Image.open(picture.path) as image:
+            return np.asarray(resize(image.convert("RGB")))
+
+    first = one(pictures[0])
+    pixels = np.empty((len(pictures), *first.shape), dtype=np.uint8)
+    for index, picture in enumerate(progress(pictures, what="decoding", unit="image")):
+        pixels[index] = one(picture)
+    return pixels
+
+
+def warm_cosine(step: int, steps: int, warmup: float = 0.05) -> float:
+    """Give the factor on the learning rate: up over the first steps, then a half cosine down to nothing."""
+    rise = max(1, int(steps * warmup))
+    if step < rise:
+        return (step + 1) / rise
+    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Average gradients over the processes, in one message."""
+    if rank_and_world().world_size == 1:
+        return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for gradient, piece in zip(gradients, flat.split([gradient.numel() for gradient in gradients])):
+        gradient.copy_(piece.view_as(gradient))
