@@ -55,8 +55,9 @@ def clip_from_weights(weights: Weights, image_size_px: Sequence[int] | None = (3
                          f"{some(lacking)}; both towers must be loaded whole")
     resized = "" if old_grid == new_grid else f"; positions resized from {shown(old_grid)} to {shown(new_grid)}"
     beside = f"; left for the heads: {some(weights.others)}" if weights.others else ""
-    log.info("CLIP from %s (%s): %d tensors loaded; missing: %s; unexpected: %s%s%s", weights.path, weights.layout,
-             len(tensors) - len(unexpected), some(missing), some(unexpected), resized, beside)
+    log.info("CLIP from %s (%s, %s): %d tensors loaded; missing: %s; unexpected: %s%s%s", weights.path, weights.layout,
+             "QuickGELU" if config.quick_gelu else "GELU", len(tensors) - len(unexpected), some(missing), some(unexpected),
+             resized, beside)
     return clip
 
 
