@@ -21,7 +21,7 @@ from ham.captioner.conversation import (
     rounds_of,
 )
 from ham.captioner.tokenizer import IMAGE_TOKEN, continuation_ids, prompt_ids
-from ham.runtime import UsageError
+from ham.runtime import UsageError, log
 
 TOKENIZER = Path(__file__).parent / "data" / "captioner" / "tokenizer"
 REFUSED = {"ends_with_human", "empty_answer", "answer_with_eos_text", "answer_with_assistant_tag"}
@@ -185,7 +185,8 @@ def test_unknown_templates_and_image_marks_in_prompts_are_refused(tokenizer) -> 
 # ------------------------------------------------------------------------------------------------------------ tokenizers
 
 
-def test_missing_padding_token_becomes_unk_and_is_logged(tmp_path, caplog) -> None:
+def test_missing_padding_token_becomes_unk_and_is_logged(tmp_path, caplog, monkeypatch) -> None:
+    monkeypatch.setattr(log, "propagate", True)
     shutil.copytree(TOKENIZER, tmp_path / "t")
     settings = json.loads((tmp_path / "t" / "tokenizer_config.json").read_text())
     assert settings.pop("pad_token")

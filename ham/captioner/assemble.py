@@ -16,7 +16,7 @@ from ham.captioner.backbone import build_llm, build_vision_tower, llm_config
 from ham.captioner.model import CaptionerModel, make_projector
 from ham.captioner.prompts import StyleBank
 from ham.captioner.source import Source
-from ham.captioner.vision_tower import TowerSource, find_tower, tower_settings, tower_tensors
+from ham.captioner.vision_tower import TowerSource, plain_tower_folder, tower_settings, tower_tensors
 from ham.runtime import UsageError
 
 DEFAULT_STYLE_TOKENS = 10      # M of the paper; the original layout stores [S*M, D] and does not say M
@@ -27,7 +27,8 @@ def build_model(source: Source, tower: TowerSource, names: set[str], attention: 
     """Build the network with parameters on the meta device. Returns it, the image size in pixels and the tokens per image."""
     config = source.config
     check_presence(source, names, tower)
-    settings = tower_settings(tower, config, lambda: shapes_of(source, layouts.TOWER), plain_folder(source))
+    settings = tower_settings(tower, config, lambda: shapes_of(source, layouts.TOWER),
+                              plain_tower_folder(source.folder, config.get("mm_vision_tower")))
     num_layers = layers_looked_at(config.get("mm_vision_select_layer", -2), settings["num_hidden_layers"])
     with torch.device("meta"):
         projector = make_projector(settings["hidden_size"], config["hidden_size"])
@@ -48,14 +49,6 @@ def check_presence(source: Source, names: set[str], tower: TowerSource) -> None:
 def shapes_of(source: Source, start: str) -> dict[str, tuple[int, ...]]:
     """Read the shapes of the tensors whose original names begin with `start`."""
     return {name: tuple(tensor.shape) for name, tensor in source.tensors(lambda name: name.startswith(start))}
-
-
-def plain_folder(source: Source) -> Path | None:
-    """Find the folder of the plain tower that the config names, if there is one."""
-    try:
-        return find_tower(None, source.folder, source.config.get("mm_vision_tower"), has_inside=False).folder
-    except UsageError:
-        return None
 
 
 def layers_looked_at(select_layer: int, num_layers: int) -> int:

@@ -15,12 +15,12 @@ from ham.captioner import layouts
 from ham.captioner.backbone import load_tokenizer
 from ham.captioner.shards import read_tensors, write_shards
 from ham.captioner.source import Source, find_source, fit_vocabulary
+from ham.captioner.vision_tower import plain_tower_folder
 from ham.records import write_json
 from ham.runtime import UsageError, log
 
 COPIED = ("generation_config.json", "tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
           "added_tokens.json", "preprocessor_config.json")
-TOWER_FOLDER = "vision_tower"
 
 
 def merge(model_path: str | Path, out: str | Path, base_model: str | Path | None = None, max_shard_gib: float = 4.0) -> None:
@@ -45,7 +45,7 @@ def merge(model_path: str | Path, out: str | Path, base_model: str | Path | None
         for name in COPIED:
             if (source.folder / name).is_file():
                 shutil.copyfile(source.folder / name, beside / name)
-        copy_tower(source.folder, beside)
+        copy_tower(source, beside)
         if out.is_dir():
             out.rmdir()
         beside.replace(out)
@@ -78,7 +78,8 @@ def merged_config(source: Source) -> dict:
     return {**config, **({"ham": ours} if ours else {})}
 
 
-def copy_tower(base: Path, out: Path) -> None:
-    """Copy a vision tower that lies in the base model's folder."""
-    if (base / TOWER_FOLDER / "config.json").is_file():
-        shutil.copytree(base / TOWER_FOLDER, out / TOWER_FOLDER)
+def copy_tower(source: Source, out: Path) -> None:
+    """Copy the plain vision tower where it lies inside the base model's folder; elsewhere it is found by its name again."""
+    tower = plain_tower_folder(source.folder, source.config.get("mm_vision_tower"))
+    if tower is not None and source.folder.resolve() in tower.resolve().parents:
+        shutil.copytree(tower, out / tower.resolve().relative_to(source.folder.resolve()))

@@ -66,6 +66,14 @@ def find_tower(choice: str | None, checkpoint: Path, named: str | None, has_insi
     return TowerSource(named, folder)
 
 
+def plain_tower_folder(checkpoint: Path, named: str | None) -> Path | None:
+    """Find the folder of the plain tower that a checkpoint names; None when it is not here."""
+    try:
+        return find_tower(None, checkpoint, named, has_inside=False).folder
+    except UsageError:
+        return None
+
+
 def cached_folder(name: str, may_download: bool) -> Path | None:
     """Find a Hugging Face model in the local cache, or download it when that is asked for; None when it cannot be had."""
     try:
