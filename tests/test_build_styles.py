@@ -30,7 +30,7 @@ def root(tmp_path: Path) -> Path:
     for name, annotation, count in (("CUHK-PEDES", "reid_raw.json", 30), ("ICFG-PEDES", "ICFG-PEDES.json", 15)):
         rows = []
         for index in range(count):
-            words = [{"who": "man", "shade": "red", "top": "coat"}, {"who": "woman", "shade": "blue", "top": "shirt"}][index % 2]
+            words = {"who": ["man", "woman"][index % 2], "shade": ["red", "blue"][index % 2], "top": "coat"}
             captions = [MANNERS[at % 3].format(**words) for at in (index, index + 1)]
             rows.append({"split": "train", "file_path": f"x/{index}.png", "id": index + 1, "captions": captions})
         rows[0]["captions"] = [*rows[0]["captions"], "  \n"]
