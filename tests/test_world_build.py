@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from PIL import Image
 
 from ham.datasets import image_root, read_dataset
 from ham.records import read_json, read_jsonl
-from ham.runtime import UsageError, exit_code_of, numpy_generator
+from ham.runtime import UsageError, WorkError, exit_code_of, numpy_generator
 from ham.world.__main__ import main
 from ham.world.attributes import FIELDS, agree
 from ham.world.build import build_world
@@ -205,6 +207,18 @@ def test_a_stopped_build_is_not_taken_for_a_world(tmp_path: Path, monkeypatch: p
     monkeypatch.undo()
     with pytest.raises(UsageError, match="stopped; delete it"):
         build_world(tmp_path / "stopped", "nano", workers=1)
+
+
+def _die(job: tuple) -> None:
+    os._exit(9)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the patched function reaches only forked workers")
+def test_a_killed_worker_ends_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ham.world.build._do", _die)
+    with pytest.raises(WorkError, match="a worker process was killed"):
+        build_world(tmp_path / "killed", "nano", workers=2)
+    assert not (tmp_path / "killed" / "world.json").exists()
 
 
 @pytest.mark.parametrize("broken", ["[]", json.dumps({"preset": "nano"})])

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ham.records import read_json, write_json, write_jsonl
-from ham.runtime import UsageError, log, progress
+from ham.runtime import UsageError, WorkError, log, progress
 from ham.world.domains import BENCHMARKS, DOMAINS, FOUNDATION, POOL, PRESETS, WORLD_VERSION
 from ham.world.plan import Plan, plan_world
 from ham.world.sheet import write_contact_sheet
@@ -93,6 +96,11 @@ def _begin(plan: Plan, out: Path) -> None:
     _at_work = (plan, out)
 
 
+def _begin_worker(plan: Plan, out: Path) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    _begin(plan, out)
+
+
 def _do(job: tuple[str, int, int]) -> list[Any]:
     kind, start, stop = job
     plan, out = _at_work
@@ -124,8 +132,13 @@ def _results(plan: Plan, out: Path, jobs: list[tuple[str, int, int]], workers: i
         return
     # A forked worker has the plan and the imports already; elsewhere than on Linux forking is not safe.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    with context.Pool(min(workers, len(jobs)), _begin, (plan, out)) as pool:
-        yield from pool.imap(_do, jobs)
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), context, _begin_worker, (plan, out))
+    try:
+        yield from pool.map(_do, jobs)
+    except BrokenProcessPool:
+        raise WorkError(f"{out}: a worker process was killed (out of memory?); delete the folder, build with fewer --workers") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 # --------------------------------------------------------------------------------------------------------------- the files
