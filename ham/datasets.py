@@ -232,7 +232,7 @@ class PackedCaptions:
         return (self[index] for index in range(len(self)))
 
 
-def open_captions(files: Path | Sequence[Path], cache_dir: Path | None = None) -> PackedCaptions:
+def open_captions(files: str | Path | Sequence[str | Path], cache_dir: Path | None = None) -> PackedCaptions:
     """Open caption files ({image: [caption, ...]}), merged, through a packed cache beside the first or in `cache_dir`.
 
     The first opening parses the JSON; later ones map the cache. Its name holds a digest of the files' names, sizes and times

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from ham.reid.irra import IRRAOptions
+from ham.reid.rde import RDEOptions
 from ham.runtime import UsageError
 
 BENCHMARKS = ["CUHK-PEDES", "ICFG-PEDES", "RSTPReid"]
@@ -35,7 +37,9 @@ class TrainConfig:
         image_size_px: height and width of the model's input
         stride_px: pixels between patches
         text_length: tokens per caption, start and end included
-        temperature: of the cosine similarities in SDM and ITC
+        irra: options of the IRRA losses
+        rde: options of RDE
+        noise_rate: share of wrong pairs that RDE is told of; above 0.4 its mixture is fitted tightly
         mask_all_losses: masked captions go to all losses, as in the reference; false: to the MLM loss alone
         augment_images: flip, shift and erase
         scramble_words: change a fifth of each caption's words; null: as the method has it (rde)
@@ -76,7 +80,7 @@ class TrainConfig:
     method: str = "sdm"
     data_root: Path | None = None
     train_datasets: list[str] = field(default_factory=list)
-    train_captions: list[Path] = field(default_factory=list)
+    train_captions: list[str] = field(default_factory=list)
     train_images: Path | None = None
     person_is: Literal["image", "folder"] = "image"
     test_datasets: list[str] = field(default_factory=list)
@@ -84,7 +88,9 @@ class TrainConfig:
     image_size_px: tuple[int, int] = (384, 128)
     stride_px: int = 16
     text_length: int = 77
-    temperature: float = 0.02
+    irra: IRRAOptions = field(default_factory=IRRAOptions)
+    rde: RDEOptions = field(default_factory=RDEOptions)
+    noise_rate: float = 0.0
     mask_all_losses: bool = True
     augment_images: bool = True
     scramble_words: bool | None = None

@@ -73,7 +73,7 @@ def dataset_pairs(root: Path, name: str, split: str = "train") -> Iterator[Pair]
             yield file, f"{name}/{record.person_id}", caption
 
 
-def caption_file_pairs(files: Sequence[Path], folder: Path, person_is: str = "image",
+def caption_file_pairs(files: Sequence[str | Path], folder: Path, person_is: str = "image",
                        cache_dir: Path | None = None) -> Iterator[Pair]:
     """Yield the pairs of caption files ({image: [caption, ...]}) whose images lie below `folder`.
 
@@ -87,7 +87,7 @@ def caption_file_pairs(files: Sequence[Path], folder: Path, person_is: str = "im
             yield file, person, caption
 
 
-def fingerprint(root: Path | None, datasets: Sequence[str], captions: Sequence[Path], *settings: object) -> str:
+def fingerprint(root: Path | None, datasets: Sequence[str], captions: Sequence[str | Path], *settings: object) -> str:
     """Give a digest that changes with the annotation files' places, sizes, times of change and with the settings."""
     files = [file for name in datasets for file in annotation_files(root, name)] + [Path(file) for file in captions]
     facts = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
