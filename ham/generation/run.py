@@ -1,0 +1,179 @@
+"""The captioning run: claim shards, keep the model's batches full across shard borders, write rows as they come.
+
+Knows nothing of the model: an engine loads pixels and captions a batch of them (decode.py's is in engine.py, tests have one
+that costs nothing).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from ham.generation.filters import reject_reason
+from ham.generation.images import ImageFiles, LoadedImage, load_images
+from ham.generation.plan import Plan
+from ham.generation.report import Reporter
+from ham.generation.shards import OpenShard, claim, is_done, shards_of
+from ham.generation.status import JobWatch
+from ham.generation.styles import Draw
+from ham.records import CaptionRow
+from ham.runtime import Place, log
+
+
+class Caption(NamedTuple):
+    """A generated text and how many tokens it took."""
+
+    text: str
+    tokens: int
+
+
+class Engine(Protocol):
+    """What captions: `load` runs in worker processes, `caption` in this one."""
+
+    batch_images: int
+    load: Callable[[Path], np.ndarray]
+
+    def caption(self, images: Sequence[str], pixels: Sequence[np.ndarray],
+                draws: Sequence[Sequence[Draw]]) -> list[list[Caption]]:
+        """Caption each image once per draw; the text depends on the image, the style and the attempt only."""
+
+
+@dataclass
+class Job:
+    """An image waiting for the model."""
+
+    shard: OpenShard
+    image: str
+    pixels: np.ndarray
+    draws: list[Draw]
+
+
+@dataclass
+class Run:
+    """One process's share of a job."""
+
+    plan: Plan
+    engine: Engine
+    image_root: Path
+    place: Place = field(default_factory=Place)
+    only: tuple[int, int] | None = None
+    workers: int = 0
+    locks: bool = True
+    report_every_s: float = 15.0
+    wait_for_others: bool = True          # rank 0 of several stays until all ranks are done
+    seconds: dict[str, float] = field(default_factory=lambda: {"load": 0.0, "caption": 0.0, "write": 0.0})
+
+    def __post_init__(self) -> None:
+        self.shards = shards_of(self.place.rank, self.place.world_size, self.plan.num_shards, self.only)
+        self.open: dict[int, OpenShard] = {}
+        self.reporter = Reporter(self.plan, self.place, self.report_every_s)
+
+    def work(self) -> int:
+        """Caption this process's shards. Returns how many of them other processes hold."""
+        files = ImageFiles(self.plan.images, self.image_root, self.engine.load)
+        ready: deque[Job] = deque()
+        with ExitStack() as stack:
+            stack.callback(self._close_all)
+            stack.enter_context(self.reporter)
+            loaded = self._timed("load", load_images(files, self._indices(), self.workers))
+            for image in loaded:
+                self._receive(image, ready)
+                while len(ready) >= self.engine.batch_images:
+                    self._step(ready)
+            while ready:
+                self._step(ready)
+            if self.place.is_main and self.place.world_size > 1 and self.wait_for_others:
+                wait_for_others(self.plan, self.only, self.reporter)
+        return sum(not is_done(self.plan.folder, shard) for shard in self.shards)
+
+    def _indices(self) -> Iterator[int]:
+        """Claim shard after shard and name the images that they still lack."""
+        for shard in self.shards:
+            opened = claim(self.plan, shard, self.locks)
+            if opened is None:
+                if not is_done(self.plan.folder, shard):
+                    log.info("shard %05d is being written by another process", shard)
+                continue
+            self.open[shard] = opened
+            unfinished = set(opened.unfinished)
+            for offset, image in enumerate(opened.images):
+                if image in unfinished:
+                    yield shard * self.plan.shard_size + offset
+            self._finish_if_done(opened)
+
+    def _receive(self, loaded: LoadedImage, ready: deque[Job]) -> None:
+        shard = self.open[loaded.index // self.plan.shard_size]
+        image = shard.images[loaded.index % self.plan.shard_size]
+        if loaded.pixels is not None:
+            ready.append(Job(shard, image, loaded.pixels, shard.next_draws(image)))
+            return
+        shard.add([CaptionRow(image, "", None, 0, "failed", loaded.reason)])
+        self.reporter.add(images=1, failed=1)
+        self._finish_if_done(shard)
+
+    def _step(self, ready: deque[Job]) -> None:
+        """Caption one batch, write its rows, put images with a rejected caption back in the queue."""
+        jobs = [ready.popleft() for _ in range(min(len(ready), self.engine.batch_images))]
+        start = time.perf_counter()
+        captions = self.engine.caption([job.image for job in jobs], [job.pixels for job in jobs], [job.draws for job in jobs])
+        middle = time.perf_counter()
+        for job, texts in zip(jobs, captions, strict=True):
+            rows = [self._row(job.image, draw, caption.text) for draw, caption in zip(job.draws, texts, strict=True)]
+            tokens = sum(caption.tokens for caption in texts)
+            job.shard.add(rows, tokens)
+            job.draws = job.shard.next_draws(job.image)
+            accepted = sum(row.status == "accepted" for row in rows)
+            self.reporter.add(images=not job.draws, accepted=accepted, rejected=len(rows) - accepted, tokens=tokens)
+            if job.draws:
+                ready.append(job)
+            else:
+                self._finish_if_done(job.shard)
+        self.seconds["caption"] += middle - start
+        self.seconds["write"] += time.perf_counter() - middle
+        self.reporter.tick()
+
+    def _row(self, image: str, draw: Draw, text: str) -> CaptionRow:
+        reason = reject_reason(text, self.plan.settings["reject_slash_n"])
+        return CaptionRow(image, text, draw.style_id, draw.attempt, "rejected" if reason else "accepted", reason)
+
+    def _finish_if_done(self, shard: OpenShard) -> None:
+        if not shard.unfinished and shard.shard in self.open:
+            shard.finish()
+            del self.open[shard.shard]
+
+    def _close_all(self) -> None:
+        for shard in self.open.values():
+            shard.close()
+
+    def _timed(self, phase: str, items: Iterator[LoadedImage]) -> Iterator[LoadedImage]:
+        while True:
+            start = time.perf_counter()
+            item = next(items, None)
+            self.seconds[phase] += time.perf_counter() - start
+            if item is None:
+                return
+            yield item
+
+
+def wait_for_others(plan: Plan, only: tuple[int, int] | None, reporter: Reporter, patience_s: float = 600.0) -> None:
+    """Let rank 0 wait until every rank's shards are done, or nothing has moved for `patience_s`."""
+    watch, state, since = JobWatch(plan), None, time.monotonic()
+    everybodys = shards_of(0, 1, plan.num_shards, only)
+    while not all(is_done(plan.folder, shard) for shard in everybodys):
+        status = watch.scan()
+        now = (status.shards_done, status.accepted, status.rejected, status.failed)
+        if now != state:
+            state, since = now, time.monotonic()
+        if time.monotonic() - since > patience_s:
+            log.warning("no rank has written anything for %.0f s; shards are missing, see `caption.py status %s`",
+                        patience_s, plan.folder)
+            return
+        reporter.tick()
+        time.sleep(0.5)

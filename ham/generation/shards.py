@@ -1,0 +1,183 @@
+"""Fixed, numbered shards of the image list: who takes which, and how their rows come to lie on disk whole.
+
+    00017.jsonl.partial   rows as they are made; a restart goes on behind the last whole line
+    00017.jsonl           all rows, in the order of images and draws; appears by rename, and then the shard is done
+    00017.json            its receipt: counts, reasons, seconds
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from ham.generation.locks import FileLock
+from ham.generation.plan import Plan
+from ham.generation.styles import Draw
+from ham.records import CaptionRow, from_dict, read_jsonl, to_json_line, write_json, write_jsonl
+from ham.runtime import UsageError, WorkError
+
+
+def shard_range(shard: int, shard_size: int, count: int) -> range:
+    """Give the indices of a shard's images."""
+    return range(shard * shard_size, min((shard + 1) * shard_size, count))
+
+
+def shards_of(rank: int, world_size: int, num_shards: int, only: tuple[int, int] | None = None) -> range:
+    """Give the shards that one rank takes: rank, rank + world_size, ...; of only[0] ... only[1] - 1 where given."""
+    first, last = only or (0, num_shards)
+    return range(first + rank, min(last, num_shards), world_size)
+
+
+def parse_shards(text: str) -> tuple[int, int]:
+    """Read `--shards a:b`. Raises UsageError when it is no such range."""
+    first, _, last = text.partition(":")
+    if not (first.isdecimal() and last.isdecimal() and int(first) < int(last)):
+        raise UsageError(f"--shards {text}: expected a:b with a < b, the first shard and the one after the last")
+    return int(first), int(last)
+
+
+def rows_file(folder: Path, shard: int) -> Path:
+    return folder / f"{shard:05d}.jsonl"
+
+
+def receipt_file(folder: Path, shard: int) -> Path:
+    return folder / f"{shard:05d}.json"
+
+
+def partial_file(folder: Path, shard: int) -> Path:
+    return folder / f"{shard:05d}.jsonl.partial"
+
+
+def is_done(folder: Path, shard: int) -> bool:
+    return rows_file(folder, shard).exists()
+
+
+def read_rows(file: Path) -> list[CaptionRow]:
+    """Read a finished shard."""
+    return [from_dict(CaptionRow, row, f"{file}, line {number}") for number, row in enumerate(read_jsonl(file), start=1)]
+
+
+def read_partial(file: Path) -> tuple[list[CaptionRow], int]:
+    """Read the whole lines of a shard in progress, and where they end in bytes: a killed writer may leave a torn line."""
+    if not file.exists():
+        return [], 0
+    data = file.read_bytes()
+    end = data.rfind(b"\n") + 1
+    rows = []
+    for number, line in enumerate(data[:end].splitlines(), start=1):
+        try:
+            rows.append(from_dict(CaptionRow, json.loads(line), f"{file}, line {number}"))
+        except ValueError as error:
+            raise UsageError(f"{file}, line {number}: not valid JSON ({error}); delete the file, it is made anew") from None
+    return rows, end
+
+
+class OpenShard:
+    """A shard that this process is writing; it holds the shard's lock until `close`."""
+
+    def __init__(self, plan: Plan, shard: int, lock: FileLock) -> None:
+        self.plan, self.shard, self.lock = plan, shard, lock
+        self.images = [plan.images[index] for index in shard_range(shard, plan.shard_size, len(plan.images))]
+        self.started = time.monotonic()
+        self.tokens = 0
+        self._partial = partial_file(plan.folder, shard)
+        rows, self._end = read_partial(self._partial)
+        self.resumed_rows = len(rows)
+        self._rows: dict[str, list[CaptionRow]] = {image: [] for image in self.images}
+        for row in rows:
+            if row.image not in self._rows:
+                raise UsageError(f"{self._partial}: image '{row.image}' is not in shard {shard}; delete the file")
+            self._rows[row.image].append(row)
+        self.unfinished = {image for image in self.images if self.next_draws(image)}
+        self._file = os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        os.ftruncate(self._file, self._end)
+        os.lseek(self._file, self._end, os.SEEK_SET)
+
+    def next_draws(self, image: str) -> list[Draw]:
+        """Name the draws to make next for an image; none when it is done."""
+        return self.plan.styles.replay(image, self._rows[image])[1]
+
+    def add(self, rows: Iterable[CaptionRow], tokens: int = 0) -> None:
+        """Append rows to the partial file. On an error the file ends with a whole line again."""
+        rows = list(rows)
+        data = "".join(map(to_json_line, rows)).encode()
+        try:
+            _write_all(self._file, data)
+        except OSError as error:
+            os.ftruncate(self._file, self._end)
+            self.close()
+            raise _disk_error(error, self.plan.folder) from error
+        self._end += len(data)
+        self.tokens += tokens
+        for row in rows:
+            self._rows[row.image].append(row)
+        self.unfinished -= {row.image for row in rows if not self.next_draws(row.image)}
+
+    def finish(self) -> dict[str, int]:
+        """Write the shard's receipt and rows whole, remove the partial file, let go. Returns the counts."""
+        folder = self.plan.folder
+        ordered = [row for image in self.images for row in self.plan.styles.replay(image, self._rows[image])[0]]
+        counts = count_rows(ordered)
+        try:
+            write_json(receipt_file(folder, self.shard), {
+                "shard": self.shard, "images": len(self.images), **counts, "reasons": count_reasons(ordered),
+                "tokens": self.tokens, "resumed_rows": self.resumed_rows, "seconds": round(time.monotonic() - self.started, 3)})
+            write_jsonl(rows_file(folder, self.shard), ordered)
+        except OSError as error:
+            self.close()
+            raise _disk_error(error, folder) from error
+        self._partial.unlink(missing_ok=True)
+        self.close()
+        return counts
+
+    def close(self) -> None:
+        """Let go of the file and the lock; an empty partial file is removed."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+            if self._end == 0:
+                self._partial.unlink(missing_ok=True)
+            self.lock.release()
+
+
+def claim(plan: Plan, shard: int, locks: bool = True) -> OpenShard | None:
+    """Open a shard for writing; None when it is done or another process is writing it."""
+    if is_done(plan.folder, shard):
+        partial_file(plan.folder, shard).unlink(missing_ok=True)       # its writer died between rename and removal
+        return None
+    lock = FileLock(plan.folder / "locks" / f"{shard:05d}.lock", locks)
+    if not lock.try_acquire():
+        return None
+    if is_done(plan.folder, shard):
+        lock.release()
+        return None
+    return OpenShard(plan, shard, lock)
+
+
+def count_rows(rows: Iterable[CaptionRow]) -> dict[str, int]:
+    """Count a shard's rows by status; `failed` rows are images."""
+    counts = Counter(row.status for row in rows)
+    return {status: counts[status] for status in ("accepted", "rejected", "failed")}
+
+
+def count_reasons(rows: Iterable[CaptionRow]) -> dict[str, int]:
+    """Count why rows were rejected or failed; of a failure's text only the part before the colon."""
+    return dict(sorted(Counter(row.reason.split(":")[0] for row in rows if row.reason).items()))
+
+
+def _write_all(handle: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(handle, view):]
+
+
+def _disk_error(error: OSError, folder: Path) -> WorkError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return WorkError(f"no room left for {folder} ({error.strerror}); all files there are whole: make room, then repeat the "
+                         "command to go on")
+    return WorkError(f"cannot write to {folder}: {error.strerror or error}")
