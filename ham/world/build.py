@@ -136,7 +136,7 @@ def _results(plan: Plan, out: Path, jobs: list[tuple[str, int, int]], workers: i
     try:
         yield from pool.map(_do, jobs)
     except BrokenProcessPool:
-        raise WorkError(f"{out}: a worker process was killed (out of memory?); delete the folder, build with fewer --workers") from None
+        raise WorkError(f"{out}: a worker process was killed (out of memory?); delete it, try fewer --workers") from None
     finally:
         pool.shutdown(cancel_futures=True)
 

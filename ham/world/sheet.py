@@ -28,7 +28,8 @@ def write_contact_sheet(out: Path, plan: Plan) -> None:
         for shot in plan.shots:
             if shot.domain == name:
                 shots.setdefault(shot.person.person_id, []).append(shot)
-        for person_id in list(shots)[:PERSONS]:
+        everyone = list(shots)
+        for person_id in everyone[:: max(1, len(everyone) // PERSONS)][:PERSONS]:
             rows.append((name, person_id, shots[person_id][:COLUMNS], captions))
     width = COLUMNS * (PICTURE_PX + MARGIN) + TEXT_PX + 3 * MARGIN
     sheet = Image.new("RGB", (width, len(rows) * (ROW_PX + MARGIN) + MARGIN), (250, 250, 248))
@@ -53,7 +54,7 @@ def _write_captions(ink: ImageDraw.ImageDraw, at: tuple[int, int], captions: lis
     x, y = at
     for annotator_id, caption in captions:
         lines = textwrap.wrap(caption, 100)[:4]
-        if y + 14 + 17 * len(lines) > at[1] + ROW_PX - 16:
+        if y + 17 * (len(lines) + 1) > at[1] - 20 + ROW_PX:
             return
         ink.text((x, y), annotator_id, (130, 130, 130), font=small)
         for line in lines:
