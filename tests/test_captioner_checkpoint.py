@@ -501,7 +501,7 @@ def test_original_to_ours_to_original_is_identical(tmp_path, dtype) -> None:
     config = json.loads((tmp_path / "merged" / "config.json").read_text())
     assert config.pop("ham")["style_tokens"] == TOKENS
     assert config == CONFIG
-    assert (tmp_path / "merged" / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
+    assert (tmp_path / "merged" / "tokenizer.model").read_bytes() == (folder / "tokenizer.model").read_bytes()
 
 
 def test_reference_checkpoint_survives_the_round_trip(parity, tmp_path) -> None:
@@ -533,6 +533,18 @@ def test_llava_hf_merges_into_the_original_layout(tmp_path) -> None:
     assert all(torch.equal(merged[name], source[name]) for name in expected)
     assert json.loads((tmp_path / "merged" / "config.json").read_text())["vocab_size"] == V
     assert torch.equal(logits_of(load_captioner(tmp_path / "merged"), None), logits_of(load_captioner(folder), None))
+
+
+def test_bin_shards_with_tied_weights_merge(tmp_path) -> None:
+    tensors = original_tensors()
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
+    folder = write_folder(tmp_path / "llava", {}, CONFIG)
+    (folder / "model.safetensors").unlink()
+    torch.save(tensors, folder / "pytorch_model.bin")
+    merge(folder, tmp_path / "merged")
+    merged = all_tensors(tmp_path / "merged")
+    assert merged.keys() == tensors.keys()
+    assert all(torch.equal(merged[name], tensor) for name, tensor in tensors.items())
 
 
 def test_shards_hold_every_tensor_once(tmp_path) -> None:

@@ -1,4 +1,4 @@
-"""The one file that knows which transformers is installed: configurations, model classes, caches, tokenizers.
+"""The one file that knows which transformers is installed: configurations, model classes, tokenizers.
 
 Works with transformers 4.31.0, the paper's, and with 5.x. What 4.31.0 cannot do is refused with one line that says so.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +34,6 @@ LLM_KEYS = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers
 NEWER_LLM_KEYS = ("head_dim", "attention_bias", "mlp_bias")
 TOWER_KEYS = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size",
               "hidden_act", "layer_norm_eps", "num_channels")
-
-LayerCache = tuple[torch.Tensor, torch.Tensor]
 
 
 # --------------------------------------------------------------------------------------------------------------- models
@@ -114,26 +111,6 @@ def tower_tokens(tower: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
     return tower(pixels).last_hidden_state[:, 1:]
 
 
-# --------------------------------------------------------------------------------------------------------------- caches
-
-
-def make_cache(layers: Sequence[LayerCache], config: LlamaConfig) -> Any:
-    """Make the `past_key_values` that this transformers takes from one (keys, values) [B, heads, T, d] for each layer."""
-    if IS_LEGACY:
-        return tuple(layers)
-    cache = transformers.DynamicCache(config=config)
-    for number, (keys, values) in enumerate(layers):
-        cache.update(keys, values, number)
-    return cache
-
-
-def cache_layers(cache: Any) -> list[LayerCache]:
-    """Take a cache apart into (keys, values) [B, heads, T, d] for each layer."""
-    if isinstance(cache, tuple):
-        return [(layer[0], layer[1]) for layer in cache]
-    return [(layer.keys, layer.values) for layer in cache.layers]
-
-
 # ----------------------------------------------------------------------------------------------------------- tokenizers
 
 
@@ -149,6 +126,9 @@ def load_tokenizer(folder: str | Path, max_length: int = 2048) -> Any:
         raise UsageError(f"{folder}: no tokenizer.model and no tokenizer.json; copy the base model's tokenizer files there")
     settings_file = folder / "tokenizer_config.json"
     settings = json.loads(settings_file.read_text(encoding="utf-8")) if settings_file.is_file() else {}
+    if IS_LEGACY and not model.is_file():
+        raise UsageError(f"{folder}: transformers {transformers.__version__} needs tokenizer.model, only tokenizer.json is "
+                         "there; copy the base model's tokenizer.model, or install transformers 5")
     is_llama = model.is_file() or str(settings.get("tokenizer_class", "Llama")).startswith("Llama")
     kind = LlamaTokenizer if is_llama else PreTrainedTokenizerFast
     # transformers 4.31 takes a slow tokenizer that says nothing about `legacy` for a legacy one; 5 does not.

@@ -90,6 +90,7 @@ def write_shards(folder: Path, tensors: Iterable[tuple[str, torch.Tensor]], max_
     Holds one shard in memory. Returns the number of files.
     """
     shards: list[list[str]] = []
+    storages: set[int] = set()      # safetensors refuses tensors that share memory, as tied weights in a .bin do
     pending: dict[str, torch.Tensor] = {}
     held = total = 0
 
@@ -97,13 +98,16 @@ def write_shards(folder: Path, tensors: Iterable[tuple[str, torch.Tensor]], max_
         save_file(pending, str(folder / f"shard-{len(shards)}.part"), metadata={"format": "pt"})
         shards.append(list(pending))
         pending.clear()
+        storages.clear()
 
     for name, tensor in tensors:
         size = tensor.numel() * tensor.element_size()
         if pending and held + size > max_shard_bytes:
             flush()
             held = 0
-        pending[name] = tensor.contiguous()
+        storage = tensor.untyped_storage().data_ptr()
+        pending[name] = tensor.clone() if storage in storages else tensor.contiguous()
+        storages.add(storage)
         held, total = held + size, total + size
     flush()
     if len(shards) == 1:
