@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -207,6 +209,37 @@ def test_a_stopped_build_is_not_taken_for_a_world(tmp_path: Path, monkeypatch: p
     monkeypatch.undo()
     with pytest.raises(UsageError, match="stopped; delete it"):
         build_world(tmp_path / "stopped", "nano", workers=1)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_killed_build_leaves_no_workers_and_no_world(tmp_path: Path) -> None:
+    out = tmp_path / "killed"
+    # The demo preset: a build that is still drawing when it is killed.
+    words = ["-m", "ham.world", "build", "--out", str(out), "--preset", "demo", "--workers", "2"]
+    build = subprocess.Popen([sys.executable, *words], stderr=subprocess.DEVNULL)
+    wait_for(lambda: any(out.rglob("*.jpg")))
+    workers = [int(pid) for pid in Path(f"/proc/{build.pid}/task/{build.pid}/children").read_text().split()]
+    build.kill()
+    build.wait()
+    assert workers
+    wait_for(lambda: not any(running(pid) for pid in workers))
+    with pytest.raises(UsageError, match="stopped; delete it"):
+        build_world(out, "demo")
+
+
+def running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def wait_for(condition, limit_s: float = 120.0) -> None:
+    end = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.05)
 
 
 def _die(job: tuple) -> None:

@@ -9,6 +9,8 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -98,7 +100,15 @@ def _begin(plan: Plan, out: Path) -> None:
 
 def _begin_worker(plan: Plan, out: Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
     _begin(plan, out)
+
+
+def _leave_with(parent: int) -> None:
+    """End this worker once its parent is gone: one that was killed cannot tell its workers."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 def _do(job: tuple[str, int, int]) -> list[Any]:

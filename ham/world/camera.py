@@ -78,7 +78,7 @@ def paint_background(size_px: tuple[int, int], camera: Camera, rng: np.random.Ge
     for step in range(int(rng.integers(1, 4))):
         y = horizon + 6 + 11 * step + int(rng.integers(0, 5))
         ink.line([(0, y), (24, y + slope)], fill=tint(ground, float(rng.choice((0.86, 1.12)))), width=int(rng.integers(1, 4)))
-    return small.resize((width, height), Image.Resampling.BILINEAR)
+    return small.resize((width, height), Image.Resampling.BICUBIC)
 
 
 def paint_occluder(canvas: Image.Image, scale_px: float, origin: Point, kind: str, at: float, rng: np.random.Generator) -> None:
