@@ -26,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save
 
 from ham.datasets import image_root, read_dataset
-from ham.records import StyleAssignment, atomic_write, read_json, write_json, write_jsonl
+from ham.records import StyleAssignment, atomic_write, read_json, read_jsonl, write_json, write_jsonl
 from ham.runtime import MetricsLog, UsageError, git_revision, log
 from ham.style.cluster import Clusters, dbscan_clusters, kmeans_clusters, moments, ups_clusters
 from ham.style.features import chars_features, clip_features, hf_features
@@ -67,12 +67,12 @@ def build_styles(settings: StyleSettings) -> Path:
     metrics.write(stage="clusters", styles={name: len(clusters) for name, clusters in schemes.items()},
                   seconds=round(time.monotonic() - start, 2))
 
-    write_styles(settings, pairs, empty, neutral, features, schemes, key)
+    write_styles(settings, pairs, empty, neutral, features, schemes, made_from, key)
     return out
 
 
 def write_styles(settings: StyleSettings, pairs: list[tuple[str, str]], empty: int, neutral: list[NeutralText],
-                 features: NDArray[np.float32], schemes: dict[str, Clusters], key: str) -> None:
+                 features: NDArray[np.float32], schemes: dict[str, Clusters], made_from: str, key: str) -> None:
     """Write the four files of styles/; styles.json comes last and vouches for the others."""
     out, chosen, clusters = Path(settings.out), settings.clusters, join_schemes(schemes)
     assignments = [StyleAssignment(image, caption, ids) for (image, caption), ids in zip(pairs, clusters.style_ids())]
@@ -89,7 +89,8 @@ def write_styles(settings: StyleSettings, pairs: list[tuple[str, str]], empty: i
         "encoder": feature_facts(settings.features), "neutraliser": neutral_facts(settings.neutral),
         "K1": chosen.kmeans, "K2": chosen.ups, "beta": chosen.beta, "Q": chosen.nearest, "clusters": asdict(chosen),
         "seed": settings.seed, "datasets": settings.datasets, "split": settings.split, "schemes": scheme_ranges(schemes),
-        "counts": counts, "git_revision": git_revision(), "fingerprint": key})
+        "counts": counts, "git_revision": git_revision(),
+        "features_fingerprint": made_from, "fingerprint": key})
     log.info("styles: %d styles of %d captions, %d records in %s", len(clusters), len(pairs), records,
              out / "instructions.json")
 
@@ -210,3 +211,26 @@ def cached_features(cache: Path, key: str) -> NDArray[np.float32] | None:
         return load_file(cache)["features"]
     except (FileNotFoundError, SafetensorError):
         return None
+
+
+# ---------------------------------------------------------------------------------------------------------------- reading
+
+
+def load_styles(styles: Path) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, NDArray[np.float32]]]:
+    """Read styles.json, assignments.jsonl and styles.safetensors. Raises UsageError naming a file that is missing or broken."""
+    facts = read_json(styles / "styles.json")
+    assignments = list(read_jsonl(styles / "assignments.jsonl"))
+    try:
+        tensors = load_file(styles / "styles.safetensors")
+    except (FileNotFoundError, SafetensorError) as error:
+        raise UsageError(f"{styles / 'styles.safetensors'}: cannot be read: {error}; run build_styles.py again") from None
+    return facts, assignments, tensors
+
+
+def load_features(styles: Path) -> NDArray[np.float32]:
+    """Read the features [N, D] that the styles were made of. Raises UsageError when the cache is gone or of another run."""
+    cache = styles / "cache" / "features.safetensors"
+    features = cached_features(cache, read_json(styles / "styles.json").get("features_fingerprint", ""))
+    if features is None:
+        raise UsageError(f"{cache}: missing or of another run; run build_styles.py with {styles / 'config.yaml'} again")
+    return features
