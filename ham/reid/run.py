@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from ham.reid.config import TrainConfig
@@ -61,6 +62,7 @@ def set_up(config: TrainConfig) -> Run:
     if dtype == torch.float16 and device.type == "cpu":
         raise UsageError("--precision fp16 needs a GPU; on a CPU use bf16 or fp32")
     share_of(np.zeros(config.batch_size), place.rank, place.world_size, 0, config.accumulation_steps)
+    AcceleratorState._reset_state()      # accelerate keeps the precision of the process's first run otherwise
     accelerator = Accelerator(mixed_precision=MIXED[dtype], cpu=device.type == "cpu")
     with accelerator.local_main_process_first():
         pairs = open_pairs(config)

@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, is_dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -121,8 +122,14 @@ def plain(value: Any) -> Any:
 def write_config(path: Path, config: TrainConfig) -> None:
     """Write the resolved config, headed by the git revision; it can be given to --config again."""
     with atomic_write(path) as file:
-        file.write(f"# git revision {git_revision()}\n")
+        file.write(f"# git revision {revision_at_start()}\n")
         yaml.safe_dump(plain(config), file, sort_keys=False, allow_unicode=True)
+
+
+@lru_cache(maxsize=1)
+def revision_at_start() -> str:
+    """Name the commit that runs, which is the one of the start: the checkout may move on below a long run."""
+    return git_revision()
 
 
 def refuse_other_config(path: Path, config: TrainConfig) -> None:
