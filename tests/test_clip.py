@@ -304,6 +304,12 @@ def test_unusable_sources_are_named(small, tmp_path: Path) -> None:
     (tmp_path / "cut.pt").write_bytes(b"PK\x03\x04 not a whole archive")
     with pytest.raises(UsageError, match="cannot be read as weights"):
         load_clip(tmp_path / "cut.pt")
+    torch.save({"a": torch.zeros(1000)}, tmp_path / "whole.pt")
+    whole = (tmp_path / "whole.pt").read_bytes()
+    for length in (20, 100, len(whole) // 2, len(whole) - 1):
+        (tmp_path / "cut.pt").write_bytes(whole[:length])
+        with pytest.raises(UsageError, match="cannot be read as weights"):
+            load_clip(tmp_path / "cut.pt")
     (tmp_path / "empty.pt").write_bytes(b"")
     with pytest.raises(UsageError, match="cannot be read as weights"):
         load_clip(tmp_path / "empty.pt")
@@ -340,6 +346,17 @@ def test_wrong_inputs_are_named(small) -> None:
         build_clip(CLIPConfig(**{**SMALL.__dict__, "vision_heads": 5}))
     with pytest.raises(UsageError, match="at least one patch"):
         build_clip(CLIPConfig(**{**SMALL.__dict__, "image_size_px": (48, 4)}))
+
+
+def test_random_weights_follow_the_seed_and_leave_the_global_generator_alone() -> None:
+    state = torch.get_rng_state()
+    assert_same_weights(build_clip(SMALL, seed=4), build_clip(SMALL, seed=4))
+    assert torch.equal(torch.get_rng_state(), state)
+    other = build_clip(SMALL, seed=5)
+    assert not torch.equal(build_clip(SMALL, seed=4).text_projection, other.text_projection)
+    assert all(value.requires_grad and value.isfinite().all() for value in other.parameters())
+    assert other.visual.transformer.resblocks[0].attn.in_proj_weight.std().item() == pytest.approx(32**-0.5, rel=0.1)
+    assert other.logit_scale.exp().item() == pytest.approx(1 / 0.07)
 
 
 # --------------------------------------------------------------------------------------------------- compact vocabularies

@@ -93,11 +93,19 @@ class Transformer(nn.Module):
             raise UsageError(f"a width of {width} cannot be split over {heads} attention heads")
         self.width, self.layers, self.heads = width, layers, heads
         self.resblocks = nn.ModuleList(Block(width, heads, act_layer=activation(quick_gelu)) for _ in range(layers))
-        attention_std, projection_std = width**-0.5, width**-0.5 * (2 * layers) ** -0.5
+        self.initialise()
+
+    def initialise(self) -> None:
+        """Draw the weights as CLIP does: narrower the more blocks add to the stream."""
+        projection_std = self.width**-0.5 * (2 * self.layers) ** -0.5
         for block in self.resblocks:
-            nn.init.normal_(block.attn.in_proj_weight, std=attention_std)
+            for norm in (block.ln_1, block.ln_2):
+                norm.reset_parameters()
+            for bias in (block.attn.in_proj_bias, block.attn.out_proj.bias, block.mlp.c_fc.bias, block.mlp.c_proj.bias):
+                nn.init.zeros_(bias)
+            nn.init.normal_(block.attn.in_proj_weight, std=self.width**-0.5)
             nn.init.normal_(block.attn.out_proj.weight, std=projection_std)
-            nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
+            nn.init.normal_(block.mlp.c_fc.weight, std=(2 * self.width) ** -0.5)
             nn.init.normal_(block.mlp.c_proj.weight, std=projection_std)
 
     def forward(self, x: Tensor, causal: bool = False) -> Tensor:

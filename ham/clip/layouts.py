@@ -7,6 +7,7 @@ checkpoints. The path's words decide nothing.
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import pickle
@@ -26,6 +27,8 @@ from torch import Tensor
 from ham.runtime import UsageError
 
 METADATA_KEY = "ham.clip"
+UNREADABLE = (SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, LookupError,
+              OSError)
 FOLDER_FILES = ("model.safetensors", "model.safetensors.index.json", "open_clip_model.safetensors", "pytorch_model.bin",
                 "pytorch_model.bin.index.json", "open_clip_pytorch_model.bin")
 CLIP_NAMES = re.compile(r"(visual|transformer|token_embedding|ln_final)\.|(positional_embedding|text_projection|logit_scale)$")
@@ -107,7 +110,9 @@ def read_tensors(file: str | Path) -> tuple[dict[str, Tensor], dict[str, Any], b
                 return dict(torch.jit.load(str(file), map_location="cpu").state_dict()), {}, True
         with torch.serialization.safe_globals([argparse.Namespace]):  # RDE keeps its options beside the weights
             found = torch.load(file, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except UNREADABLE as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # a seek before the start: the file was cut
+            raise
         raise UsageError(f"{file}: cannot be read as weights ({type(error).__name__}: {first_line(error)}); is the file "
                          "complete? expected safetensors, a torch state dict or OpenAI's archive") from error
     facts = dict(found.get(METADATA_KEY, {})) if isinstance(found, Mapping) else {}
@@ -236,7 +241,10 @@ def is_safetensors(file: Path) -> bool:
 
 def is_torchscript(file: Path) -> bool:
     """Look for compiled code, which a TorchScript archive holds and a saved state dict does not."""
-    return zipfile.is_zipfile(file) and any(name.endswith("/constants.pkl") for name in zipfile.ZipFile(file).namelist())
+    if not zipfile.is_zipfile(file):
+        return False
+    with zipfile.ZipFile(file) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def some(names: Iterable[str], most: int = 6) -> str:

@@ -5,6 +5,7 @@ Names of parameters are OpenAI's. Knows nothing of files: see `ham.clip.weights`
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 from ham.clip.blocks import Transformer
 from ham.clip.tokenizer import EOT_ID, MASK_ID, PAD_ID, SOT_ID, VOCAB_SIZE
 from ham.runtime import UsageError
+
+LOGIT_SCALE = math.log(1 / 0.07)
 
 
 @dataclass(frozen=True)
@@ -72,12 +75,20 @@ class VisionTower(nn.Module):
         width, (rows, columns) = config.vision_width, config.grid
         self.image_size_px = tuple(config.image_size_px)
         self.conv1 = nn.Conv2d(3, width, config.patch_px, config.stride_px, bias=False)
-        self.class_embedding = nn.Parameter(torch.randn(width) * width**-0.5)
-        self.positional_embedding = nn.Parameter(torch.randn(1 + rows * columns, width) * width**-0.5)
+        self.class_embedding = nn.Parameter(torch.empty(width))
+        self.positional_embedding = nn.Parameter(torch.empty(1 + rows * columns, width))
         self.ln_pre = LayerNorm(width)
         self.transformer = Transformer(width, config.vision_layers, config.vision_heads, config.quick_gelu)
         self.ln_post = LayerNorm(width)
-        self.proj = nn.Parameter(torch.randn(width, config.embed_dim) * width**-0.5)
+        self.proj = nn.Parameter(torch.empty(width, config.embed_dim))
+
+    def initialise(self) -> None:
+        width = len(self.class_embedding)
+        for values in (self.class_embedding, self.positional_embedding, self.proj):
+            nn.init.normal_(values, std=width**-0.5)
+        for part in (self.conv1, self.ln_pre, self.ln_post):
+            part.reset_parameters()
+        self.transformer.initialise()
 
     def embed(self, images: Tensor) -> Tensor:
         """Cut images [B, 3, H, W] into patch tokens with CLS in front and add positions: [B, 1 + P, width]."""
@@ -104,13 +115,13 @@ class CompactEmbedding(nn.Module):
     def __init__(self, token_ids: Sequence[int], vocab_size: int, width: int) -> None:
         super().__init__()
         special = {i for i in (PAD_ID, MASK_ID, SOT_ID, EOT_ID) if i < vocab_size}
-        ids = torch.tensor(sorted(set(token_ids) | special), dtype=torch.long)
+        ids = torch.tensor(sorted(set(token_ids) | special), device="cpu")  # named: the towers may be built on `meta`
         if ids[0] < 0 or ids[-1] >= vocab_size:
             raise UsageError(f"token ids from {ids[0]} to {ids[-1]} kept out of a vocabulary of {vocab_size}; expected 0 to "
                              f"{vocab_size - 1}")
-        table = torch.full((vocab_size,), len(ids), dtype=torch.long)
-        table[ids] = torch.arange(len(ids))
-        self.weight = nn.Parameter(torch.randn(len(ids) + 1, width) * 0.02)
+        table = torch.full((vocab_size,), len(ids), device="cpu")
+        table[ids] = torch.arange(len(ids), device="cpu")
+        self.weight = nn.Parameter(torch.empty(len(ids) + 1, width))
         self.register_buffer("token_ids", ids)
         self.register_buffer("table", table, persistent=False)
 
@@ -123,7 +134,10 @@ class CompactEmbedding(nn.Module):
 
 
 class CLIP(nn.Module):
-    """Both towers. Features are not normalised. Source: IRRA, model/clip_model.py, CLIP."""
+    """Both towers. Features are not normalised; weights are not set: see `build_clip` and `load_clip`.
+
+    Source: IRRA, model/clip_model.py, CLIP.
+    """
 
     def __init__(self, config: CLIPConfig) -> None:
         super().__init__()
@@ -133,13 +147,22 @@ class CLIP(nn.Module):
         self.transformer = Transformer(width, config.text_layers, config.text_heads, config.quick_gelu)
         if config.token_ids is None:
             self.token_embedding = nn.Embedding(config.vocab_size, width)
-            nn.init.normal_(self.token_embedding.weight, std=0.02)
         else:
             self.token_embedding = CompactEmbedding(config.token_ids, config.vocab_size, width)
-        self.positional_embedding = nn.Parameter(torch.randn(config.context_length, width) * 0.01)
+        self.positional_embedding = nn.Parameter(torch.empty(config.context_length, width))
         self.ln_final = LayerNorm(width)
-        self.text_projection = nn.Parameter(torch.randn(width, config.embed_dim) * width**-0.5)
-        self.logit_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
+        self.text_projection = nn.Parameter(torch.empty(width, config.embed_dim))
+        self.logit_scale = nn.Parameter(torch.empty(()))
+
+    def initialise(self) -> None:
+        """Draw all weights as CLIP does, from torch's global generator."""
+        self.visual.initialise()
+        self.transformer.initialise()
+        self.ln_final.reset_parameters()
+        nn.init.normal_(self.token_embedding.weight, std=0.02)
+        nn.init.normal_(self.positional_embedding, std=0.01)
+        nn.init.normal_(self.text_projection, std=self.config.text_width**-0.5)
+        nn.init.constant_(self.logit_scale, LOGIT_SCALE)
 
     @property
     def embed_dim(self) -> int:

@@ -9,22 +9,31 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ham.clip.layouts import Weights, read_weights, some, write_tensors
 from ham.clip.tokenizer import VOCAB_SIZE
-from ham.clip.towers import CLIP, CLIPConfig, grid_of
+from ham.clip.towers import CLIP, LOGIT_SCALE, CLIPConfig, grid_of
 from ham.runtime import UsageError, log
 
-MAY_BE_MISSING = {"logit_scale"}  # IRRA drops it: its temperature is fixed
 IMAGE_SIZE_PX = (384, 128)
 FACTS = ("image_size_px", "stride_px", "vision_heads", "text_heads", "vocab_size", "quick_gelu")
 
 
 def build_clip(config: CLIPConfig, seed: int = 0) -> CLIP:
     """Build a CLIP with random weights; the same seed gives the same weights. The global generator is left alone."""
+    clip = without_memory(config)
+    clip.load_state_dict({name: torch.empty_like(value, device="cpu") if value.is_meta else value
+                          for name, value in clip.state_dict().items()}, assign=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        clip.initialise()
+    return clip
+
+
+def without_memory(config: CLIPConfig) -> CLIP:
+    """Build a CLIP whose weights have shapes only: drawing 150 M numbers to overwrite them takes seconds."""
+    with torch.device("meta"):
         return CLIP(config)
 
 
@@ -42,17 +51,20 @@ def load_clip(source: str | Path, image_size_px: Sequence[int] | None = (384, 12
 
 def clip_from_weights(weights: Weights, image_size_px: Sequence[int] | None = (384, 128), stride_px: int | None = 16) -> CLIP:
     """Build the CLIP that tensors in OpenAI's names describe; see `load_clip`."""
-    tensors = {name: value.float() if value.is_floating_point() else value for name, value in weights.clip.items()}
+    tensors = {name: (value.float() if value.is_floating_point() else value).contiguous()
+               for name, value in weights.clip.items()}
     config = config_of(weights, tensors, image_size_px, stride_px)
     positions = tensors["visual.positional_embedding"]
     old_grid, new_grid = old_grid_of(weights, len(positions) - 1, config), config.grid
     tensors["visual.positional_embedding"] = resize_positions(positions, old_grid, new_grid)
-    clip = build_clip(config)
-    missing, unexpected = clip.load_state_dict(check_shapes(clip, tensors, weights), strict=False)
-    lacking = sorted(set(missing) - MAY_BE_MISSING)
+    clip = without_memory(config)
+    missing, unexpected = clip.load_state_dict(check_shapes(clip, tensors, weights), strict=False, assign=True)
+    lacking = sorted(set(missing) - {"logit_scale"})  # IRRA drops it: its temperature is fixed
     if lacking:
         raise UsageError(f"{weights.path} ({weights.layout}): {len(lacking)} tensors of the CLIP towers are missing: "
                          f"{some(lacking)}; both towers must be loaded whole")
+    if missing:
+        clip.logit_scale = nn.Parameter(torch.tensor(LOGIT_SCALE))
     resized = "" if old_grid == new_grid else f"; positions resized from {shown(old_grid)} to {shown(new_grid)}"
     beside = f"; left for the heads: {some(weights.others)}" if weights.others else ""
     log.info("CLIP from %s (%s, %s): %d tensors loaded; missing: %s; unexpected: %s%s%s", weights.path, weights.layout,
