@@ -111,8 +111,10 @@ def choose_what_trains(captioner: Captioner, args: TrainingArguments) -> Any:
     model.projector.requires_grad_(not args.freeze_mm_mlp_adapter)
     lora = add_lora(model.llm, args.lora_r, args.lora_alpha, args.lora_dropout) if args.lora_enable else None
     if args.gradient_checkpointing:
-        model.llm.gradient_checkpointing_enable()
-        args.gradient_checkpointing = False      # done here: Trainer would ask the whole network for it
+        model.llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        for name in ("gradient_checkpointing", "activation_checkpointing"):      # Trainer would ask the whole network for it
+            if hasattr(args, name):
+                setattr(args, name, False)
     parts: dict[str, int] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

@@ -6,8 +6,8 @@
 Real architecture and on-disk layout (Llama, CLIP vision tower, two-layer projector, sentencepiece), 1.2 M parameters. In three
 steps, on persons and annotators that no benchmark uses:
 
-1. the vision tower learns to name attributes;
-2. the language model reads captions in all manners, without images;
+1. the language model reads captions in all manners, without images;
+2. the vision tower learns to name attributes;
 3. both learn to caption: in the plain manner, and, given a short textual hint of a manner in the instruction, in that manner.
    Without a hint the model writes plain. The hints stand in for what a real LLM brings along: that it can write in any manner
    while it keeps to the facts.
@@ -21,6 +21,7 @@ import argparse
 import io
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ from ham.captioner.data import Collator
 from ham.captioner.images import CLIP_MEAN, CLIP_STD, pad_to_square
 from ham.captioner.model import CaptionerModel, make_projector
 from ham.captioner.tokenizer import IMAGE_TOKEN
-from ham.records import read_jsonl, write_json
+from ham.records import atomic_write, read_jsonl, write_json
 from ham.runtime import exit_code_of, log, numpy_generator, rank_and_world, seed_everything, set_up_logging
 from ham.world.attributes import FIELDS
 from scripts.world.foundation import Picture, average_gradients, load_pixels, read_pictures, warm_cosine
@@ -94,8 +95,18 @@ class Images:
         return (pixels - self.mean) / self.std
 
 
-def train(what: str, modules: list[nn.Module], steps: int, rate: float, loss_of: object, seed: int) -> None:
-    """Run one of the three steps. loss_of(generator) gives this process's loss on a fresh batch."""
+def train(what: str, modules: list[nn.Module], steps: int, rate: float, loss_of: Callable[[np.random.Generator], torch.Tensor],
+          seed: int, folder: Path) -> None:
+    """Run one of the three steps, or take its end from `folder` when an earlier run got there.
+
+    loss_of(generator) gives this process's loss on a fresh batch.
+    """
+    kept = folder / f"{what.replace(' ', '-')}-{steps}.pt"
+    if kept.is_file():
+        for module, state in zip(modules, torch.load(kept, weights_only=True)):
+            module.load_state_dict(state)
+        log.info("%s: taken from %s", what, kept)
+        return
     parameters = [parameter for module in modules for parameter in module.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     start = time.monotonic()
@@ -110,6 +121,9 @@ def train(what: str, modules: list[nn.Module], steps: int, rate: float, loss_of:
         optimiser.step()
         if step % 50 == 0 or step == steps - 1:
             log.info("%s: step %d/%d, loss %.3f, %.0f s", what, step + 1, steps, loss.item(), time.monotonic() - start)
+    if rank_and_world().is_main:
+        with atomic_write(kept, "wb") as file:
+            torch.save([module.state_dict() for module in modules], file)
 
 
 def train_tokenizer(texts: list[str], folder: Path) -> None:
@@ -149,8 +163,10 @@ def main() -> None:
     parser.add_argument("--world", type=Path, required=True, help="a world made by python -m ham.world build")
     parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, nargs=3, default=(1000, 900, 1200), metavar=("TOWER", "TEXT", "CAPTION"))
-    parser.add_argument("--batch", type=int, default=64, help="images per step in the first step, over all processes")
+    parser.add_argument("--steps", type=int, nargs=3, default=(900, 1000, 1200), metavar=("TEXT", "TOWER", "CAPTION"))
+    parser.add_argument("--work", type=Path,
+                        help="folder for what each step ends with (default: OUT.steps); delete it to begin anew")
+    parser.add_argument("--batch", type=int, default=64, help="images per step of the vision tower, over all processes")
     options = parser.parse_args()
     set_up_logging()
     place = rank_and_world()
@@ -177,13 +193,8 @@ def main() -> None:
     model = CaptionerModel(llm, tower, make_projector(TOWER["hidden_size"], CONFIG["hidden_size"]), None)
     images, labels = Images(seen), labels_of(seen)
     share = max(1, options.batch // place.world_size)
-    tower_steps, text_steps, caption_steps = options.steps
-
-    def name_attributes(rng: np.random.Generator) -> torch.Tensor:
-        chosen = rng.integers(len(seen), size=share)
-        return attribute_loss(heads, tower_tokens(tower, images.batch(chosen, rng)), labels[chosen])
-
-    train("vision tower", [tower, heads], tower_steps, 1.5e-3, name_attributes, options.seed)
+    text_steps, tower_steps, caption_steps = options.steps
+    work = options.work or options.out.with_name(options.out.name + ".steps")
 
     read = [torch.tensor([1, *ids, 2]) for ids in tokenizer(texts, add_special_tokens=False).input_ids]
 
@@ -192,7 +203,13 @@ def main() -> None:
         ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-100)
         return language_loss(llm, ids)
 
-    train("language model", [llm], text_steps, 2e-3, read_texts, options.seed)
+    train("language model", [llm], text_steps, 2e-3, read_texts, options.seed, work)
+
+    def name_attributes(rng: np.random.Generator) -> torch.Tensor:
+        chosen = rng.integers(len(seen), size=share)
+        return attribute_loss(heads, tower_tokens(tower, images.batch(chosen, rng)), labels[chosen])
+
+    train("vision tower", [tower, heads], tower_steps, 1.5e-3, name_attributes, options.seed, work)
 
     collate = Collator(tokenizer.pad_token_id)
 
@@ -210,7 +227,7 @@ def main() -> None:
             total.append(caption_loss(model, tokens, collate(samples)))
         return torch.stack(total).mean()
 
-    train("captioning", [model, heads], caption_steps, 1.2e-3, caption, options.seed)
+    train("captioning", [model, heads], caption_steps, 1.2e-3, caption, options.seed, work)
     if place.is_main:
         write_llava(options.out, config, model)
         log.info("written: %s", options.out)

@@ -1,0 +1,240 @@
+"""Style tuning end to end on a tiny LLaVA: what trains, what is saved, resuming, and the same curve however it is launched."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from test_captioner_checkpoint import CONFIG, STYLES, TOKENS, TOWER_CONFIG, original_tensors, write_folder
+
+from ham.captioner import train
+from ham.captioner.checkpoint import load_captioner
+from ham.captioner.estimate import Settings, count_parameters, estimate
+from ham.captioner.trainer import EpochSampler
+from ham.records import read_jsonl
+from ham.runtime import UsageError, WorkError, exit_code_of, log, torch_generator
+
+TOP = Path(__file__).resolve().parent.parent
+CAPTIONS = ("A man in a red coat.", "The woman wears white shoes. She walks.", "He carries a bag.", "Dark hair, a cap.")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    """A plain LLaVA without styles."""
+    tensors = {name: tensor for name, tensor in original_tensors().items() if "style_prompt" not in name}
+    return write_folder(tmp_path_factory.mktemp("base") / "llava", tensors, CONFIG)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """24 records in styles 0, 1 and 3; style 2 has none."""
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    records = []
+    for number in range(24):
+        Image.fromarray(rng.integers(0, 255, (20, 8, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+        turns = [{"from": "human", "value": "<image>\nDescribe the person."},
+                 {"from": "gpt", "value": CAPTIONS[number % 4] + " He runs." * (number % 3)}]
+        style = (0, 1, 3)[number % 3]
+        records.append({"id": str(number), "image": f"{number}.png", "conversations": turns, "style_id": style,
+                        "class_id": style})
+    (folder / "instructions.json").write_text(json.dumps(records))
+    return folder
+
+
+def words(base: Path, data: Path, out: Path, *more: str) -> list[str]:
+    return ["--model_name_or_path", str(base), "--data_path", str(data / "instructions.json"), "--image_folder", str(data),
+            "--output_dir", str(out), "--use_cpu", "True", "--per_device_train_batch_size", "4", "--learning_rate", "1e-2",
+            "--num_train_epochs", "2", "--logging_steps", "1", "--save_steps", "4", "--warmup_ratio", "0.03",
+            "--lr_scheduler_type", "cosine", "--group_by_modality_length", "True", *more]
+
+
+def run(monkeypatch, *command: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["train", *command])
+    handlers = log.handlers[:]
+    try:
+        train.main()
+    finally:
+        log.handlers[:] = handlers
+        log.propagate = True
+
+
+def losses(out: Path) -> dict[int, float]:
+    return {row["step"]: row["loss"] for row in read_jsonl(out / "metrics.jsonl") if "loss" in row}
+
+
+def test_only_used_styles_and_the_projector_move(base, data, tmp_path, monkeypatch):
+    run(monkeypatch, *words(base, data, tmp_path, "--save_strategy", "no"))
+    before = load_captioner(base)
+    after = load_captioner(tmp_path)
+    assert after.num_styles == 4
+    assert after.template == "v1"
+    start = torch.randn(4, TOKENS, CONFIG["hidden_size"], generator=torch_generator(42, "style prompts", "normal"))
+    moved = (after.model.style_bank.prompts - start).flatten(1).norm(dim=1)
+    assert moved[2] == 0
+    assert (moved[[0, 1, 3]] > 1e-2).all()
+    for name, tensor in before.model.named_parameters():
+        same = torch.equal(tensor, after.model.get_parameter(name))
+        assert same == (not name.startswith("projector.")), name
+    curve = losses(tmp_path)
+    assert len(curve) == 12
+    assert np.mean([curve[step] for step in (10, 11, 12)]) < np.mean([curve[step] for step in (1, 2, 3)])
+    last = list(read_jsonl(tmp_path / "metrics.jsonl"))[-2]
+    assert last["style_moved"] > 0
+    assert json.loads((tmp_path / "training.json").read_text())["num_styles"] == 4
+
+
+def test_a_frozen_projector_stays(base, data, tmp_path, monkeypatch):
+    run(monkeypatch, *words(base, data, tmp_path, "--save_strategy", "no", "--freeze_mm_mlp_adapter", "True", "--max_steps",
+                            "3", "--style_init", "vocab", "--style_prompt_lr", "1e-3"))
+    before, after = (load_captioner(folder).model.projector.state_dict() for folder in (base, tmp_path))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_lora_is_kept_and_merged_at_load(base, data, tmp_path, monkeypatch):
+    run(monkeypatch, *words(base, data, tmp_path, "--save_strategy", "no", "--lora_enable", "True", "--lora_r", "4",
+                            "--lora_alpha", "8", "--max_steps", "4"))
+    assert (tmp_path / "lora" / "adapter_model.safetensors").is_file()
+    before, after = load_captioner(base).model.llm, load_captioner(tmp_path).model.llm
+    assert not torch.equal(before.model.layers[0].mlp.up_proj.weight, after.model.layers[0].mlp.up_proj.weight)
+    assert torch.equal(before.lm_head.weight, after.lm_head.weight)
+
+
+def test_gradient_checkpointing_changes_nothing(base, data, tmp_path, monkeypatch):
+    for name, value in (("plain", "False"), ("checkpointed", "True")):
+        run(monkeypatch, *words(base, data, tmp_path / name, "--save_strategy", "no", "--max_steps", "3",
+                                "--gradient_checkpointing", value))
+    assert losses(tmp_path / "plain") == pytest.approx(losses(tmp_path / "checkpointed"), rel=1e-6)
+
+
+def test_a_non_finite_loss_stops_and_names_the_step(base, data, tmp_path, monkeypatch):
+    with pytest.raises(WorkError, match=r"at step [23]"):
+        run(monkeypatch, *words(base, data, tmp_path, "--save_strategy", "no", "--learning_rate", "1e38",
+                                "--max_grad_norm", "0"))
+
+
+@pytest.mark.parametrize(("more", "said"), [
+    (("--style_count", "2"), r"--style_count 2.*class_id up to 3.*4 styles"),
+    (("--mm_projector_type", "linear"), "only mlp2x_gelu"),
+    (("--image_aspect_ratio", "anyres"), "only pad"),
+    (("--version", "v7"), "v7"),
+    (("--style_init", "zeros"), "zeros"),
+    (("--resume", "/nowhere"), "/nowhere"),
+])
+def test_wrong_options_are_told(base, data, tmp_path, monkeypatch, more, said):
+    with pytest.raises(UsageError, match=said):
+        run(monkeypatch, *words(base, data, tmp_path, *more))
+
+
+def test_a_checkpoint_with_fewer_styles_says_both_numbers(data, tmp_path, monkeypatch):
+    ham = write_folder(tmp_path / "ham", original_tensors(), CONFIG)
+    assert load_captioner(ham).num_styles == STYLES
+    with pytest.raises(UsageError, match=rf"{STYLES} styles.*asks for 9"):
+        run(monkeypatch, *words(ham, data, tmp_path / "out", "--style_count", "9"))
+
+
+def test_an_error_of_the_user_is_exit_code_2(base, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train", *words(base, tmp_path, tmp_path / "out")])
+    assert exit_code_of(train.main) == 2
+    assert "instructions.json: no such file" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------------------- estimate
+
+
+def test_parameters_are_counted_exactly(base, data, tmp_path, monkeypatch, capsys):
+    captioner = load_captioner(base)
+    counts = count_parameters(CONFIG, TOWER_CONFIG, num_styles=4, style_tokens=10)
+    assert counts["language model"] == sum(p.numel() for p in captioner.model.llm.parameters())
+    assert counts["projector"] == sum(p.numel() for p in captioner.model.projector.parameters())
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+    whole = CLIPVisionModel(CLIPVisionConfig(**TOWER_CONFIG))
+    assert counts["vision tower"] == sum(p.numel() for p in whole.parameters())
+    run(monkeypatch, *words(base, data, tmp_path / "never", "--estimate", "True"))
+    assert "gpu total" in capsys.readouterr().out
+    assert not (tmp_path / "never").exists()
+
+
+def test_llava_7b_has_the_published_sizes():
+    llm = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,
+           "num_key_value_heads": 32, "vocab_size": 32000}
+    result = estimate(llm, train.CLIP_LARGE_336, Settings(num_styles=3000))
+    assert result["parameters"]["language model"] == 6_738_415_616  # Llama-2-7B
+    assert result["parameters"]["style prompts"] == 122_880_000  # 123 M in the paper's accounts
+    assert round(result["parameters"]["projector"] / 1e6) == 21
+    less = estimate(llm, train.CLIP_LARGE_336, Settings(num_styles=3000, gpus=8))
+    assert less["weights_gib"] < result["weights_gib"]
+
+
+# --------------------------------------------------------------------------------------------------- order and resuming
+
+
+def test_the_order_depends_on_seed_and_epoch_alone():
+    sampler = EpochSampler(50, seed=3, global_batch=8, lengths=list(range(50)))
+    orders = []
+    for epoch in (0, 1, 0):
+        sampler.set_epoch(epoch)
+        orders.append(list(sampler))
+    assert orders[0] == orders[2] != orders[1]
+    assert sorted(orders[1]) == list(range(50))
+    assert list(EpochSampler(50, 3, 8)) != list(range(50))
+
+
+def launch(out: Path, *command: str, processes: int = 1) -> subprocess.Popen:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TOP)}
+    start = [sys.executable, "-m", "ham.captioner.train"]
+    if processes > 1:
+        start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port",
+                 str(29500 + os.getpid() % 1000), "-m", "ham.captioner.train"]
+    return subprocess.Popen([*start, *command], cwd=TOP, env=environment, stdout=subprocess.DEVNULL,
+                            stderr=(out.parent / f"{out.name}.err").open("w"), start_new_session=True)
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_equals_uninterrupted(base, data, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    options = ("--num_train_epochs", "6", "--save_steps", "5")
+    assert launch(whole, *words(base, data, whole, *options)).wait(120) == 0
+    first = launch(killed, *words(base, data, killed, *options))
+    while first.poll() is None and not (killed / "checkpoint-10" / "trainer_state.json").is_file():
+        time.sleep(0.005)
+    assert first.poll() is None, "it ended before it could be killed"
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    assert not (killed / "adapter.safetensors").exists()
+    assert launch(killed, *words(base, data, killed, *options)).wait(120) == 0
+    a, b = load_file(str(whole / "adapter.safetensors")), load_file(str(killed / "adapter.safetensors"))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert losses(whole) == losses(killed)
+    steps = [row["step"] for row in read_jsonl(killed / "metrics.jsonl") if "loss" in row]
+    assert 1 not in steps[1:], "it began again instead of resuming"
+
+
+@pytest.mark.slow
+def test_two_processes_with_and_without_deepspeed_give_the_same_curve(base, data, tmp_path):
+    curves = {}
+    for name in ("none", "zero2", "zero3"):
+        if name != "none" and importlib.util.find_spec("deepspeed") is None:
+            pytest.skip("deepspeed is not installed (pip install -e '.[train]')")
+        out = tmp_path / name
+        more = () if name == "none" else ("--deepspeed", str(TOP / "configs" / "deepspeed" / f"{name}.json"))
+        options = ("--per_device_train_batch_size", "2", "--save_steps", "7", *more)
+        ended = launch(out, *words(base, data, out, *options), processes=2).wait(240)
+        assert ended == 0, (tmp_path / f"{name}.err").read_text()
+        curves[name] = losses(out)
+        assert len(curves[name]) == 12
+    assert curves["zero2"] == pytest.approx(curves["none"], rel=1e-3)
+    assert curves["zero3"] == pytest.approx(curves["none"], rel=1e-3)
+    a, b = (load_file(str(tmp_path / name / "adapter.safetensors")) for name in ("none", "zero3"))
+    assert all(torch.allclose(a[name], b[name], rtol=1e-3, atol=1e-4) for name in a)
