@@ -63,8 +63,8 @@ def test_reach_by_hand() -> None:
 def styles(tmp_path: Path) -> Path:
     (tmp_path / "CUHK-PEDES" / "imgs").mkdir(parents=True)
     texts = ["The man wears <b>red</b> {}.", "{}! a man, red", "in this photo you can see one with a {}"]
-    rows = [{"split": "train", "file_path": f"{index}.png", "id": index, "captions": [texts[index % 3].format("x" * (index % 7))]}
-            for index in range(60)]
+    rows = [{"split": "train", "file_path": f"{at}.png", "id": at, "captions": [texts[at % 3].format("x" * (at % 7))]}
+            for at in range(60)]
     (tmp_path / "CUHK-PEDES" / "reid_raw.json").write_text(json.dumps(rows))
     return build_styles(StyleSettings(str(tmp_path), str(tmp_path / "styles"), ["CUHK-PEDES"],
                                       features=FeatureSettings(dim=6), clusters=ClusterSettings(kmeans=3, ups=5, nearest=9)))

@@ -57,7 +57,8 @@ class LlmNeutraliser:
         place = resolve_device(device)
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
-            self.model = AutoModelForCausalLM.from_pretrained(model).to(place, resolve_dtype(dtype, place)).eval()
+            number = resolve_dtype(dtype, place)
+            self.model = AutoModelForCausalLM.from_pretrained(model, torch_dtype=number).to(place).eval()
         except (OSError, ValueError) as error:
             raise UsageError(f"neutral.model {model}: transformers cannot load it: {error}; give a local folder, or "
                              "neutral.method lexicon, which needs no model") from None
