@@ -15,6 +15,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts" / "bench"))
 
 import reid as bench
+import reid_eval
 import reid_parts
 import reid_plain
 import reid_step
@@ -45,7 +46,7 @@ def test_obvious_ranking_computes_our_metrics() -> None:
     ids = torch.arange(60) % 12
     query, gallery = (torch.randn(60, 8, generator=draw) for _ in range(2))
     ours = retrieval_metrics(query, gallery, ids, ids)
-    plain = reid_plain.plain_metrics(query, gallery, ids, ids)
+    plain = reid_eval.plain_metrics(query, gallery, ids, ids)
     assert {name: ours[name] for name in METRICS} == pytest.approx(plain, abs=1e-4)
 
 
@@ -96,7 +97,7 @@ def test_search_section_writes_table_and_json(tmp_path: Path, capsys: pytest.Cap
 
 @pytest.mark.slow
 def test_data_and_evaluation_sections_run() -> None:
-    rows = [*reid_parts.measure_data(quick=True), *reid_parts.measure_eval(torch.device("cpu"), quick=True)]
+    rows = [*reid_parts.measure_data(quick=True), *reid_eval.measure_eval(torch.device("cpu"), quick=True)]
     assert all(row["ours"] >= 0 for row in rows)
     assert next(row for row in rows if "difference" in row["what"])["reached"]
 

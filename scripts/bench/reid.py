@@ -19,10 +19,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import reid_step
+import reid_clock
 import torch
-from reid_parts import measure_data, measure_eval, measure_search
-from reid_step import CLOCKS, measure_step
+from reid_clock import CLOCKS
+from reid_eval import measure_eval
+from reid_parts import measure_data, measure_search
+from reid_step import measure_step
 
 from ham.records import write_json
 from ham.runtime import UsageError, exit_code_of, git_revision, set_up_logging
@@ -111,7 +113,7 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     options = read_options(arguments)
     set_up_logging()
-    reid_step.clock = options.clock
+    reid_clock.clock = options.clock
     if options.threads:
         torch.set_num_threads(options.threads)
     all_there_are = "cpu,cuda" if torch.cuda.is_available() else "cpu"

@@ -1,8 +1,7 @@
-"""The bench of everything but the training step: reading images, evaluation at ICFG-PEDES' size, search over 100,000 images."""
+"""The bench of reading images, at the benchmarks' sizes, and of search over 100,000 images."""
 
 from __future__ import annotations
 
-import multiprocessing
 import random
 import tempfile
 import time
@@ -10,23 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import reid_step
 import torch
 from PIL import Image
-from reid_plain import plain_metrics, plain_sample
-from reid_step import SIZE_PX, timed
+from reid_clock import timed
+from reid_plain import plain_sample
 
 from ham.reid.augment import augment_images, draw_images
 from ham.reid.data import image_loader, pack_pairs
-from ham.reid.images import read_image
-from ham.reid.metrics import METRICS, retrieval_metrics
+from ham.reid.images import SIZE_PX, read_image
 from ham.reid.search import SearchIndex
 from ham.runtime import numpy_generator, torch_generator
 
 CPU = torch.device("cpu")
 SHAPES_PX = {"64 x 128 (Market-1501)": (64, 128), "150 x 360 (MSMT17)": (150, 360), "200 x 500": (200, 500)}
-BYTES_A_PAIR = 42           # of Q x G pairs: what the full sort was seen to hold, 38 to 40
-FREE_SHARE = 0.6            # of the free memory that the full sort may take: others may be using the machine
 Row = dict[str, Any]
 
 
@@ -76,56 +71,6 @@ def measure_data(quick: bool) -> list[Row]:
     draws = draw_images(64, SIZE_PX, numpy_generator(0, "bench"))
     seconds = min(timed(lambda: augment_images(pixels, draws), CPU) for _ in range(1 + rounds))
     return [*rows, {"what": "augmentation of a batch of 64 on the CPU", "unit": "images/s", "ours": 64 / seconds}]
-
-
-# -------------------------------------------------------------------------------------------------------------- evaluation
-
-
-def resident_gb(field: str) -> float:
-    """Read this process's VmRSS (now) or VmHWM (the most so far) in GB."""
-    lines = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
-    return int(lines[field].split()[0]) * 1024 / 1e9
-
-
-def evaluate_once(way: str, device: str, queries: int, gallery: int, threads: int, clock: str) -> Row:
-    """Time one evaluation in this (fresh) process: seconds, extra memory in GB, the metrics."""
-    torch.set_num_threads(threads)
-    reid_step.clock = clock
-    draw, persons = torch_generator(0, "bench evaluation"), max(1, gallery // 20)   # 20 positives for each query
-    centres = torch.randn(persons, 512, generator=draw)
-    query_ids, gallery_ids = (torch.arange(count) % persons for count in (queries, gallery))
-    query, image = (centres[ids] + 3.0 * torch.randn(len(ids), 512, generator=draw) for ids in (query_ids, gallery_ids))
-    query, image, query_ids, gallery_ids = (one.to(device) for one in (query, image, query_ids, gallery_ids))
-    retrieval_metrics(query[:9], image[:9], query_ids[:9], gallery_ids[:9])          # libraries loaded
-    cuda, found = device.startswith("cuda"), {}
-    before = torch.cuda.memory_allocated() / 1e9 if cuda else resident_gb("VmRSS")
-    rank = retrieval_metrics if way == "ours" else plain_metrics
-    found["seconds"] = timed(lambda: found.update(rank(query, image, query_ids, gallery_ids)), torch.device(device))
-    return {**found, "gb": (torch.cuda.max_memory_allocated() / 1e9 if cuda else resident_gb("VmHWM")) - before}
-
-
-def measure_eval(device: torch.device, quick: bool) -> list[Row]:
-    """Hold our metrics against the full sort, each in a process of its own; the sort takes fewer queries if memory is short."""
-    gallery = 1000 if quick else 19848
-    free_gb = next(int(line.split()[1]) * 1024 / 1e9 for line in Path("/proc/meminfo").read_text().splitlines()
-                   if line.startswith("MemAvailable")) if device.type == "cpu" else 70.0
-    fits = min(gallery, int(FREE_SHARE * free_gb * 1e9 / (gallery * BYTES_A_PAIR)))
-    common = (gallery, torch.get_num_threads(), reid_step.clock)
-    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        ours = pool.apply(evaluate_once, ("ours", str(device), gallery, *common))
-        plain = pool.apply(evaluate_once, ("obvious", str(device), fits, *common))
-        same = ours if fits == gallery else pool.apply(evaluate_once, ("ours", str(device), fits, *common))
-    scale = gallery / fits
-    kind, plain_gb = device.type, scale * plain["gb"]
-    what = f"{kind}, {gallery} x {gallery} x 512" + (f", the sort scaled up from {fits} queries" if scale > 1 else "")
-    differ = max(abs(same[name] - plain[name]) for name in METRICS)
-    gain, share = scale * plain["seconds"] / ours["seconds"], ours["gb"] / plain_gb
-    return [{"what": f"evaluation {what}", "unit": "s", "ours": ours["seconds"], "obvious": scale * plain["seconds"],
-             "aim": ">= 5 x faster", "reached": gain >= 5, "metrics": {name: ours[name] for name in METRICS}},
-            {"what": f"evaluation, extra memory, {kind}", "unit": "GB", "ours": ours["gb"], "obvious": plain_gb,
-             "aim": "<= 1/10", "reached": share <= 0.1},
-            {"what": f"evaluation, largest difference of a metric, {kind}", "unit": "percent points", "ours": differ,
-             "aim": "identical", "reached": differ < 1e-4}]
 
 
 # ------------------------------------------------------------------------------------------------------------------ search

@@ -1,7 +1,7 @@
 """What the bench measures ours against: the same computations written the obvious way.
 
 Attention by an explicit softmax over all heads, every token through every layer, one optimiser group per parameter without
-fusing, augmentation one image at a time, ranking by a full sort of Q x G with cumulative sums.
+fusing, augmentation one image at a time.
 """
 
 from __future__ import annotations
@@ -88,17 +88,3 @@ def plain_sample(path: str, size_px: tuple[int, int], draw: random.Random) -> Te
             top, left = draw.randrange(height - tall), draw.randrange(width - wide)
             values[:, top:top + tall, left:left + wide] = torch.tensor(PIXEL_MEAN).view(3, 1, 1)
     return values.contiguous()
-
-
-def plain_metrics(query_feats: Tensor, gallery_feats: Tensor, query_ids: Tensor, gallery_ids: Tensor) -> dict[str, float]:
-    """Rank by a full argsort of the whole similarity matrix and cumulative sums over it; percent."""
-    similarity = F.normalize(query_feats, dim=1) @ F.normalize(gallery_feats, dim=1).T      # [Q, G]
-    order = similarity.argsort(dim=1, descending=True)
-    matches = gallery_ids[order] == query_ids[:, None]
-    hits = matches.cumsum(dim=1)
-    positives = matches.sum(dim=1)
-    result = {f"R{cut}": 100 * (hits[:, cut - 1] > 0).double().mean().item() for cut in (1, 5, 10)}
-    places = torch.arange(1, matches.shape[1] + 1, device=matches.device)
-    result["mAP"] = 100 * ((hits / places * matches).sum(dim=1).double() / positives).mean().item()
-    last = (matches * places).amax(dim=1)
-    return {**result, "mINP": 100 * (positives / last.double()).mean().item()}

@@ -13,21 +13,21 @@ gradient. Softmax, norms, activations, loss and the optimiser count as nothing, 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from reid_clock import timed
 from reid_plain import PlainSDM, plain_optimizer
 from torch import Tensor
 
 from ham.clip import CLIPConfig, build_clip
 from ham.reid.augment import augment_images, draw_images
+from ham.reid.images import SIZE_PX
 from ham.reid.model import build_method
 from ham.reid.optim import build_optimizer
 from ham.runtime import numpy_generator, torch_generator
 
-SIZE_PX = (384, 128)
 AIMS = {("cpu", "fp32"): 0.6, ("cuda", "bf16"): 0.45}   # shares of the matmul rate; a GPU's is meant for the H100 class
 
 
@@ -53,20 +53,6 @@ def matmul_tflops(device: torch.device, dtype: torch.dtype, quick: bool = False)
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     best = min(timed(lambda: left @ right, device) for _ in range(2 if quick else 6))
     return 2 * side**3 / best / 1e12
-
-
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-clock = "wall"   # set once by the command line
-
-
-def timed(work: Callable[[], Any], device: torch.device) -> float:
-    """Time one call in seconds, the device's queue drained before and after."""
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    wait()
-    start = CLOCKS[clock]()
-    work()
-    wait()
-    return CLOCKS[clock]() - start
 
 
 def make_batch(size: int, device: torch.device) -> dict[str, Tensor]:
