@@ -75,6 +75,13 @@ def test_outputs_keep_their_contracts(settings: StyleSettings, root: Path) -> No
     assert str(root) not in (out / "styles.json").read_text()
 
 
+def test_the_captioner_reads_the_instructions(settings: StyleSettings) -> None:
+    from ham.captioner.data import InstructionFile
+
+    file = InstructionFile(build_styles(settings) / "instructions.json")
+    assert len(file) == 170 and file.styles_needed() == 7 and (file.class_ids >= 0).all() and (file.words > 0).all()
+
+
 def test_kmeans_styles_are_the_manners(settings: StyleSettings) -> None:
     rows = list(read_jsonl(build_styles(settings) / "assignments.jsonl"))
     manners = [0 if row["caption"].startswith("A ") else 1 if "!!" in row["caption"] else 2 for row in rows]

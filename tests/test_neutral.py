@@ -40,6 +40,10 @@ def test_odd_captions_do_not_break(caption: str) -> None:
     assert isinstance(neutral_text(caption), str)
 
 
+def test_other_alphabets_stay() -> None:
+    assert neutral_text("她穿着红色外套。 Женщина, red coat") == "她穿着红色外套。 Женщина, coloured top"
+
+
 def test_generalise_decides_about_unlisted_words() -> None:
     caption = "A man with epaulettes and a charming gizmo sauntering, ironed."
     assert neutral_text(caption) == "A person with things and a certain thing going, ironed."

@@ -142,12 +142,12 @@ def facts_of_word(word: str, generalise: bool) -> tuple[int, str | None, str | N
     """Give (most words of a phrase that begins so, kind, form) of a lower-case word; kind and form are None when it is to stay.
 
     A word in no list has the kind of the listed word that it misspells or, with `generalise`, thing or quality by its tag.
-    A misspelt function word stays, since misspelling is manner.
+    A misspelt function word stays, since misspelling is manner; so do words of other alphabets.
     """
     longest = lexicon().longest.get(word, 0)
     if word in lexicon().phrases:
         return longest, *lexicon().phrases[word]
-    if word in kept_words() or word in function_words() or word in PRONOUNS or len(word) < 3:
+    if word in kept_words() or word in function_words() or word in PRONOUNS or len(word) < 3 or not word.isascii():
         return longest, None, None
     meant = word if is_english(word) else correction(word)
     if meant in lexicon().phrases:
