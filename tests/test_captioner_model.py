@@ -13,11 +13,11 @@ from PIL import Image
 from torch import nn
 
 from ham.captioner.backbone import set_checkpointing
-from ham.captioner.checkpoint import add_styles, load_captioner
+from ham.captioner.checkpoint import load_captioner
 from ham.captioner.conversation import encode_conversation, prompt_pieces
 from ham.captioner.images import preprocess
 from ham.captioner.model import Captioner, CaptionerModel
-from ham.captioner.prompts import StyleBank, initialise
+from ham.captioner.prompts import StyleBank
 from ham.captioner.tokenizer import IMAGE_TOKEN
 from ham.runtime import UsageError
 
@@ -227,44 +227,6 @@ def test_wrong_numbers_of_images_and_styles_are_refused(tiny) -> None:
     tiny.style_bank = None
     with pytest.raises(UsageError, match="plain LLaVA"):
         tiny.styles(torch.tensor([0]))
-
-
-# ------------------------------------------------------------------------------------------------------------ style bank
-
-
-def test_normal_initialisation_is_standard_normal_and_seeded() -> None:
-    banks = [StyleBank(50, 10, 32) for _ in range(3)]
-    for bank, seed in zip(banks, (0, 0, 1)):
-        initialise(bank, "normal", seed)
-    first, same, other = (bank.prompts for bank in banks)
-    assert torch.equal(first, same)
-    assert not torch.equal(first, other)
-    assert abs(first.mean().item()) < 0.03
-    assert abs(first.std().item() - 1) < 0.03
-
-
-def test_vocab_initialisation_draws_rows_of_the_embeddings() -> None:
-    embeddings = torch.randn(20, 8)
-    bank = StyleBank(40, 10, 8)
-    initialise(bank, "vocab", 0, embeddings, skip_ids=frozenset({0, 1, 2}))
-    same = (bank.prompts.detach()[:, :, None] == embeddings).all(-1)      # [S, K, V]
-    assert same.any(-1).all()
-    assert same.any(0).any(0).nonzero().flatten().tolist() == list(range(3, 20))
-
-
-def test_bad_initialisations_are_refused() -> None:
-    with pytest.raises(UsageError, match="needs the language model's embeddings"):
-        initialise(StyleBank(1, 1, 1), "vocab", 0)
-    with pytest.raises(UsageError, match="not known"):
-        initialise(StyleBank(1, 1, 1), "zeros", 0)
-
-
-def test_new_styles_replace_the_bank(parity) -> None:
-    captioner = load_captioner(parity / "llava_tiny")
-    add_styles(captioner, 9, 4, "vocab", seed=3)
-    assert (captioner.num_styles, captioner.style_tokens) == (9, 4)
-    assert captioner.model.styles(torch.tensor([8, 0])).shape == (2, 4, 64)
-    assert captioner.manifest["num_styles"] == 9
 
 
 # ------------------------------------------------------------------------------------------------------------- precision

@@ -48,16 +48,20 @@ def llm_config(config: dict[str, Any], attention: str = "sdpa") -> LlamaConfig:
     keys = {key: config[key] for key in LLM_KEYS if config.get(key) is not None}
     keys.setdefault("tie_word_embeddings", False)
     newer = {key: config[key] for key in NEWER_LLM_KEYS if config.get(key) is not None}
+    theta = rope["rope_theta"]
+    scaling = None if rope["rope_type"] == "default" else {key: value for key, value in rope.items() if key != "rope_theta"}
     if not IS_LEGACY:
-        made = LlamaConfig(**keys, **newer, rope_parameters=rope)
+        rotary = {"rope_parameters": rope} if VERSION >= (5, 0) else {"rope_theta": theta, "rope_scaling": scaling}
+        made = LlamaConfig(**keys, **newer, **rotary)
         made._attn_implementation = attention
         return made
     plain_head = keys["hidden_size"] // keys["num_attention_heads"]
-    if rope["rope_theta"] != 10000.0 or newer.get("attention_bias") or newer.get("mlp_bias") or (
+    if theta != 10000.0 or newer.get("attention_bias") or newer.get("mlp_bias") or (
             newer.get("head_dim", plain_head) != plain_head):
         raise UsageError(f"transformers {transformers.__version__} cannot run this language model (rotary base, biases or head "
                          "width); install transformers 5")
-    scaling = None if rope["rope_type"] == "default" else {"type": rope["rope_type"], "factor": float(rope["factor"])}
+    if scaling is not None:
+        scaling = {"type": scaling["rope_type"], "factor": float(scaling["factor"])}
     return LlamaConfig(**keys, rope_scaling=scaling)
 
 

@@ -1,5 +1,6 @@
 """Loading a captioner from any layout, saving our adapter, and the command that merges one into the original LLaVA layout.
 
+    python -m ham.captioner.checkpoint show --model-path CHECKPOINT
     python -m ham.captioner.checkpoint merge --model-path ADAPTER --out DIR
 """
 
@@ -18,6 +19,7 @@ from ham.captioner import layouts
 from ham.captioner.assemble import DEFAULT_STYLE_TOKENS, build_model, fill
 from ham.captioner.backbone import load_tokenizer
 from ham.captioner.conversation import DEFAULT_TEMPLATE, get_template
+from ham.captioner.describe import describe
 from ham.captioner.merge import merge
 from ham.captioner.model import Captioner, CaptionerModel
 from ham.captioner.prompts import StyleBank, StyleInit, initialise
@@ -121,7 +123,7 @@ def save_adapter(folder: str | Path, captioner: Captioner, tensors: dict[str, to
 
 
 def main() -> None:
-    """Run `merge`: write a checkpoint of any layout as one folder in the original LLaVA layout."""
+    """Run `show` (say what a checkpoint holds) or `merge` (write it as one folder in the original LLaVA layout)."""
     parser = argparse.ArgumentParser(prog="python -m ham.captioner.checkpoint", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     merging = commands.add_parser("merge", help="write an adapter (or any other checkpoint) with its base model as one folder "
@@ -130,8 +132,14 @@ def main() -> None:
     merging.add_argument("--out", type=Path, required=True, help="folder to make; must not exist, or be empty")
     merging.add_argument("--base-model", type=Path, help="where the adapter's base model lies now, if it was moved")
     merging.add_argument("--max-shard-gib", type=float, default=4.0, help="largest weight file (default %(default)s)")
+    showing = commands.add_parser("show", help="say what a checkpoint is and which file holds what")
+    showing.add_argument("--model-path", type=Path, required=True, help="a checkpoint of any layout")
+    showing.add_argument("--base-model", type=Path, help="where the adapter's base model lies now, if it was moved")
     options = parser.parse_args()
     set_up_logging()
+    if options.command == "show":
+        sys.stdout.write(describe(options.model_path, options.base_model) + "\n")
+        return
     merge(options.model_path, options.out, options.base_model, options.max_shard_gib)
 
 

@@ -18,6 +18,7 @@ TOWER = "model.vision_tower.vision_tower.vision_model."
 STYLES = "model.style_prompt.style_prompts"
 EMBEDDINGS = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
+MODEL_TYPES = ("llava", "llava_llama")
 PLAIN_TOWER = "openai/clip-vit-large-patch14-336"
 CLIP_LARGE_336 = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
                   "image_size": 336, "patch_size": 14}
@@ -87,6 +88,9 @@ def llava_config(config: dict[str, Any], hf_layout: bool) -> dict[str, Any]:
     """
     if hf_layout:
         config = config_from_hf(config)
+    if config.get("model_type", "llava") not in MODEL_TYPES:
+        raise UsageError(f"the checkpoint's config has model_type '{config['model_type']}'; expected one of "
+                         f"{', '.join(MODEL_TYPES)} (a Llama or vicuna language model)")
     if config.get("mm_use_im_start_end"):
         raise UsageError("the checkpoint's config sets mm_use_im_start_end: tokens around the image are not supported")
     kind = config.get("mm_projector_type", "linear")
