@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import re
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +69,8 @@ def load_images(files: ImageFiles, indices: Iterable[int], workers: int, chunk: 
     shared memory of containers is no limit.
     """
     # A worker that starts when this process already runs CUDA or threads must not touch torch: `load` is Pillow and NumPy.
-    loader = DataLoader(files, batch_sampler=_chunks(indices, chunk if workers else 1), collate_fn=list, num_workers=workers)
+    loader = DataLoader(files, batch_sampler=_chunks(indices, chunk if workers else 1), collate_fn=list, num_workers=workers,
+                        worker_init_fn=DieWithParent(os.getpid()))
     try:
         for loaded in loader:
             yield from loaded
@@ -75,6 +79,20 @@ def load_images(files: ImageFiles, indices: Iterable[int], workers: int, chunk: 
             raise WorkError(f"an image worker died ({error}); the same command goes on, with fewer --workers if memory is "
                             "short") from error
         raise
+
+
+@dataclass(frozen=True)
+class DieWithParent:
+    """End a worker when its parent is killed: torch's own watchdog misses a parent that dies while the worker starts."""
+
+    parent: int
+
+    def __call__(self, worker: int) -> None:
+        prctl = getattr(ctypes.CDLL(None), "prctl", None)          # Linux only
+        if prctl is not None:
+            prctl(1, signal.SIGKILL)                               # PR_SET_PDEATHSIG
+        if os.getppid() != self.parent:
+            os._exit(1)
 
 
 def _chunks(indices: Iterable[int], size: int) -> Iterator[list[int]]:

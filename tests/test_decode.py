@@ -1,0 +1,341 @@
+"""Decoding: equal to the recorded reference, to transformers, and to itself whatever the batch."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from ham.captioner import decode as decode_module
+from ham.captioner.checkpoint import load_captioner
+from ham.captioner.decode import Batches, generate
+from ham.captioner.decoder import NO_STYLE, Decoder, DecodeSettings
+from ham.captioner.fast_llama import FastLlama
+from ham.captioner.images import preprocess
+from ham.captioner.model import Captioner, CaptionerModel, make_projector
+from ham.captioner.prompts import StyleBank
+from ham.captioner.sampling import LOGIT_RISK, choose
+from ham.generation import styles as styles_module
+from ham.runtime import UsageError
+
+V, S, K = 211, 5, 3
+
+
+class LetterTokenizer:
+    """Ids as text, one word per id; enough of a tokenizer for decoding."""
+
+    eos_token_id, bos_token_id = 2, 1
+
+    def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
+        return " ".join(f"w{token}" for token in ids if token > 2)
+
+
+def make_llm(seed: int = 0, kv_heads: int = 4, vocabulary: int = V, **options: object) -> LlamaForCausalLM:
+    torch.manual_seed(seed)
+    config = LlamaConfig(vocab_size=vocabulary, hidden_size=32, intermediate_size=48, num_hidden_layers=3,
+                         num_attention_heads=4, num_key_value_heads=kv_heads, eos_token_id=2, **options)
+    llm = LlamaForCausalLM(config).eval()
+    for parameter in llm.parameters():                             # wider than the default, so that tokens have margins
+        parameter.data.mul_(5 if parameter.ndim == 2 else 1)
+    return llm
+
+
+class PatchTower(torch.nn.Module):
+    """A stand-in vision tower: four tokens of an image are the means of its quarters' colours."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(3))
+
+
+class TinyModel(CaptionerModel):
+    def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
+        quarters = torch.nn.functional.adaptive_avg_pool2d(pixels.to(self.llm.dtype), 2).flatten(2).transpose(1, 2)
+        return self.projector(quarters * self.vision_tower.scale)
+
+
+@pytest.fixture(scope="module")
+def captioner(request: pytest.FixtureRequest) -> Captioner:
+    llm = make_llm()
+    torch.manual_seed(1)
+    bank, projector = StyleBank(S, K, 32), make_projector(3, 32)
+    bank.prompts.data.normal_()
+    return Captioner(TinyModel(llm, PatchTower(), projector, bank).eval().requires_grad_(False), LetterTokenizer(), 8, 4)
+
+
+@pytest.fixture(autouse=True)
+def pieces(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """The tiny captioner's prompt: made-up ids. Tests with the recorded checkpoint use the real ones."""
+    if "parity" not in request.fixturenames:
+        monkeypatch.setattr("ham.captioner.decoder.prompt_pieces", lambda *_: ([1, 7, 9], [11, 4, 6, 5]))
+
+
+def pixels(count: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+def ids_of(decoder: Decoder, images: torch.Tensor, style_ids: list[list[int]]) -> list[list[list[int]]]:
+    return [[one.ids for one in own] for own in decoder.caption(images, style_ids)]
+
+
+# ------------------------------------------------------------------------------------------------- the recorded reference
+
+
+@pytest.fixture(scope="module")
+def recorded(parity: Path) -> tuple[Captioner, dict, list[Image.Image]]:
+    record = json.loads((parity / "llava_tiny.json").read_text(encoding="utf-8"))["generation"]
+    arrays = np.load(parity / "llava_tiny.npz")
+    images = [Image.fromarray(arrays[f"image_{number}"]) for number in range(3)]
+    return load_captioner(parity / "llava_tiny", vision_tower="checkpoint"), record, images
+
+
+def test_greedy_captions_equal_the_reference(recorded: tuple, parity: Path) -> None:
+    captioner, record, images = recorded
+    entries = record["captions"]
+    styles = [[entry["style"] for entry in entries if entry["image"] == number] for number in range(3)]
+    decoder = Decoder(captioner, DecodeSettings(template="llava_v1", max_new_tokens=20))
+    batch = torch.stack([preprocess(image, captioner.image_size_px) for image in images])
+    found = [one for own in decoder.caption(batch, styles) for one in own]
+    assert [one.ids for one in found] == [entry["new_ids"] for entry in entries]
+    assert [one.text for one in found] == [entry["text"].strip() for entry in entries]
+    texts = generate(captioner, images, styles, template="llava_v1", max_new_tokens=20, batch_size=2)
+    assert [text for own in texts for text in own] == [entry["text"].strip() for entry in entries]
+
+
+def test_other_templates_equal_the_reference(recorded: tuple, parity: Path) -> None:
+    captioner, record, images = recorded
+    for entry in record["other_templates"]:
+        decoder = Decoder(captioner, DecodeSettings(template=entry["conv_mode_used"], max_new_tokens=20))
+        batch = preprocess(images[entry["image"]], captioner.image_size_px)[None]
+        assert decoder.caption(batch, [[entry["style"]]])[0][0].ids == entry["new_ids"], entry["conv_mode_used"]
+
+
+def test_stopping_equals_the_reference(recorded: tuple, parity: Path) -> None:
+    captioner, record, images = recorded
+    entry = record["eos_stop"]
+    decoder = Decoder(captioner, DecodeSettings(template=entry["conv_mode_used"], max_new_tokens=20))
+    decoder.stop_ids = {entry["eos_token_id_used"]}
+    batch = preprocess(images[entry["image"]], captioner.image_size_px)[None]
+    found = decoder.caption(batch, [[entry["style"], 4, 5]])[0][0]
+    assert found.ids == entry["new_ids"]
+
+
+# ------------------------------------------------------------------------------------------------------------ transformers
+
+
+@pytest.mark.parametrize("options", [{}, {"kv_heads": 2}, {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}])
+def test_logits_equal_transformers(options: dict) -> None:
+    llm = make_llm(**options)
+    fast = FastLlama(llm)
+    x = torch.randn(3, 20, 32)
+    with torch.inference_mode():
+        expected = llm(inputs_embeds=x).logits
+        for cuts in ([20], [7, 20], [5, 12, 13, 14, 20]):
+            cache, start = fast.empty_cache(3, 25), 0
+            for end in cuts:
+                logits = fast.next_logits(x[:, start:end], cache)
+                assert torch.allclose(logits, expected[:, end - 1], atol=1e-5, rtol=1e-5)
+                start = end
+
+
+def test_a_filled_forked_grown_and_thinned_cache_equals_a_straight_one() -> None:
+    fast = FastLlama(make_llm())
+    x, y = torch.randn(2, 9, 32), torch.randn(5, 4, 32)
+    image_of = torch.tensor([0, 0, 1, 1, 1])
+    with torch.inference_mode():
+        prefix = fast.empty_cache(2, 9)
+        fast.fill(x, prefix)
+        rows = fast.empty_cache(5, 11)
+        rows.fill_from(prefix, image_of)
+        fast.next_logits(y[:, :2], rows)
+        rows = rows.grown(13).keep(torch.tensor([0, 3, 4]))
+        found = fast.next_logits(y[[0, 3, 4], 2:], rows)
+        straight = fast.next_logits(torch.cat([x[image_of], y], 1)[[0, 3, 4]], fast.empty_cache(3, 13))
+    assert torch.allclose(found, straight, atol=1e-5)
+
+
+def test_unknown_language_models_are_refused() -> None:
+    llm = make_llm()
+    llm.config.hidden_act = "gelu"
+    with pytest.raises(UsageError, match="hidden_act is 'gelu'"):
+        FastLlama(llm)
+    llm = make_llm()
+    llm.config.rope_parameters = {"rope_type": "yarn", "factor": 4.0}
+    with pytest.raises(UsageError, match="rotary scaling 'yarn'"):
+        FastLlama(llm)
+
+
+def test_captions_equal_a_slow_obvious_loop(captioner: Captioner) -> None:
+    """The whole prompt through transformers again for every token, no cache, one caption at a time."""
+    images, styles = pixels(3), [[0, 4], [2], [1, 3]]
+    found = ids_of(Decoder(captioner, DecodeSettings(max_new_tokens=12)), images, styles)
+    model = captioner.model
+    with torch.inference_mode():
+        for image, own, captions in zip(images, styles, found, strict=True):
+            for style_id, ids in zip(own, captions, strict=True):
+                x = torch.cat([model.embed(torch.tensor([[1, 7, 9]])), model.encode_images(image[None]),
+                               model.styles(torch.tensor([style_id])), model.embed(torch.tensor([[11, 4, 6, 5]]))], 1)
+                expected = []
+                while len(expected) < 12 and (not expected or expected[-1] != 2):
+                    expected.append(int(model.llm(inputs_embeds=x).logits[0, -1].argmax()))
+                    x = torch.cat([x, model.embed(torch.tensor([[expected[-1]]]))], 1)
+                assert ids == expected
+
+
+# ------------------------------------------------------------------------------------------------------- batches, referee
+
+
+def near_ties(captioner: Captioner) -> Captioner:
+    """The same captioner with an output layer full of twins that differ by a few roundings, and two exact twins."""
+    twin = replace(captioner, model=copy.deepcopy(captioner.model))
+    head = twin.model.llm.lm_head.weight.data
+    half = V // 2
+    noise = torch.randn(half, 32, generator=torch.Generator().manual_seed(3))
+    head[half:2 * half] = head[:half] * (1 + 1e-7 * noise)
+    head[3] = head[4]
+    return twin
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize("ties", [False, True])
+def test_captions_do_not_depend_on_the_batch(captioner: Captioner, ties: bool, temperature: float) -> None:
+    captioner = near_ties(captioner) if ties else captioner
+    settings = DecodeSettings(max_new_tokens=16, temperature=temperature, top_p=0.9 if temperature else 1.0, seed=5)
+    count = 13
+    images = pixels(count)
+    styles = [[number % S, (number + 2) % S][: 1 + number % 2] for number in range(count)]
+    decoder = Decoder(captioner, settings)
+    together = ids_of(decoder, images, styles)
+    assert (decoder.rechecked > 10) == ties or temperature
+    alone = [ids_of(Decoder(captioner, settings), images[i:i + 1], styles[i:i + 1])[0] for i in range(count)]
+    assert together == alone
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).tolist()
+    shuffled = ids_of(Decoder(captioner, settings), images[order], [styles[i] for i in order])
+    assert [shuffled[order.index(i)] for i in range(count)] == together
+    torch.set_num_threads(2)
+    assert ids_of(Decoder(captioner, settings), images, styles) == together
+    assert len(set(itertools.chain(*[[tuple(ids) for ids in own] for own in together]))) > 5
+
+
+def test_float32_stays_far_inside_the_referees_margin(captioner: Captioner) -> None:
+    x = torch.randn(8, 30, 32)
+    with torch.inference_mode():
+        for llm in (captioner.model.llm, make_llm(7), make_llm(8, kv_heads=2)):
+            wide = copy.deepcopy(llm).double()
+            exact = FastLlama(wide).next_logits(x.double(), FastLlama(wide).empty_cache(8, 30))
+            single = FastLlama(llm).next_logits(x, FastLlama(llm).empty_cache(8, 30))
+            worst = ((single - exact).abs().amax(-1) / single.abs().amax(-1)).max()
+            assert worst < LOGIT_RISK / 10
+
+
+def test_rows_that_finish_early_leave_the_rest_unchanged(captioner: Captioner) -> None:
+    images, styles = pixels(6), [[0, 1, 2]] * 6
+    full = ids_of(Decoder(captioner, DecodeSettings(max_new_tokens=90)), images, styles)         # the cache grows once
+    stopping = Decoder(captioner, DecodeSettings(max_new_tokens=90))
+    common = max(range(3, V), key=lambda token: sum(token in ids[1:] for own in full for ids in own))
+    stopping.stop_ids = {common}
+    cut = ids_of(stopping, images, styles)
+    expected = [[ids[:ids.index(common) + 1] if common in ids else ids for ids in own] for own in full]
+    assert cut == expected and cut != full and len({len(ids) for own in cut for ids in own}) > 3
+
+
+# --------------------------------------------------------------------------------------------------------------- sampling
+
+
+def test_greedy_choice_and_its_doubts() -> None:
+    logits = torch.tensor([[0.0, 5.0, 1.0], [5.0, 5.0 - 1e-6, 1.0], [3.0, -9.0, 3.0]])
+    choice = choose(logits, 0.0, 1.0, None, check=True)
+    assert choice.ids.tolist()[:2] == [1, 0] and choice.is_close.tolist() == [False, True, True]
+    assert choose(logits.double(), 0.0, 1.0, None, check=False).ids.tolist() == [1, 0, 0]         # ties: the lowest id
+    assert choose(logits.double() + torch.tensor([0, 0, 1e-13]), 0.0, 1.0, None, check=False).ids.tolist()[2] == 0
+
+
+def test_sampling_inverts_the_cumulative_probabilities() -> None:
+    logits = torch.log(torch.tensor([[0.2, 0.5, 0.3]])).repeat(4, 1)
+    uniform = torch.tensor([0.1, 0.2001, 0.69, 0.71])
+    assert choose(logits, 1.0, 1.0, uniform, check=False).ids.tolist() == [0, 1, 1, 2]
+    close = choose(logits, 1.0, 1.0, torch.tensor([0.1, 0.20001, 0.45, 0.7]), check=True).is_close
+    assert close.tolist() == [False, True, False, True]
+    # the nucleus of 0.6 is {1, 2}, with probabilities 5/8 and 3/8
+    assert choose(logits, 1.0, 0.6, torch.tensor([0.0, 0.62, 0.63, 0.99]), check=False).ids.tolist() == [1, 1, 2, 2]
+    assert choose(logits, 1.0, 0.5001, torch.tensor([0.1] * 4), check=True).is_close.all()         # the nucleus's own edge
+    sharp = choose(logits, 0.1, 1.0, torch.tensor([0.5] * 4), check=False).ids
+    assert sharp.tolist() == [1] * 4
+
+
+def test_samples_follow_the_probabilities_and_the_seed(captioner: Captioner) -> None:
+    image, draws = pixels(1), 60
+    decoder = Decoder(captioner, DecodeSettings(max_new_tokens=1, temperature=1.0, seed=0))
+    keys = [[str(number) for number in range(draws)]]
+    first = [one.ids[0] for one in decoder.caption(image, [[0] * draws], keys)[0]]
+    again = [one.ids[0] for one in decoder.caption(image, [[0] * draws], keys)[0]]
+    other = Decoder(captioner, DecodeSettings(max_new_tokens=1, temperature=1.0, seed=1)).caption(image, [[0] * draws], keys)[0]
+    assert first == again != [one.ids[0] for one in other] and len(set(first)) > 3
+
+
+# ------------------------------------------------------------------------------------------------------ batches, bad input
+
+
+def test_a_batch_that_does_not_fit_is_halved(captioner: Captioner, caplog: pytest.LogCaptureFixture,
+                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = Decoder(captioner, DecodeSettings(max_new_tokens=3))
+    expected = ids_of(decoder, pixels(7), [[0]] * 7)
+    whole, sizes = decoder.caption, []
+
+    def fits_three(images: torch.Tensor, *rest: object) -> list:
+        sizes.append(len(images))
+        if len(images) > 3:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return whole(images, *rest)
+
+    monkeypatch.setattr(decoder, "caption", fits_three)
+    batches = Batches(decoder, 7)
+    with caplog.at_level("WARNING", logger="ham"):
+        found = batches.caption(pixels(7), [[0]] * 7)
+    assert [[one.ids for one in own] for own in found] == expected
+    assert sizes == [7, 3, 3, 1] and batches.images == 3 and "3 images at a time" in caplog.text
+    monkeypatch.setattr(decoder, "caption", lambda *_: (_ for _ in ()).throw(RuntimeError("another error")))
+    with pytest.raises(RuntimeError, match="another error"):
+        batches.caption(pixels(1), [[0]])
+
+
+def test_batch_size_on_a_cpu_counts_rows(captioner: Captioner) -> None:
+    decoder = Decoder(captioner)
+    assert (Batches(decoder).images, Batches(decoder, None, 2).images, Batches(decoder, 5, 2).images) == (64, 32, 5)
+    assert Batches(decoder, None, 1000).images == 1
+    assert decode_module.GROWTH > 0 and styles_module.NO_STYLE == NO_STYLE
+
+
+def test_without_style_and_with_ragged_styles(captioner: Captioner) -> None:
+    images = pixels(3)
+    decoder = Decoder(captioner, DecodeSettings(max_new_tokens=5))
+    plain = ids_of(decoder, images, [[NO_STYLE]] * 3)
+    assert plain != ids_of(decoder, images, [[0]] * 3)
+    ragged = ids_of(decoder, images, [[0, 1], [], [2]])
+    assert [len(own) for own in ragged] == [2, 0, 1] and ids_of(decoder, images, [[], [], []]) == [[], [], []]
+    assert ragged[2][0] == ids_of(decoder, images[2:], [[2]])[0][0]
+
+
+@pytest.mark.parametrize("wrong", [{"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.5}, {"max_new_tokens": 0}])
+def test_wrong_settings_are_refused(captioner: Captioner, wrong: dict) -> None:
+    with pytest.raises(UsageError, match="expected >= 0"):
+        Decoder(captioner, DecodeSettings(**wrong))
+
+
+def test_wrong_styles_and_lengths_are_refused(captioner: Captioner) -> None:
+    decoder = Decoder(captioner)
+    for styles, message in (([[S]], f"style {S} asked for"), ([[-2]], "style -2"), ([[0, NO_STYLE]], "with and without")):
+        with pytest.raises(UsageError, match=message):
+            decoder.caption(pixels(1), styles)
+    with pytest.raises(UsageError, match="1 images but 2 lists"):
+        generate(captioner, [Image.new("RGB", (8, 8))], [[0], [1]])
+    with pytest.raises(UsageError, match="batch size"):
+        Batches(decoder, -3)
