@@ -190,3 +190,10 @@ def test_bad_input_is_named(gallery: Path, tmp_path: Path) -> None:
 def test_dangling_link_is_a_failed_image_and_no_crash(gallery: Path) -> None:
     (gallery / "link.png").symlink_to(gallery / "nothing.png")
     assert "link.png" not in open_index(Stub(), gallery, SMALL, max_failed_share=0.2).paths
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_gallery_that_cannot_be_written_to_names_the_option(gallery: Path) -> None:
+    gallery.chmod(0o555)
+    with pytest.raises(UsageError, match="choose another folder for it with --index"):
+        open_index(Stub(), gallery, SMALL)

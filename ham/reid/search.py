@@ -157,7 +157,7 @@ def _save(folder: Path, entries: dict[str, Stamp], feats: Tensor, failed: list[d
         write_jsonl(folder / "failed.jsonl", failed)
     except PermissionError as error:
         raise UsageError(f"the index cannot be written to {folder} ({error.strerror}); choose another folder for it with "
-                         "--index-dir") from None
+                         "--index") from None
 
 
 def _digest(entries: dict[str, Stamp]) -> str:
