@@ -78,6 +78,13 @@ def test_caption_files_name_persons_by_image_or_folder(tmp_path: Path) -> None:
     assert {person for _, person, _ in caption_file_pairs([tmp_path / "captions.json"], tmp_path, "folder")} == {"Part1/5"}
 
 
+def test_a_limit_chooses_the_same_images_every_time(tmp_path: Path) -> None:
+    (tmp_path / "captions.json").write_text(json.dumps({f"{number}.jpg": ["A.", "B."] for number in range(50)}))
+    rows = list(caption_file_pairs([tmp_path / "captions.json"], tmp_path, limit=7))
+    assert len(rows) == 14 and len({file for file, _, _ in rows}) == 7
+    assert rows == list(caption_file_pairs([str(tmp_path / "captions.json")], tmp_path, limit=7))
+
+
 def test_image_outside_its_root_is_refused(tmp_path: Path) -> None:
     (tmp_path / "captions.json").write_text(json.dumps({"../secret.jpg": ["A."]}))
     with pytest.raises(UsageError, match="leaves its root"):

@@ -31,6 +31,7 @@ class TrainConfig:
         train_datasets: benchmarks whose training split is trained on
         train_captions: caption files ({image: [caption, ...]}) to train on
         train_images: the folder that the paths in train_captions are relative to
+        caption_images: train on so many randomly chosen images of train_captions, always the same ones; null: on all
         person_is: with train_captions, who is one person: each image, or all images of a folder (Part1/<id>/)
         test_datasets: benchmarks whose test split is measured during training
         val_datasets: benchmarks whose val split chooses the val-best checkpoint
@@ -82,6 +83,7 @@ class TrainConfig:
     train_datasets: list[str] = field(default_factory=list)
     train_captions: list[str] = field(default_factory=list)
     train_images: Path | None = None
+    caption_images: int | None = None
     person_is: Literal["image", "folder"] = "image"
     test_datasets: list[str] = field(default_factory=list)
     val_datasets: list[str] = field(default_factory=list)

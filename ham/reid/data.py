@@ -20,7 +20,7 @@ from ham.clip import tokenize
 from ham.datasets import PackedStrings, annotation_files, contiguous_labels, image_root, open_captions, read_dataset
 from ham.records import atomic_write, path_below, to_json_line
 from ham.reid.images import ImageError, read_image
-from ham.runtime import UsageError, WorkError, log, progress
+from ham.runtime import UsageError, WorkError, log, numpy_generator, progress
 
 TOKENIZED_AT_ONCE = 4096
 MAX_NEIGHBOURS = 50             # unreadable images in a row after which a worker gives up
@@ -73,14 +73,18 @@ def dataset_pairs(root: Path, name: str, split: str = "train") -> Iterator[Pair]
             yield file, f"{name}/{record.person_id}", caption
 
 
-def caption_file_pairs(files: Sequence[str | Path], folder: Path, person_is: str = "image",
-                       cache_dir: Path | None = None) -> Iterator[Pair]:
+def caption_file_pairs(files: Sequence[str | Path], folder: Path, person_is: str = "image", cache_dir: Path | None = None,
+                       limit: int | None = None) -> Iterator[Pair]:
     """Yield the pairs of caption files ({image: [caption, ...]}) whose images lie below `folder`.
 
     person_is: "image" makes each image a person of its own; "folder" takes the image's folder, as SYNTH-PEDES' layout
-    `Part1/<id>/<n>.jpg` has it.
+    `Part1/<id>/<n>.jpg` has it. limit: only so many images, randomly chosen, always the same ones.
     """
-    for image, captions in open_captions(files, cache_dir):
+    rows = open_captions(files, cache_dir)
+    chosen = range(len(rows))
+    if limit is not None:
+        chosen = np.sort(numpy_generator(0, "images of a caption file").permutation(len(rows))[:limit]).tolist()
+    for image, captions in (rows[number] for number in chosen):
         file = str(path_below(folder, image))
         person = image if person_is == "image" else image.rpartition("/")[0]
         for caption in captions:

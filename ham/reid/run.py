@@ -98,12 +98,12 @@ def open_pairs(config: TrainConfig) -> Pairs:
     """Open the training pairs of all datasets and caption files, packed under the cache folder."""
     def all_pairs() -> Iterator[tuple[str, str, str]]:
         datasets = (dataset_pairs(config.data_root, name) for name in config.train_datasets)
-        files = caption_file_pairs(config.train_captions, config.train_images, config.person_is, cache)
+        files = caption_file_pairs(config.train_captions, config.train_images, config.person_is, cache, config.caption_images)
         return chain(*datasets, files if config.train_captions else ())
 
     cache = Path(config.cache_dir or Path(config.output_dir) / "cache")
     key = fingerprint(config.data_root, config.train_datasets, config.train_captions, str(config.train_images),
-                      str(config.data_root), config.person_is, config.text_length)
+                      str(config.data_root), config.person_is, config.caption_images, config.text_length)
     pairs = pack_pairs(all_pairs, cache / f"pairs-{key}", config.text_length)
     if len(plan_of(config, pairs, 0)) == 0:
         raise UsageError(f"{len(pairs)} training pairs of {pairs.num_persons} persons do not fill one batch of "

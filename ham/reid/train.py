@@ -81,8 +81,7 @@ def train_epoch(run: Run, epoch: int) -> None:
             batch, mlm_factor = make_batch(run, pixels, index, plan[number], share, part, epoch, number)
             with run.accelerator.no_sync(run.model) if part < parts - 1 else nullcontext():
                 results = run.model(batch)
-                if "mlm_loss" in results:
-                    results["mlm_loss"] = results["mlm_loss"] * mlm_factor
+                results |= {name: value * mlm_factor for name, value in results.items() if name.startswith("mlm_")}
                 loss = sum(value for name, value in results.items() if name.endswith("_loss"))
                 run.accelerator.backward(loss / parts)
             values = {name: values.get(name, 0) + value.detach().float() / parts for name, value in results.items()}
@@ -102,10 +101,10 @@ def train_epoch(run: Run, epoch: int) -> None:
 
 def make_batch(run: Run, pixels: Tensor, index: Tensor, planned: np.ndarray, share: slice, part: int, epoch: int,
                number: int) -> tuple[dict[str, Tensor], float]:
-    """Augment this process's share of a batch and put it on the device; also the factor on the MLM loss (1 for one process).
+    """Augment this process's share of a batch and put it on the device; also the factor on MLM's figures (1 alone).
 
     planned: the pairs of the whole global batch: all draws are made for it and cut, so that they do not depend on the number of
-    processes. The MLM loss is a mean over masked words, of which the processes have unequal numbers: the factor makes the mean
+    processes. MLM's loss is a mean over masked words, of which the processes have unequal numbers: the factor makes the mean
     over the processes the mean over all words.
     """
     config, device = run.config, run.accelerator.device
