@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from test_captioner_checkpoint import CONFIG, STYLES, TOKENS, TOWER_CONFIG, original_tensors, write_folder
+from tiny_llava import CONFIG, STYLES, TOKENS, TOWER_CONFIG, original_tensors, write_folder
 
 from ham.captioner import train
 from ham.captioner.checkpoint import load_captioner

@@ -15,7 +15,7 @@ ALLOWED = {
     "datasets": {"records", "runtime", "verify"},
     "verify": {"datasets", "records", "runtime"},
     "clip": {"runtime"},
-    **{stage: BASE for stage in ("style", "captioner", "reid", "world", "report")},
+    **dict.fromkeys(("style", "captioner", "reid", "world", "report"), BASE),
     "generation": BASE | {"captioner"},
 }
 ONLY_IN = {"transformers": {"captioner", "style"}, "open_clip": {"clip"}}

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from transformers import HfArgumentParser
 
 from ham.captioner.arguments import DataArguments, ModelArguments, TrainingArguments, check_fixed_options
+from ham.captioner.backbone import set_checkpointing
 from ham.captioner.check import check_instructions
 from ham.captioner.checkpoint import add_styles, load_captioner, save_adapter
 from ham.captioner.conversation import get_template
@@ -27,6 +28,7 @@ from ham.captioner.estimate import CLIP_LARGE_336, Settings, as_table, estimate
 from ham.captioner.lora import add_lora, is_lora, load_lora, save_lora
 from ham.captioner.model import Captioner
 from ham.captioner.source import ADAPTER_STYLES, ADAPTER_WEIGHTS, find_source
+from ham.captioner.tokenizer import IMAGE_TEXT
 from ham.captioner.trainer import CaptionerTrainer
 from ham.captioner.vision_tower import find_tower, tower_settings
 from ham.records import write_json
@@ -61,7 +63,7 @@ def main() -> None:
         if lora is not None:
             save_lora(folder, lora, matrices, captioner.manifest["base_model"])
         others = {ADAPTER_STYLES if name == BANK else name: tensor for name, tensor in tensors.items() if name not in matrices}
-        save_adapter(folder, captioner, others)
+        save_adapter(folder, captioner, others, prompt=instruction_of(file))
 
     def load(folder: Path) -> dict[str, torch.Tensor]:
         tensors = load_file(str(folder / ADAPTER_WEIGHTS))
@@ -88,12 +90,19 @@ def styles_wanted(model_args: ModelArguments, file: InstructionFile) -> int:
     return model_args.style_count or max(needed, 1)
 
 
+def instruction_of(file: InstructionFile) -> str:
+    """Read the instruction that the first record asks with: captions are asked for in the same words, unless told otherwise."""
+    question = next(turn["value"] for turn in file[0]["conversations"] if turn["from"] == "human")
+    return question.replace(IMAGE_TEXT, "").strip()
+
+
 def load_for_training(model_args: ModelArguments, args: TrainingArguments, num_styles: int) -> Captioner:
     """Load the base: frozen parts in the compute dtype, trained ones in float32 (DeepSpeed keeps float32 masters itself)."""
     dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
     trained = dtype if args.deepspeed else torch.float32
     captioner = load_captioner(model_args.model_name_or_path, "cpu", dtype, model_args.vision_tower,
-                               template=model_args.version, attention=model_args.attn_implementation, trainable_dtype=trained)
+                               template=model_args.version, attention=model_args.attn_implementation, trainable_dtype=trained,
+                               image_aspect_ratio="pad")
     if captioner.num_styles == 0:
         add_styles(captioner, num_styles, model_args.style_tokens, model_args.style_init, args.seed, trained)
     elif captioner.num_styles < num_styles:
@@ -111,7 +120,7 @@ def choose_what_trains(captioner: Captioner, args: TrainingArguments) -> Any:
     model.projector.requires_grad_(not args.freeze_mm_mlp_adapter)
     lora = add_lora(model.llm, args.lora_r, args.lora_alpha, args.lora_dropout) if args.lora_enable else None
     if args.gradient_checkpointing:
-        model.llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        set_checkpointing(model.llm)
         for name in ("gradient_checkpointing", "activation_checkpointing"):      # Trainer would ask the whole network for it
             if hasattr(args, name):
                 setattr(args, name, False)
@@ -132,7 +141,7 @@ def checkpoint_to_resume(args: TrainingArguments) -> str | None:
         return None
     if args.resume != "auto":
         if not (Path(args.resume) / "trainer_state.json").is_file():
-            raise UsageError(f"--resume {args.resume}: no trainer_state.json there; expected auto, never or a checkpoint-N folder")
+            raise UsageError(f"--resume {args.resume}: no trainer_state.json there; give auto, never or a checkpoint-N folder")
         return args.resume
     whole = [path.parent for path in Path(args.output_dir).glob("checkpoint-*/trainer_state.json")]
     newest = max(whole, key=lambda folder: int(folder.name.split("-")[1]), default=None)

@@ -56,6 +56,7 @@ CONFIG = {
     "mm_vision_tower": "vision_tower", "mm_hidden_size": 96, "mm_projector_type": "mlp2x_gelu", "mm_vision_select_layer": -2,
     "mm_vision_select_feature": "patch", "mm_use_im_start_end": False, "mm_use_im_patch_token": False, "use_mm_proj": True,
     "image_aspect_ratio": "pad", "tokenizer_model_max_length": 512, "tokenizer_padding_side": "right",
+    "ham": {"prompt": INSTRUCTION},
 }
 TOWER = {"hidden_size": 96, "intermediate_size": 384, "num_hidden_layers": 5, "num_attention_heads": 4, "image_size": IMAGE_PX,
          "patch_size": PATCH_PX, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "num_channels": 3}
