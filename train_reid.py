@@ -54,11 +54,13 @@ def run_training(config: TrainConfig) -> int:
 
 def run_evaluation(config: EvalConfig) -> int:
     """Print one table for all test sets; write it as evaluation.json and a picture of queries with their ten best images."""
+    from ham.reid.data import require_datasets
     from ham.reid.evaluate import evaluate, format_table, pick_examples
     from ham.report.gallery import draw_gallery
     from ham.runtime import rank_and_world
 
-    require(config, "checkpoint", "data_root")
+    require(config, "checkpoint", "data_root", "test_datasets")
+    require_datasets(config.data_root, config.test_datasets, config.split)
     model, settings, device = open_model(config)
     out = config.output_dir or (config.checkpoint if config.checkpoint.is_dir() else config.checkpoint.parent) / "eval"
     rows, encoded = evaluate(model, config.data_root, config.test_datasets, config.split, config.image_to_text, settings, out,

@@ -138,6 +138,9 @@ def test_failed_images_are_listed_once_and_counted(tmp_path: Path) -> None:
                     {"image": "b.jpg", "status": "failed", "reason": "truncated"}]
     with pytest.raises(WorkError, match=r"3 of 100 images could not be read, more than --max_failed_share 0\.02"):
         failed.add([("c.jpg", "missing")])
+    again = FailedImages(tmp_path / "failed.jsonl", total=100, max_share=0.02)
+    again.add([("a.jpg", "empty")])
+    assert len(again.seen) == 1 and len((tmp_path / "failed.jsonl").read_text().splitlines()) == 3
 
 
 # ---------------------------------------------------------------------------------------------------------------- samplers

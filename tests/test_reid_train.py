@@ -350,12 +350,19 @@ def test_broken_images_are_listed_and_too_many_stop_the_run(tmp_path: Path) -> N
     ({"accumulation_steps": 3}, "batch_size 8 does not divide by 1 processes x 3 accumulation steps"),
     ({"precision": "fp16"}, "--precision fp16 needs a GPU"),
     ({"train_datasets": ["CUHK"]}, "dataset 'CUHK' is not known; use one of CUHK-PEDES"),
+    ({"test_datasets": ["RSTPReid", "ICFG-PEDES"]}, "ICFG-PEDES: no image folder; looked for"),
     ({"text_length": 77}, "text_length"),
 ])
 def test_wrong_options_are_named_before_any_work(world: Path, tmp_path: Path, changes: dict, said: str) -> None:
     with pytest.raises(UsageError, match=said.replace("+", r"\+").replace("(", r"\(")):
         train(config_for(world, tmp_path, **changes))
     assert not (tmp_path / "last").exists()
+
+
+def test_tensorboard_gets_the_figures(world: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    train(config_for(world, tmp_path, epochs=1, tensorboard=True))
+    assert [file.stat().st_size > 200 for file in (tmp_path / "tensorboard").iterdir()] == [True]
 
 
 def test_tensorboard_is_optional(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

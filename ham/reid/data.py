@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ham.clip import tokenize
 from ham.datasets import PackedStrings, annotation_files, contiguous_labels, image_root, open_captions, read_dataset
-from ham.records import atomic_write, path_below, to_json_line
+from ham.records import atomic_write, path_below, read_jsonl, to_json_line
 from ham.reid.images import ImageError, read_image
 from ham.runtime import UsageError, WorkError, log, numpy_generator, progress
 
@@ -62,6 +62,14 @@ class Pairs:
 
 
 # ---------------------------------------------------------------------------------------------------------------- sources
+
+
+def require_datasets(root: Path | None, names: Sequence[str], split: str) -> None:
+    """Raise UsageError unless every dataset lies below `root` with its images and has records of the split."""
+    for name in names:
+        image_root(root, name)
+        if not read_dataset(root, name, split):
+            raise UsageError(f"{name}: its annotation holds no record of the split '{split}'")
 
 
 def dataset_pairs(root: Path, name: str, split: str = "train") -> Iterator[Pair]:
@@ -173,11 +181,15 @@ def image_loader(pairs: Pairs, batches: Sequence[np.ndarray], image_size_px: tup
 
 
 class FailedImages:
-    """Count the images that could not be read, write each once to `failed.jsonl`, and stop the run when they are too many."""
+    """Count the images that could not be read, write each once to `failed.jsonl`, and stop the run when they are too many.
+
+    A resumed run counts anew, since images may have been mended, and does not write the same image again.
+    """
 
     def __init__(self, path: Path, total: int, max_share: float) -> None:
         self.path, self.total, self.max_share = path, total, max_share
         self.seen: set[str] = set()
+        self.written = {row["image"] for row in read_jsonl(path)} if path.exists() else set()
 
     def add(self, failures: Iterable[Failure]) -> None:
         """Take note of failures. Raises WorkError when more than `max_share` of all images failed."""
@@ -185,6 +197,8 @@ class FailedImages:
             if file not in self.seen:
                 self.seen.add(file)
                 log.warning("image skipped: %s: %s", file, reason)
+            if file not in self.written:
+                self.written.add(file)
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 with self.path.open("a", encoding="utf-8") as out:
                     out.write(to_json_line({"image": file, "status": "failed", "reason": reason}))

@@ -19,7 +19,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from ham.reid.config import TrainConfig
-from ham.reid.data import FailedImages, Pairs, caption_file_pairs, dataset_pairs, fingerprint, pack_pairs
+from ham.reid.data import FailedImages, Pairs, caption_file_pairs, dataset_pairs, fingerprint, pack_pairs, require_datasets
 from ham.reid.model import Method
 from ham.reid.optim import TSE_LR, build_optimizer
 from ham.reid.sampler import SAMPLERS, share_of
@@ -51,19 +51,12 @@ class Run:
 def set_up(config: TrainConfig) -> Run:
     """Check everything that can be checked, then build the run, or the state that it was left in."""
     config.check()
+    for names, split in ((config.train_datasets, "train"), (config.val_datasets, "val"), (config.test_datasets, "test")):
+        require_datasets(config.data_root, names, split)
     out, place = Path(config.output_dir), rank_and_world()
-    last = find_folder(out / LAST) if place.is_main or (out / LAST).exists() else None
-    if (out / LAST).exists():
-        if not config.resume:
-            raise UsageError(f"{out} holds a run already; give another --output_dir, or --resume true to go on with it")
-        refuse_other_config(out / "config.yaml", config)
-    device = resolve_device(config.device)
-    dtype = resolve_dtype(config.precision, device)
-    if dtype == torch.float16 and device.type == "cpu":
-        raise UsageError("--precision fp16 needs a GPU; on a CPU use bf16 or fp32")
     share_of(np.zeros(config.batch_size), place.rank, place.world_size, 0, config.accumulation_steps)
-    AcceleratorState._reset_state()      # accelerate keeps the precision of the process's first run otherwise
-    accelerator = Accelerator(mixed_precision=MIXED[dtype], cpu=device.type == "cpu")
+    accelerator, dtype = start_accelerator(config)
+    last = find_run(config, accelerator)
     with accelerator.local_main_process_first():
         pairs = open_pairs(config)
     seed_everything(config.seed)
@@ -71,7 +64,7 @@ def set_up(config: TrainConfig) -> Run:
                           config.irra, config.rde)
     if config.gather and place.world_size > 1:
         method.gather = gather_rows
-        if device.type == "cuda":
+        if accelerator.device.type == "cuda":
             method = torch.nn.SyncBatchNorm.convert_sync_batchnorm(method)
     optimizer = build_optimizer(method, config.optimizer, config.lr, weight_decay=config.weight_decay,
                                 bias_lr_factor=config.bias_lr_factor, new_layer_lr_factor=config.new_layer_lr_factor,
@@ -92,6 +85,30 @@ def set_up(config: TrainConfig) -> Run:
     failed = FailedImages(out / "failed.jsonl", len(pairs.image_paths), config.max_failed_share)
     return Run(config, accelerator, pairs, method, model, optimizer, dtype, failed, MetricsLog(out / "metrics.jsonl"), state,
                clean, open_board(config) if accelerator.is_main_process else None)
+
+
+def start_accelerator(config: TrainConfig) -> tuple[Accelerator, torch.dtype]:
+    """Join the other processes on the device, at the precision that was asked for."""
+    device = resolve_device(config.device)
+    dtype = resolve_dtype(config.precision, device)
+    if dtype == torch.float16 and device.type == "cpu":
+        raise UsageError("--precision fp16 needs a GPU; on a CPU use bf16 or fp32")
+    AcceleratorState._reset_state()      # accelerate keeps the precision of the process's first run otherwise
+    return Accelerator(mixed_precision=MIXED[dtype], cpu=device.type == "cpu"), dtype
+
+
+def find_run(config: TrainConfig, accelerator: Accelerator) -> Path | None:
+    """Find the checkpoint to go on from, if any. Raises UsageError when --resume or other options do not allow it."""
+    folder = Path(config.output_dir) / LAST
+    if accelerator.is_main_process:
+        find_folder(folder)
+    accelerator.wait_for_everyone()
+    if not folder.exists():
+        return None
+    if not config.resume:
+        raise UsageError(f"{folder.parent} holds a run already; give another --output_dir, or --resume true to go on with it")
+    refuse_other_config(folder / "config.yaml", config)
+    return folder
 
 
 def open_pairs(config: TrainConfig) -> Pairs:

@@ -133,13 +133,13 @@ def revision_at_start() -> str:
 
 
 def refuse_other_config(path: Path, config: TrainConfig) -> None:
-    """Raise UsageError when the run in the output folder was started with other options than these."""
+    """Raise UsageError when the run whose checkpoint holds the config at `path` was made with other options than these."""
     old, new = yaml.safe_load(path.read_text(encoding="utf-8")), plain(config)
     changed = [f"{key}: {old.get(key)} there, {new[key]} now" for key in new
                if key not in FREE_ON_RESUME and old.get(key) != new[key]]
     if changed:
-        raise UsageError(f"{path.parent} holds a run with other options ({'; '.join(changed)}); give another --output_dir, or "
-                         "the same options to resume it")
+        raise UsageError(f"{path.parent.parent} holds a run with other options ({'; '.join(changed)}); give another "
+                         "--output_dir, or the same options to resume it")
 
 
 def trim_metrics(path: Path, step: int) -> None:
