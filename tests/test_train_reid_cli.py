@@ -172,7 +172,8 @@ def test_search_answers_and_draws(world: Path, checkpoint: Path, tmp_path: Path,
     (["search", "--checkpoint", "c", "--gallery", "g"], "--query is missing"),
     (["search", "a man", "--gallery", "g"], "--checkpoint is missing"),
     (["eval", "--checkpoint", "c"], "--data_root is missing"),
-    (["eval", "--checkpoint", "absent.pt", "--data-root", "d"], "absent.pt: no such file or folder"),
+    (["eval", "--checkpoint", "absent.pt", "--data-root", "d"], "CUHK-PEDES: no image folder; looked for d/CUHK-PEDES/imgs"),
+    (["search", "a man", "--checkpoint", "absent.pt", "--gallery", "g"], "absent.pt: no such file or folder"),
 ])
 def test_missing_options_are_named(arguments: list[str], said: str) -> None:
     with pytest.raises(UsageError, match=said):

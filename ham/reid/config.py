@@ -43,6 +43,7 @@ class TrainConfig:
         noise_rate: share of wrong pairs that RDE is told of; above 0.4 its mixture is fitted tightly
         mask_all_losses: masked captions go to all losses, as in the reference; false: to the MLM loss alone
         augment_images: flip, shift and erase
+        pad_px: largest shift; 10 as in the reference for 384x128, less for small images
         scramble_words: change a fifth of each caption's words; null: as the method has it (rde)
         epochs: times through the training pairs
         batch_size: pairs per optimiser step, over all processes
@@ -95,6 +96,7 @@ class TrainConfig:
     noise_rate: float = 0.0
     mask_all_losses: bool = True
     augment_images: bool = True
+    pad_px: int = 10
     scramble_words: bool | None = None
     epochs: int = 60
     batch_size: int = 64

@@ -130,8 +130,9 @@ def make_batch(run: Run, pixels: Tensor, index: Tensor, planned: np.ndarray, sha
         batch["label_hat"] = torch.from_numpy(run.clean[rows["index"]]).to(device)
     pixels = pixels.to(device, non_blocking=True)
     if config.augment_images:
-        draws = draw_images(len(planned), config.image_size_px, numpy_generator(config.seed, "images", epoch, number))
-        batch["images"] = augment_images(pixels, draws[share])
+        generator = numpy_generator(config.seed, "images", epoch, number)
+        draws = draw_images(len(planned), config.image_size_px, generator, config.pad_px)
+        batch["images"] = augment_images(pixels, draws[share], config.pad_px)
     else:
         batch["images"] = normalise(pixels.permute(0, 3, 1, 2))
     return batch, mlm_factor
