@@ -109,12 +109,13 @@ SETTINGS: dict[str, dict] = {
     "as in the paper": {},
     "cosine": {"distance": "cosine"},
     "standardised": {"standardise": True},
-    "standardised, cosine": {"standardise": True, "distance": "cosine"},
-    "beta 1": {"beta": 1.0}, "beta 2": {"beta": 2.0}, "beta 14": {"beta": 14.0},
-    "8 dimensions": {"dim": 8}, "8 dimensions, beta 2": {"dim": 8, "beta": 2.0},
-    "8 dimensions, standardised": {"dim": 8, "standardise": True},
-    "32 dimensions": {"dim": 32}, "Q / 4": {"nearest_factor": 0.25}, "Q / 10": {"nearest_factor": 0.1},
+    "Q / 4": {"nearest_factor": 0.25},
+    "beta 3": {"beta": 3.0}, "beta 1.5": {"beta": 1.5}, "beta 1.5, standardised": {"beta": 1.5, "standardise": True},
+    "32 dimensions": {"dim": 32}, "8 dimensions": {"dim": 8}, "8 dimensions, standardised": {"dim": 8, "standardise": True},
+    "32 dimensions, beta 1.5": {"dim": 32, "beta": 1.5}, "8 dimensions, beta 1.5": {"dim": 8, "beta": 1.5},
+    "2 dimensions, beta 1.5": {"dim": 2, "beta": 1.5},
 }
+TOGETHER = ("as in the paper", "standardised", "8 dimensions, beta 1.5")  # of these, KMeans and UPS half and half
 
 
 def reach_rows(steepness: float, count: int, annotators: int, styles: int, dim: int, seeds: int) -> Iterator[list[str]]:
@@ -132,10 +133,11 @@ def reach_rows(steepness: float, count: int, annotators: int, styles: int, dim: 
         for kinds, features, seed in worlds:
             clusters = make(features, seed)
             seen = reach(clusters, kinds)
-            found.append([mutual_information(clusters, kinds), 100 * (clusters.times_covered > 0).mean(), seen.covered,
-                          seen.own_cluster, seen.drawn / seen.in_data, seen.effective])
+            covered = 100 * (clusters.times_covered > 0).mean()
+            found.append([len(clusters), mutual_information(clusters, kinds), covered, seen.covered, seen.own_cluster,
+                          seen.drawn / seen.in_data, seen.effective])
         middle, spread = np.mean(found, 0), np.std(found, 0)
-        return [name, setting, *(f"{a:.1f} ± {b:.1f}" for a, b in zip(middle, spread))]
+        return [name, setting, *(f"{a:.1f} ± {b:.1f}" if b else f"{a:.0f}" for a, b in zip(middle, spread))]
 
     nearest = max(2, round(2 * count / styles))  # the paper's clusters are twice as large as its KMeans clusters
 
@@ -154,8 +156,10 @@ def reach_rows(steepness: float, count: int, annotators: int, styles: int, dim: 
         return Clusters(np.zeros((styles, 1), np.float32), tuple(members), len(features))
 
     def both(features: np.ndarray, seed: int, options: dict) -> Clusters:
-        space, choices, _ = shown(features, options)
-        return kmeans_clusters(space, styles // 2, seed, **choices).joined(ups(features, seed, styles // 2, options))
+        kmeans = kmeans_clusters(features, styles // 2, seed)
+        prototypes = ups(features, seed, styles // 2, options)
+        room = np.zeros((len(prototypes), features.shape[1]), np.float32)  # only the members count below
+        return kmeans.joined(Clusters(room, prototypes.members, prototypes.num_captions))
 
     yield row("random subsets", f"Q {nearest}", by_chance)
     yield row("KMeans", "l2", lambda features, seed: kmeans_clusters(features, styles, seed))
@@ -163,7 +167,7 @@ def reach_rows(steepness: float, count: int, annotators: int, styles: int, dim: 
     yield row("DBSCAN", "eps by itself", lambda features, seed: dbscan_clusters(features, None, 10, seed))
     for setting, options in SETTINGS.items():
         yield row("UPS", setting, lambda features, seed, options=options: ups(features, seed, styles, options))
-    for setting in ("as in the paper", "standardised", "8 dimensions, standardised"):
+    for setting in TOGETHER:
         yield row("KMeans + UPS", setting, lambda features, seed, setting=setting: both(features, seed, SETTINGS[setting]))
 
 
@@ -176,30 +180,34 @@ def table(header: list[str], rows: Iterator[list[str]]) -> str:
 def main() -> None:
     parser = ArgumentParser(prog="measure_styles.py", description=__doc__)
     parser.add_argument("--out", type=str, default="work/measure_styles.md", help="Markdown file to write")
-    parser.add_argument("--captions", type=int, default=10_000)
-    parser.add_argument("--annotators", type=int, default=400)
-    parser.add_argument("--styles", type=int, default=100, help="clusters in all")
+    parser.add_argument("--captions", type=int, default=6000)
+    parser.add_argument("--annotators", type=int, default=300)
+    parser.add_argument("--styles", type=int, default=60, help="clusters in all")
     parser.add_argument("--dim", type=int, default=128, help="dimensions of the surface features")
-    parser.add_argument("--seeds", type=int, default=3, help="worlds and clusterings of the tables of rare manners")
+    parser.add_argument("--seeds", type=int, default=4, help="worlds and clusterings of the tables of rare manners")
     parser.add_argument("--clip", type=str, default=None, help="also measure this CLIP's text tower")
     parser.add_argument("--hf", type=str, default=None, help="also measure this Hugging Face text encoder")
     options = parser.parse_args()
     set_up_logging()
 
-    said = write_captions(options.captions, options.annotators, 1.0, 0)
-    parts = [f"{options.captions} captions, {options.annotators} annotators, {options.styles} styles.\n"]
-    header = ["neutraliser", "encoder", "AMI annotator", "AMI syntax", "AMI register", "annotator", "syntax", "register",
-              "capitals", "hedging", "attributes", "most telling attribute"]
-    parts.append(table(header, feature_rows(said, options.styles, options.dim, options.clip, options.hf)))
-    header = ["scheme", "setting", "AMI manner", "captions covered, %", "rare captions covered, %",
+    parts: list[str] = []
+
+    def show(part: str) -> None:
+        parts.append(part)
+        print(part, flush=True)
+        with atomic_write(options.out) as file:
+            file.write("\n".join(parts))
+
+    show(f"{options.captions} captions, {options.annotators} annotators, {options.styles} styles.\n")
+    header = ["scheme", "setting", "clusters", "AMI manner", "captions covered, %", "rare captions covered, %",
               "rare manners with a cluster, %", "rare captions drawn / in data", "effective manners"]
     for steepness in (1.0, 2.0):
         rows = reach_rows(steepness, options.captions, options.annotators, options.styles, options.dim, options.seeds)
-        parts.append(f"Annotators' shares to the power {steepness:g}:\n")
-        parts.append(table(header, rows))
-    with atomic_write(options.out) as file:
-        file.write("\n".join(parts))
-    print("\n".join(parts))
+        show(f"Annotators' shares to the power {steepness:g}:\n\n" + table(header, rows))
+    header = ["neutraliser", "encoder", "AMI annotator", "AMI syntax", "AMI register", "annotator", "syntax", "register",
+              "capitals", "hedging", "attributes", "most telling attribute"]
+    said = write_captions(options.captions, options.annotators, 1.0, 0)
+    show(table(header, feature_rows(said, options.styles, options.dim, options.clip, options.hf)))
 
 
 if __name__ == "__main__":

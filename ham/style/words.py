@@ -32,6 +32,7 @@ GENERAL: dict[str, dict[str, str]] = {
     "colour": {"modifier": "coloured", "else": "colour"},
     "quality": {"modifier": "certain", "else": "certain"},
     "material": {"modifier": "certain", "else": "material"},
+    "view": {"modifier": "side on", "else": "side on"},
     "place": {"modifier": "side", "else": "side"},
     "action": {"base": "go", "third": "goes", "ing": "going", "past": "went"},
     "motion": {"modifier": "going", "else": "going"},
