@@ -6,11 +6,11 @@
 Real architecture and on-disk layout (Llama, CLIP vision tower, two-layer projector, sentencepiece), 1.2 M parameters. In three
 steps, on persons and annotators that no benchmark uses:
 
-1. the language model reads captions in all manners, without images;
+1. the language model, without images, learns to put facts into words: in the plain manner, and, given a short textual hint of
+   a manner in the instruction, in that manner. Without a hint it writes plain. This stands in for what a real LLM brings along:
+   that it can write in any manner while it keeps to the facts;
 2. the vision tower learns to name attributes;
-3. both learn to caption: in the plain manner, and, given a short textual hint of a manner in the instruction, in that manner.
-   Without a hint the model writes plain. The hints stand in for what a real LLM brings along: that it can write in any manner
-   while it keeps to the facts.
+3. both learn to caption images, plainly and by hints.
 
 The weights in `ham/world/weights/llava` were made by this script; it is a fixture, never tuned on what it is judged by.
 """
@@ -23,6 +23,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sentencepiece
@@ -35,18 +36,21 @@ from torch.nn import functional as F
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaForCausalLM
 
 from ham.captioner.backbone import llm_config, load_tokenizer, tower_tokens
-from ham.captioner.conversation import SYSTEM, encode_conversation
+from ham.captioner.conversation import IGNORE, SYSTEM, encode_conversation
 from ham.captioner.data import Collator
 from ham.captioner.images import CLIP_MEAN, CLIP_STD, pad_to_square
 from ham.captioner.model import CaptionerModel, make_projector
-from ham.captioner.tokenizer import IMAGE_TOKEN
+from ham.captioner.tokenizer import IMAGE_TOKEN, plain_ids
 from ham.records import atomic_write, read_jsonl, write_json
 from ham.runtime import exit_code_of, log, numpy_generator, rank_and_world, seed_everything, set_up_logging
+from ham.world.annotators import annotator_population, hint_of, plain_description
 from ham.world.attributes import FIELDS
+from ham.world.draw import sample_scene, visible_attributes
+from ham.world.wardrobe import sample_person, sample_wardrobe
 from scripts.world.foundation import Picture, average_gradients, load_pixels, read_pictures, warm_cosine
 
 INSTRUCTION = "Describe the person in the image."
-VOCABULARY = 900
+VOCABULARY = 1300
 IMAGE_PX, PATCH_PX = 112, 16
 CONFIG = {
     "architectures": ["LlavaLlamaForCausalLM"], "model_type": "llava", "torch_dtype": "float16",
@@ -164,7 +168,7 @@ def main() -> None:
     parser.add_argument("--world", type=Path, required=True, help="a world made by python -m ham.world build")
     parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, nargs=3, default=(900, 1000, 1200), metavar=("TEXT", "TOWER", "CAPTION"))
+    parser.add_argument("--steps", type=int, nargs=3, default=(1200, 2400, 800), metavar=("TEXT", "TOWER", "CAPTION"))
     parser.add_argument("--work", type=Path,
                         help="folder for what each step ends with (default: OUT.steps); delete it to begin anew")
     parser.add_argument("--batch", type=int, default=64, help="images per step of the vision tower, over all processes")
@@ -176,9 +180,11 @@ def main() -> None:
     torch.set_num_threads(1)
     pictures = read_pictures(options.world)
     seen = [picture for picture in pictures if not picture.held_out]
-    texts = [row["caption"] for row in read_jsonl(options.world / "foundation" / "texts.jsonl")]
 
     if place.is_main:
+        texts = [row["caption"] for row in read_jsonl(options.world / "foundation" / "texts.jsonl")]
+        rng = numpy_generator(options.seed, "tokenizer")
+        texts += [facts_of(picture.attributes, rng) for picture in seen]
         hints = [hint for picture in seen for hint, _, _ in picture.hinted]
         prompts = [SYSTEM.format("user"), f"USER: {INSTRUCTION} ASSISTANT:"] * 500
         train_tokenizer(texts + hints + prompts, options.out)
@@ -197,14 +203,22 @@ def main() -> None:
     text_steps, tower_steps, caption_steps = options.steps
     work = options.work or options.out.with_name(options.out.name + ".steps")
 
-    read = [torch.tensor([1, *ids, 2]) for ids in tokenizer(texts, add_special_tokens=False).input_ids]
+    collate = Collator(tokenizer.pad_token_id)
+    writers = annotator_population(options.seed, "foundation", 240)
 
-    def read_texts(rng: np.random.Generator) -> torch.Tensor:
-        rows = [read[index] for index in rng.integers(len(read), size=share * 5 // 8)]
-        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-100)
-        return language_loss(llm, ids)
+    def put_into_words(rng: np.random.Generator) -> torch.Tensor:
+        samples = []
+        for number in range(share * 3 // 4):
+            attributes = invent(rng)
+            hint, text = "", plain_description(attributes).text
+            if number % 3:
+                writer = writers[rng.integers(len(writers))]
+                hint, text = hint_of(writer.manner), writer.describe(attributes, rng).text
+            ids, targets = encode_conversation(tokenizer, conversation(hint, text))
+            samples.append(with_facts(tokenizer, ids, targets, facts_of(attributes, rng)))
+        return language_loss(llm, collate(samples))
 
-    train("language model", [llm], text_steps, 2e-3, read_texts, options.seed, work)
+    train("language model", [llm], text_steps, 2e-3, put_into_words, options.seed, work)
 
     def name_attributes(rng: np.random.Generator) -> torch.Tensor:
         chosen = rng.integers(len(seen), size=share)
@@ -212,10 +226,8 @@ def main() -> None:
 
     train("vision tower", [tower, heads], tower_steps, 1.5e-3, name_attributes, options.seed, work)
 
-    collate = Collator(tokenizer.pad_token_id)
-
     def caption(rng: np.random.Generator) -> torch.Tensor:
-        chosen = rng.integers(len(seen), size=max(1, share * 3 // 8))
+        chosen = rng.integers(len(seen), size=max(1, share * 5 // 16))
         tokens = model.projector(tower_tokens(tower, images.batch(chosen, rng)))
         total = []
         for kind in ("plain", "hinted", "hinted"):
@@ -234,11 +246,33 @@ def main() -> None:
         log.info("written: %s", options.out)
 
 
-def language_loss(llm: nn.Module, ids: torch.Tensor) -> torch.Tensor:
-    """Average the next-token loss of texts [B, T], padded with -100."""
-    hidden = llm.model(inputs_embeds=llm.get_input_embeddings()(ids.clamp(min=0)), use_cache=False)[0]
-    targets = ids[:, 1:]
-    return F.cross_entropy(llm.lm_head(hidden[:, :-1][targets >= 0]), targets[targets >= 0])
+def invent(rng: np.random.Generator) -> dict[str, str]:
+    """Make up what one sees of a pedestrian, as the foundation's are made."""
+    person = sample_person(rng, sample_wardrobe(rng, "mixed", 0.0))
+    return visible_attributes(person, sample_scene(rng, crop_rate=0.08, occlusion_rate=0.08))
+
+
+def facts_of(attributes: dict[str, str], rng: np.random.Generator) -> str:
+    """Write attributes as bare facts in any order, where a caption's image would be: "upper jacket upper_colour red ..."."""
+    fields = list(attributes)
+    return " ".join(f"{field.replace('_', ' ')} {attributes[field]}" for field in rng.permutation(fields))
+
+
+def with_facts(tokenizer: Any, ids: torch.Tensor, targets: torch.Tensor, facts: str) -> dict[str, Any]:
+    """Put the facts' ids in the place of the image."""
+    at = int((ids == IMAGE_TOKEN).nonzero()[0])
+    told = torch.tensor(plain_ids(tokenizer, facts))
+    return {"input_ids": torch.cat([ids[:at], told, ids[at + 1:]]),
+            "labels": torch.cat([targets[:at], torch.full_like(told, IGNORE), targets[at + 1:]]),
+            "pixels": torch.zeros(0), "class_id": 0}
+
+
+def language_loss(llm: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Average the next-token loss over the learned ids of [B, T]."""
+    hidden = llm.model(inputs_embeds=llm.get_input_embeddings()(batch["input_ids"]), use_cache=False)[0]
+    targets = batch["labels"][:, 1:]
+    learned = targets != IGNORE
+    return F.cross_entropy(llm.lm_head(hidden[:, :-1][learned]), targets[learned])
 
 
 def caption_loss(model: CaptionerModel, image_tokens: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
