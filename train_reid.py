@@ -56,6 +56,7 @@ def run_evaluation(config: EvalConfig) -> int:
     """Print one table for all test sets; write it as evaluation.json and a picture of queries with their ten best images."""
     from ham.reid.data import require_datasets
     from ham.reid.evaluate import evaluate, format_table, pick_examples
+    from ham.reid.state import write_config
     from ham.report.gallery import draw_gallery
     from ham.runtime import rank_and_world
 
@@ -66,6 +67,7 @@ def run_evaluation(config: EvalConfig) -> int:
     rows, encoded = evaluate(model, config.data_root, config.test_datasets, config.split, config.image_to_text, settings, out,
                              device)
     if rank_and_world().is_main:
+        write_config(out / "config.yaml", config)
         print(format_table(rows))
         for split in encoded if config.pictures else ():
             examples = pick_examples(split, config.pictures, seed=config.seed)

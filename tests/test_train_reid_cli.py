@@ -143,7 +143,7 @@ def test_clip_itself_can_be_measured_and_is_no_rde(world: Path, tmp_path: Path, 
     arguments = ["eval", "--checkpoint", str(world / "clip"), "--data-root", str(world), "--test-datasets", "[RSTPReid]",
                  "--output-dir", str(tmp_path), "--pictures", "0", "--num-workers", "0", "--device", "cpu"]
     assert main(arguments) == 0
-    assert [path.name for path in tmp_path.iterdir()] == ["evaluation.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "evaluation.json"]
     with pytest.raises(UsageError, match=r"no RDE checkpoint: the heads visul_emb_layer, .* are missing"):
         main([*arguments, "--method", "rde"])
 

@@ -23,7 +23,7 @@ import yaml
 from safetensors import SafetensorError
 
 from ham.records import atomic_write, read_json, write_json
-from ham.reid.config import FREE_ON_RESUME, TrainConfig
+from ham.reid.config import FREE_ON_RESUME, EvalConfig, TrainConfig
 from ham.runtime import UsageError, WorkError, git_revision, log
 
 LAST, VAL_BEST, TEST_BEST = "last", "val-best", "test-best"
@@ -119,7 +119,7 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def write_config(path: Path, config: TrainConfig) -> None:
+def write_config(path: Path, config: TrainConfig | EvalConfig) -> None:
     """Write the resolved config, headed by the git revision; it can be given to --config again."""
     with atomic_write(path) as file:
         file.write(f"# git revision {revision_at_start()}\n")
