@@ -87,7 +87,7 @@ def test_unreadable_image_leaves_the_gallery(root: Path, tmp_path: Path, caplog:
     assert "2 of 8 RSTPReid images cannot be read" in caplog.text
     failed = [json.loads(line) for line in (tmp_path / "out" / "failed.jsonl").read_text().splitlines()]
     assert [Path(row["image"]).name for row in failed] == ["3_0.png", "3_1.png"]
-    assert failed[1]["reason"] == "no such file" and failed[1]["dataset"] == "RSTPReid"
+    assert failed[1]["reason"] == "missing: no such file" and failed[1]["dataset"] == "RSTPReid"
     with pytest.raises(WorkError, match=r"2 of 8 RSTPReid images cannot be read, more than .* 1.0%; the first: .*3_0"):
         evaluate(Stub(), root, ["RSTPReid"], settings=SMALL)
 

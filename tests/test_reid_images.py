@@ -12,8 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from ham.reid import images
-from ham.reid.images import ImageError, read_image, read_rgb
+from ham import pictures
+from ham.pictures import open_image
+from ham.reid.images import ImageError, read_image
 
 RED = (200, 30, 40)
 
@@ -48,9 +49,9 @@ def test_equals_a_pil_bilinear_resize(tmp_path: Path) -> None:
                                                (8, Image.Transpose.ROTATE_270)])
 def test_exif_rotation_is_undone(tmp_path: Path, orientation: int, turn: Image.Transpose) -> None:
     exif = Image.Exif()
-    exif[images.ORIENTATION] = orientation
+    exif[pictures.ORIENTATION] = orientation
     path = save(two_colours().transpose(turn), tmp_path / "a.jpg", exif=exif, quality=95)
-    assert read_rgb(path).size == (40, 100)
+    assert open_image(path).size == (40, 100)
     assert_upright(read_image(path, (96, 32)))
 
 
@@ -102,11 +103,11 @@ def test_tiny_and_thin(tmp_path: Path, size: tuple[int, int]) -> None:
 def test_large_image_is_read_and_a_bomb_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(Image.new("L", (6000, 4000), 9), tmp_path / "a.png")
     assert (read_image(path, (8, 8)) == 9).all()
-    monkeypatch.setattr(images, "MAX_PIXELS", 1_000_000)
+    monkeypatch.setattr(pictures, "MAX_PIXELS", 1_000_000)
     with pytest.raises(ImageError, match=r"6000 x 4000 pixels; at most 1,000,000"):
         read_image(path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000_000)   # Pillow's own guard raises at twice its limit
-    with pytest.raises(ImageError, match="DecompressionBombError"):
+    with pytest.raises(ImageError, match=r"too large: .*decompression bomb"):
         read_image(path)
 
 
