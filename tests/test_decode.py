@@ -72,7 +72,7 @@ def captioner(request: pytest.FixtureRequest) -> Captioner:
 
 
 @pytest.fixture(autouse=True)
-def pieces(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+def made_up_prompt(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """The tiny captioner's prompt: made-up ids. Tests with the recorded checkpoint use the real ones."""
     if "parity" not in request.fixturenames:
         monkeypatch.setattr("ham.captioner.decoder.prompt_pieces", lambda *_: ([1, 7, 9], [11, 4, 6, 5]))

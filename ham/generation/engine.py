@@ -20,12 +20,12 @@ SAMPLES = 4096           # elements that are hashed of a larger one, beside its 
 
 
 class CaptionerEngine:
-    """Caption with a Decoder. batch_images: images per batch; None finds it."""
+    """Caption with a Decoder, by default a new one. batch_images: images per batch; None finds it."""
 
     def __init__(self, captioner: Captioner, settings: DecodeSettings, batch_images: int | None = None,
-                 captions_per_image: int = 1) -> None:
+                 captions_per_image: int = 1, decoder: Decoder | None = None) -> None:
         self.load = LoadSquare(captioner.image_size_px)
-        self.decoder = Decoder(captioner, settings)
+        self.decoder = decoder or Decoder(captioner, settings)
         self._batches = Batches(self.decoder, batch_images, captions_per_image)
 
     @property

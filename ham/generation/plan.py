@@ -56,19 +56,22 @@ def list_images(image_root: Path, images: Path | None = None, limit: int | None 
     """
     if not Path(image_root).is_dir():
         raise UsageError(f"--image-root {image_root}: no such folder")
-    seen: set[bytes] = set()             # 8-byte digests: a set of a million paths would weigh three times as much
     count = 0
-    for path in _walk(Path(image_root)) if images is None else _read_list(Path(images)):
-        digest = hashlib.blake2b(path.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        if digest in seen:
-            continue
+    for path in _walk(Path(image_root)) if images is None else _first_seen(_read_list(Path(images))):
         if limit is not None and count >= limit:
             break
-        seen.add(digest)
         count += 1
         yield path
     if not count:
         raise UsageError(f"{images or image_root}: no images to caption")
+
+
+def _first_seen(paths: Iterable[str]) -> Iterator[str]:
+    seen = set()
+    for path in paths:
+        if path not in seen:
+            seen.add(path)
+            yield path
 
 
 def _walk(root: Path) -> Iterator[str]:
