@@ -125,7 +125,7 @@ def test_only_unreadable_images_end_the_run(root: Path) -> None:
     pairs = packed(root)
     for number in range(6):
         (root / f"RSTPReid/imgs/{number}.png").unlink()
-    with pytest.raises(WorkError, match=r"50 unreadable images in a row, the first .*0\.png: no such file"):
+    with pytest.raises(WorkError, match=r"50 unreadable images in a row, the first .*0\.png: missing"):
         PairImages(pairs, [np.array([0])], SIZE)[0]
 
 
