@@ -56,7 +56,7 @@ run python train_reid.py finetune --config configs/reid/world_finetune_rde.yaml 
 
 step "Search" "Finding a person by a sentence."
 run python train_reid.py search --checkpoint "$RUN/finetune_irra/last" --gallery "$RUN/world/CUHK-PEDES/imgs" \
-    "a woman with long brown hair, a red coat and black boots" --output-dir "$RUN/search"
+    "a woman with long brown hair, a red coat and black boots" --output "$RUN/search.png"
 
 printf '\nAll five stages in %d s.\n  styles     %s\n  captions   %s\n  retrieval  %s\n  search     %s\n' "$SECONDS" \
-    "$RUN/styles/inspect.html" "$RUN/captions/samples.html" "$RUN/transfer" "$RUN/search"
+    "$RUN/styles/inspect.html" "$RUN/captions/samples.html" "$RUN/transfer" "$RUN/search.png"

@@ -1,0 +1,156 @@
+"""Every command of the READMEs and of the demo really parses: files exist, options are known, configs are read."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).resolve().parent.parent
+READMES = [TOP / "README.md", *sorted(TOP.glob("ham/*/README.md"))]
+STARTS = ("python ", "bash ", "torchrun ", "source ")
+ASSIGNMENT = re.compile(r"[A-Z_]+=")
+
+
+def commands_of(text: str) -> list[str]:
+    """Find commands in indented blocks and between backticks; comments, continuations and leading assignments are seen to."""
+    text = text.replace("\\\n", " ")
+    lines = [line.strip() for line in text.splitlines() if line.startswith("    ")]
+    spans = re.findall(r"`([^`]+)`", text)
+    found = []
+    for line in lines + spans:
+        line = re.split(r"\s{2,}|\s#\s", line.removeprefix("$ "))[0]
+        words = line.split()
+        while words and ASSIGNMENT.match(words[0]):
+            words.pop(0)
+        if " ".join(words[:1]) + " " in STARTS and "..." not in line:
+            found.append(line)
+    return found
+
+
+def demo_commands() -> list[str]:
+    text = (TOP / "scripts" / "demo.sh").read_text().replace("\\\n", " ")
+    text = re.sub(r"\$\{(\w+):-([^}]*)\}", r"\2", text).replace("$RUN", "runs/demo")
+    return [match.strip() for match in re.findall(r"(?m)^\s*(?:[A-Z_]+=\S+ +)*run (.*)$", text)]
+
+
+def help_of(*words: str) -> str:
+    environment = {**os.environ, "COLUMNS": "300", "PYTHONPATH": str(TOP)}
+    done = subprocess.run([sys.executable, *words, "--help"], cwd=TOP, capture_output=True, text=True, env=environment,
+                          timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def known_to_help(*start: str) -> Callable[[list[str]], None]:
+    """Check that a command's help names its subcommand's every option."""
+    def check(words: list[str]) -> None:
+        said = help_of(*start, words[0])
+        unknown = [word for word in words if word.startswith("--") and word.split("=")[0] not in said]
+        assert not unknown, f"{unknown} not in the help of {start} {words[0]}"
+
+    return check
+
+
+def caption(words: list[str]) -> None:
+    import caption as program
+
+    if words[0] not in ("status", "merge"):
+        program.options().parse_args(words)
+
+
+def train_reid(words: list[str]) -> None:
+    import train_reid as program
+
+    program.parse(words)
+
+
+def build_styles(words: list[str]) -> None:
+    from scripts import build_styles as program
+
+    parser, words = (program.inspect_parser(), words[1:]) if words[0] == "inspect" else (program.build_parser(), words)
+    parser.parse_args(words)
+
+
+def world(words: list[str]) -> None:
+    from ham.world.__main__ import parse_arguments
+
+    parse_arguments(words)
+
+
+CHECKS: dict[str, Callable[[list[str]], None]] = {
+    "caption.py": caption,
+    "train_reid.py": train_reid,
+    "scripts/build_styles.py": build_styles,
+    "ham.world": world,
+    "ham.datasets": known_to_help("-m", "ham.datasets"),
+    "ham.captioner.checkpoint": known_to_help("-m", "ham.captioner.checkpoint"),
+    "ham.reid.weights": known_to_help("-m", "ham.reid.weights"),
+}
+
+
+def check_command(command: str) -> None:
+    words = shlex.split(command)
+    while ASSIGNMENT.match(words[0]):
+        words.pop(0)
+    program, *words = words
+    if program in ("bash", "source"):
+        script = TOP / words[0]
+        assert script.is_file(), f"no {script}"
+        assert subprocess.run(["bash", "-n", str(script)]).returncode == 0
+        used = script.read_text()
+        assert all(name.rstrip("=") in used for name in re.findall(r"[A-Z_]+=", command)), "a variable that the script ignores"
+        return
+    if program == "torchrun":
+        while words[0].startswith("-"):
+            del words[:2 if words[0] != "-m" else 0]
+            if words[0] == "-m":
+                break
+    name, *rest = words[1:] if words[0] == "-m" else words
+    if name in CHECKS:
+        CHECKS[name](rest)
+        return
+    file = TOP / (name.replace(".", "/") + ".py" if words[0] == "-m" else name)
+    assert file.is_file(), f"no {file}"
+    said = file.read_text()
+    unknown = [word for word in rest if word.startswith("--") and f'"{word.split("=")[0]}"' not in said]
+    assert not unknown, f"{file} does not know {unknown}"
+
+
+@pytest.mark.parametrize("command", sorted({command for file in READMES for command in commands_of(file.read_text())}))
+def test_readme_command_parses(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(TOP)
+    check_command(command)
+
+
+@pytest.mark.parametrize("command", demo_commands())
+def test_demo_command_parses(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(TOP)
+    check_command(command)
+
+
+def test_commands_are_found() -> None:
+    assert len(demo_commands()) >= 12
+    readme = commands_of((TOP / "README.md").read_text())
+    assert any(command.startswith("bash scripts/demo.sh") for command in readme)
+    assert sum("train_reid.py" in command for command in readme) >= 4
+
+
+def test_a_wrong_command_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(TOP)
+    for command in ("bash scripts/none.sh", "python caption.py --model-path a --image-root b --out c --no-such 1",
+                    "python -m ham.world build --out x --preset huge", "python scripts/nothing.py"):
+        with pytest.raises((AssertionError, SystemExit)):
+            check_command(command)
+
+
+def test_links_lead_somewhere() -> None:
+    for file in READMES:
+        for target in re.findall(r"\]\(([^)#]+)\)", file.read_text()):
+            assert target.startswith("http") or (file.parent / target).exists(), f"{file}: {target}"
