@@ -109,7 +109,7 @@ def caption_command(args: argparse.Namespace) -> int:
         "captions_per_image": captions_per_image, "seed": args.seed, "max_new_tokens": args.max_new_tokens,
         "temperature": args.temperature, "top_p": args.top_p, "max_redraws": args.max_redraws,
         "reject_slash_n": args.reject_slash_n, "filter_version": FILTER_VERSION}
-    info = {"model_path": str(args.model_path), "image_root": str(args.image_root), "images": str(args.images or ""),
+    info = {"model_path": str(args.model_path), "image_root": str(args.image_root.resolve()), "images": str(args.images or ""),
             "vision_tower": captioner.manifest.get("vision_tower", args.vision_tower), "num_styles": captioner.num_styles}
     if place.is_main:
         plan = settle_plan(args.out, lambda: list_images(args.image_root, args.images, args.limit), settings, info,

@@ -301,7 +301,7 @@ def test_a_batch_that_does_not_fit_is_halved(captioner: Captioner, caplog: pytes
     with caplog.at_level("WARNING", logger="ham"):
         found = batches.caption(pixels(7), [[0]] * 7)
     assert [[one.ids for one in own] for own in found] == expected
-    assert sizes == [7, 3, 3, 1] and batches.images == 3 and "3 images at a time" in caplog.text
+    assert sizes == [7, 3, 3, 1] and batches.images == 3 and "3 captions at a time" in caplog.text
     monkeypatch.setattr(decoder, "caption", lambda *_: (_ for _ in ()).throw(RuntimeError("another error")))
     with pytest.raises(RuntimeError, match="another error"):
         batches.caption(pixels(1), [[0]])
@@ -311,6 +311,14 @@ def test_batch_size_on_a_cpu_counts_rows(captioner: Captioner) -> None:
     decoder = Decoder(captioner)
     assert (Batches(decoder).images, Batches(decoder, None, 2).images, Batches(decoder, 5, 2).images) == (64, 32, 5)
     assert Batches(decoder, None, 1000).images == 1
+    many = [[number % S for number in range(150)], [], [1, 2]]
+    batches = Batches(decoder, None, 150)
+    sizes, whole = [], decoder.caption
+    decoder.caption = lambda images, styles, names: (sizes.append(sum(map(len, styles))), whole(images, styles, names))[1]
+    decoder.settings = DecodeSettings(max_new_tokens=2)
+    parts = [[one.ids for one in own] for own in batches.caption(pixels(3), many)]
+    assert sizes == [64, 64, 24] and [len(own) for own in parts] == [150, 0, 2]
+    assert parts == ids_of(Decoder(captioner, DecodeSettings(max_new_tokens=2)), pixels(3), many)
     assert decode_module.GROWTH > 0 and styles_module.NO_STYLE == NO_STYLE
 
 

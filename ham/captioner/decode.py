@@ -40,42 +40,67 @@ def generate(captioner: Captioner, images: Sequence[Image.Image], style_ids: Seq
 
 
 class Batches:
-    """Caption batches of a size that fits: chosen from the memory there is, halved when it runs out."""
+    """Caption batches of a size that fits: chosen from the memory there is, halved when it runs out.
+
+    rows: captions at a time; images: as many images as make that many rows.
+    """
 
     def __init__(self, decoder: Decoder, images: int | None = None, styles_per_image: int = 1) -> None:
-        self.decoder = decoder
-        self.images = images or self._fitting(max(styles_per_image, 1))
-        if self.images < 1:
-            raise UsageError(f"batch size {self.images}: expected at least 1")
+        if images is not None and images < 1:
+            raise UsageError(f"batch size {images}: expected at least 1")
+        self.decoder, self.styles_per_image = decoder, max(styles_per_image, 1)
+        self.rows = self._fitting() if images is None else images * self.styles_per_image
 
-    def _fitting(self, styles_per_image: int) -> int:
-        """Choose images per batch: 64 rows on a CPU; on a GPU what fits into 70 % of its free memory, 256 rows at most."""
+    @property
+    def images(self) -> int:
+        return max(1, self.rows // self.styles_per_image)
+
+    def _fitting(self) -> int:
+        """Choose rows per batch: 64 on a CPU; on a GPU what fits into 70 % of its free memory, at most 256."""
         decoder = self.decoder
         if decoder.captioner.device.type != "cuda":
-            return max(1, 64 // styles_per_image)
+            return 64
         free, _ = torch.cuda.mem_get_info(decoder.captioner.device)
         positions = (decoder.before.shape[1] + decoder.captioner.num_image_tokens + decoder.captioner.style_tokens
                      + decoder.after.shape[1] + 2 * GROWTH)
-        # Twice: leaving rows copies the cache.
-        row = 2 * positions * decoder.llama.bytes_per_position()
-        return max(1, min(256, int(0.7 * free / row)) // styles_per_image)
+        # Twice: rows that leave make the others' cache be copied.
+        return max(1, min(256, int(0.7 * free / (2 * positions * decoder.llama.bytes_per_position()))))
 
     def caption(self, pixels: torch.Tensor, style_ids: Sequence[Sequence[int]],
                 keys: Sequence[Sequence[str]] | None = None) -> list[list[Generated]]:
-        """Caption images [I, 3, s, s], at most `images` at a time."""
-        captions: list[list[Generated]] = []
-        while len(captions) < len(pixels):
-            part = slice(len(captions), len(captions) + self.images)
+        """Caption images [I, 3, s, s], at most `rows` captions at a time; an image with more styles is done in parts."""
+        captions: list[list[Generated]] = [[] for _ in style_ids]
+        while parts := self._next_parts(captions, style_ids):
+            images = [image for image, _ in parts]
+            styles = [style_ids[image][part] for image, part in parts]
+            names = None if keys is None else [keys[image][part] for image, part in parts]
             try:
-                captions += self.decoder.caption(pixels[part], style_ids[part], None if keys is None else keys[part])
+                made = self.decoder.caption(pixels[images], styles, names)
             except (torch.cuda.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if self.images == 1 or not _is_out_of_memory(error):
+                count = sum(map(len, styles))
+                if count == 1 or not _is_out_of_memory(error):
                     raise
-                self.images = max(1, min(self.images, len(pixels)) // 2)
-                log.warning("out of memory: %d images at a time from now on", self.images)
-            if torch.cuda.is_available() and len(captions) < len(pixels):
-                torch.cuda.empty_cache()
+                self.rows = count // 2
+                log.warning("out of memory: %d captions at a time from now on", self.rows)
+                made = None
+            if made is None:
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()        # outside the except block, where the traceback still holds tensors
+                continue
+            for image, new in zip(images, made, strict=True):
+                captions[image] += new
         return captions
+
+    def _next_parts(self, captions: Sequence[Sequence[Generated]],
+                    style_ids: Sequence[Sequence[int]]) -> list[tuple[int, slice]]:
+        """Name the next captions to make: images, each with a range of its styles, `rows` in all."""
+        parts, room = [], self.rows
+        for image, (made, styles) in enumerate(zip(captions, style_ids, strict=True)):
+            missing = min(len(styles) - len(made), room)
+            if missing > 0:
+                parts.append((image, slice(len(made), len(made) + missing)))
+                room -= missing
+        return parts
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
