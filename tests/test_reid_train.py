@@ -175,6 +175,13 @@ def test_rde_divides_every_pair_and_weighs_the_batch(world: Path, tmp_path: Path
     assert batch["label_hat"].tolist() == run.clean[:16].tolist()
 
 
+def test_rde_without_division_counts_every_pair(world: Path, tmp_path: Path) -> None:
+    for name, ccd in (("without", False), ("with", True)):
+        train(config_for(world, tmp_path / name, method="rde", epochs=1, ccd=ccd))
+        assert (tmp_path / name / "last/trainer_state/clean.npy").exists() == ccd
+    assert losses_of(tmp_path / "without") > losses_of(tmp_path / "with")          # a sum over more pairs
+
+
 # ------------------------------------------------------------------------------------------------------------------ resume
 
 

@@ -40,6 +40,7 @@ class TrainConfig:
         text_length: tokens per caption, start and end included
         irra: options of the IRRA losses
         rde: options of RDE
+        ccd: RDE divides the pairs into clean and noisy before every epoch; false: all count as clean
         noise_rate: share of wrong pairs that RDE is told of; above 0.4 its mixture is fitted tightly
         mask_all_losses: masked captions go to all losses, as in the reference; false: to the MLM loss alone
         augment_images: flip, shift and erase
@@ -93,6 +94,7 @@ class TrainConfig:
     text_length: int = 77
     irra: IRRAOptions = field(default_factory=IRRAOptions)
     rde: RDEOptions = field(default_factory=RDEOptions)
+    ccd: bool = True
     noise_rate: float = 0.0
     mask_all_losses: bool = True
     augment_images: bool = True

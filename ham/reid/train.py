@@ -46,7 +46,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     run = set_up(config)
     rows: list[Row] = []
     for epoch in range(run.state.epoch, config.epochs):
-        if run.method.kind == "rde" and run.state.batch == 0:
+        if run.method.kind == "rde" and config.ccd and run.state.batch == 0:
             run.clean = divide_pairs(run, epoch)
         train_epoch(run, epoch)
         run.state = replace(run.state, epoch=epoch + 1, batch=0)
