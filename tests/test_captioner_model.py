@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ham.captioner.backbone import set_checkpointing
+from ham.captioner.backbone import IS_LEGACY, set_checkpointing
 from ham.captioner.checkpoint import load_captioner
 from ham.captioner.conversation import encode_conversation, prompt_pieces
 from ham.captioner.images import preprocess
@@ -258,6 +258,7 @@ def test_gradient_checkpointing_changes_nothing(as_before, recorded) -> None:
     assert torch.allclose(*gradients, rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.skipif(IS_LEGACY, reason="transformers 4.31 has one attention")
 @torch.inference_mode()
 def test_attention_implementations_agree(parity, recorded) -> None:
     losses = [load_captioner(parity / "llava_tiny", attention=name).model(*training_batch(recorded), CLASS_IDS).loss

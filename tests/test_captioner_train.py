@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from tiny_llava import CONFIG, STYLES, TOKENS, TOWER_CONFIG, original_tensors, write_folder
 
 from ham.captioner import train
+from ham.captioner.backbone import IS_LEGACY
 from ham.captioner.checkpoint import load_captioner
 from ham.captioner.estimate import Settings, count_parameters, estimate
 from ham.captioner.trainer import EpochSampler
@@ -103,8 +104,13 @@ def test_a_frozen_projector_stays(base, data, tmp_path, monkeypatch):
 
 
 def test_lora_is_kept_and_merged_at_load(base, data, tmp_path, monkeypatch):
-    run(monkeypatch, *words(base, data, tmp_path, "--save_strategy", "no", "--lora_enable", "True", "--lora_r", "4",
-                            "--lora_alpha", "8", "--max_steps", "4"))
+    command = words(base, data, tmp_path, "--save_strategy", "no", "--lora_enable", "True", "--lora_r", "4", "--lora_alpha",
+                    "8", "--max_steps", "4")
+    if IS_LEGACY:
+        with pytest.raises(UsageError, match=r"--lora_enable needs peft 0\.5 or newer, here is 0\.4\.0"):
+            run(monkeypatch, *command)
+        return
+    run(monkeypatch, *command)
     assert (tmp_path / "lora" / "adapter_model.safetensors").is_file()
     before, after = load_captioner(base).model.llm, load_captioner(tmp_path).model.llm
     assert not torch.equal(before.model.layers[0].mlp.up_proj.weight, after.model.layers[0].mlp.up_proj.weight)
@@ -225,8 +231,8 @@ def test_killed_and_resumed_equals_uninterrupted(base, data, tmp_path):
 def test_two_processes_with_and_without_deepspeed_give_the_same_curve(base, data, tmp_path):
     curves = {}
     for name in ("none", "zero2", "zero3"):
-        if name != "none" and importlib.util.find_spec("deepspeed") is None:
-            pytest.skip("deepspeed is not installed (pip install -e '.[train]')")
+        if name != "none" and (IS_LEGACY or importlib.util.find_spec("deepspeed") is None):
+            pytest.skip("deepspeed is not installed (pip install -e '.[train]'), or transformers is 4.31")
         out = tmp_path / name
         more = () if name == "none" else ("--deepspeed", str(TOP / "configs" / "deepspeed" / f"{name}.json"))
         options = ("--per_device_train_batch_size", "2", "--save_steps", "7", *more)

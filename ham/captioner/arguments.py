@@ -6,11 +6,10 @@ Everything that Hugging Face's Trainer takes is taken too.
 from __future__ import annotations
 
 import sys
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field
 from typing import Any
 
-import transformers
-
+from ham.captioner.backbone import ATTENTIONS, DEFAULT_ATTENTION, set_warmup_ratio, training_arguments
 from ham.runtime import UsageError
 
 # Options of the reference that have one supported value here: accepted so that its command lines run, refused otherwise.
@@ -41,7 +40,7 @@ class ModelArguments:
     style_tokens: int = option(10, "tokens per style prompt")
     style_init: str = option(
         "normal", "normal: N(0, 1) as the reference; vocab: rows of the language model's embeddings (a tenth of the rate)")
-    attn_implementation: str = option("sdpa", "sdpa | flash_attention_2 | eager")
+    attn_implementation: str = option(DEFAULT_ATTENTION, " | ".join(ATTENTIONS))
     mm_projector_type: str = option("mlp2x_gelu", "only mlp2x_gelu")
     mm_vision_select_feature: str = option("patch", "only patch")
     mm_use_im_start_end: bool = option(False, "only False")
@@ -60,7 +59,7 @@ class DataArguments:
 
 
 @dataclass
-class TrainingArguments(transformers.TrainingArguments):
+class TrainingArguments(training_arguments()):
     """Trainer's options, with the ones that style tuning adds."""
 
     model_max_length: int = option(2048, "tokens of text, image included, before truncation")
@@ -81,9 +80,7 @@ class TrainingArguments(transformers.TrainingArguments):
         self.disable_tqdm = not sys.stderr.isatty()  # a bar on a terminal, plain lines elsewhere
         if self.ddp_find_unused_parameters is None:
             self.ddp_find_unused_parameters = False  # every trained parameter takes part in every step
-        base_has_ratio = "warmup_ratio" in {option.name for option in fields(transformers.TrainingArguments)}
-        if self.warmup_ratio and not base_has_ratio:
-            self.warmup_steps = self.warmup_ratio  # newer Trainers read a fraction here
+        set_warmup_ratio(self, self.warmup_ratio)
         super().__post_init__()
 
 

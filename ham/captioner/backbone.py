@@ -1,4 +1,4 @@
-"""The one file that knows which transformers is installed: configurations, model classes, tokenizers.
+"""The one file that knows which transformers is installed: configurations, model classes, tokenizers, Trainer.
 
 Works with transformers 4.31.0, the paper's, and with 5.x. What 4.31.0 cannot do is refused with one line that says so.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch
 import transformers
 from accelerate import init_empty_weights
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import (
     CLIPVisionConfig,
     CLIPVisionModel,
@@ -28,6 +31,7 @@ from ham.runtime import UsageError, log
 VERSION = tuple(int(part) for part in transformers.__version__.split(".")[:2])
 IS_LEGACY = VERSION < (4, 36)      # before Cache objects and attention implementations
 ATTENTIONS = ("sdpa", "flash_attention_2", "eager")
+DEFAULT_ATTENTION = "eager" if IS_LEGACY else "sdpa"
 LLM_KEYS = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
             "num_key_value_heads", "hidden_act", "max_position_embeddings", "initializer_range", "rms_norm_eps",
             "bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings")
@@ -39,7 +43,7 @@ TOWER_KEYS = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_atte
 # --------------------------------------------------------------------------------------------------------------- models
 
 
-def llm_config(config: dict[str, Any], attention: str = "sdpa") -> LlamaConfig:
+def llm_config(config: dict[str, Any], attention: str = DEFAULT_ATTENTION) -> LlamaConfig:
     """Make the language model's configuration from a LLaVA config's keys; rotary settings in the old or the new spelling."""
     check_attention(attention)
     rope = {"rope_type": "default", **(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
@@ -58,9 +62,10 @@ def llm_config(config: dict[str, Any], attention: str = "sdpa") -> LlamaConfig:
     plain_head = keys["hidden_size"] // keys["num_attention_heads"]
     if theta != 10000.0 or newer.get("attention_bias") or newer.get("mlp_bias") or (
             newer.get("head_dim", plain_head) != plain_head):
-        raise UsageError(f"transformers {transformers.__version__} cannot run this language model (rotary base, biases or head "
-                         "width); install transformers 5")
+        raise too_old("cannot run this language model (rotary base, biases or head width)")
     if scaling is not None:
+        if scaling["rope_type"] not in ("linear", "dynamic"):
+            raise too_old(f"does not know rotary scaling '{scaling['rope_type']}'")
         scaling = {"type": scaling["rope_type"], "factor": float(scaling["factor"])}
     return LlamaConfig(**keys, rope_scaling=scaling)
 
@@ -69,9 +74,15 @@ def check_attention(attention: str) -> None:
     """Raise UsageError for an attention implementation that is not known or not installed."""
     if attention not in ATTENTIONS:
         raise UsageError(f"attention '{attention}' is not known; use one of {', '.join(ATTENTIONS)}")
-    if attention == "flash_attention_2" and (IS_LEGACY or importlib.util.find_spec("flash_attn") is None):
-        remedy = "needs transformers 5" if IS_LEGACY else "needs the package flash-attn; install it"
-        raise UsageError(f"attention 'flash_attention_2' {remedy} or use sdpa")
+    if IS_LEGACY and attention != "eager":
+        raise too_old(f"has no attention '{attention}', only eager")
+    if attention == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
+        raise UsageError("attention 'flash_attention_2' needs the package flash-attn; install it or use sdpa")
+
+
+def too_old(what: str) -> UsageError:
+    """Make the one line that refuses what the installed transformers cannot do."""
+    return UsageError(f"transformers {transformers.__version__} {what}; install transformers 5")
 
 
 def build_llm(config: LlamaConfig) -> LlamaForCausalLM:
@@ -82,6 +93,12 @@ def build_llm(config: LlamaConfig) -> LlamaForCausalLM:
 
 def set_checkpointing(llm: LlamaForCausalLM, on: bool = True) -> None:
     """Switch gradient checkpointing of the language model's layers, whatever this transformers calls it."""
+    if IS_LEGACY:      # its own way leaves torch's `use_reentrant` open, which torch announces to refuse
+        for layer in llm.model.layers:
+            layer.__dict__.pop("forward", None)
+            if on:
+                layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+        return
     word = "enable" if on else "disable"
     current = getattr(llm, f"activation_checkpointing_{word}", None)
     (current or getattr(llm, f"gradient_checkpointing_{word}"))()
@@ -131,8 +148,7 @@ def load_tokenizer(folder: str | Path, max_length: int = 2048) -> Any:
     settings_file = folder / "tokenizer_config.json"
     settings = json.loads(settings_file.read_text(encoding="utf-8")) if settings_file.is_file() else {}
     if IS_LEGACY and not model.is_file():
-        raise UsageError(f"{folder}: transformers {transformers.__version__} needs tokenizer.model, only tokenizer.json is "
-                         "there; copy the base model's tokenizer.model, or install transformers 5")
+        raise too_old(f"needs tokenizer.model, but {folder} has only tokenizer.json: copy the base model's there")
     is_llama = model.is_file() or str(settings.get("tokenizer_class", "Llama")).startswith("Llama")
     kind = LlamaTokenizer if is_llama else PreTrainedTokenizerFast
     # transformers 4.31 takes a slow tokenizer that says nothing about `legacy` for a legacy one; 5 does not.
@@ -149,3 +165,44 @@ def load_tokenizer(folder: str | Path, max_length: int = 2048) -> Any:
         tokenizer.pad_token = tokenizer.unk_token
         log.info("%s: the tokenizer has no padding token; its unknown token %s is used", folder, tokenizer.unk_token)
     return tokenizer
+
+
+# -------------------------------------------------------------------------------------------------------------- Trainer
+
+
+def training_arguments() -> type:
+    """Give Trainer's options, a dataclass to extend, under the names of transformers 5 as far as style tuning uses them."""
+    return LegacyTrainingArguments if IS_LEGACY else transformers.TrainingArguments
+
+
+def trainer() -> type:
+    """Give the Trainer to extend."""
+    return LegacyTrainer if IS_LEGACY else transformers.Trainer
+
+
+def set_warmup_ratio(args: transformers.TrainingArguments, ratio: float) -> None:
+    """Ask for a warm-up of a share of all steps. Newer Trainers have no option for it: `warmup_steps` takes a fraction."""
+    if ratio and "warmup_ratio" not in {option.name for option in fields(transformers.TrainingArguments)}:
+        args.warmup_steps = ratio
+
+
+if IS_LEGACY:
+
+    @dataclass
+    class LegacyTrainingArguments(transformers.TrainingArguments):
+        """The options of 4.31 with what later versions renamed; raises UsageError for what they cannot do."""
+
+        use_cpu: bool = field(default=False, metadata={"help": "train on the CPU even where there is a GPU"})
+        optim: str = field(default="adamw_torch_fused", metadata={"help": "the optimiser, by transformers' name"})
+
+        def __post_init__(self) -> None:
+            if self.deepspeed:
+                raise too_old("is supported without DeepSpeed: leave --deepspeed out (finetune_task.sh: DEEPSPEED=none)")
+            self.no_cuda = self.no_cuda or self.use_cpu
+            super().__post_init__()
+
+    class LegacyTrainer(transformers.Trainer):
+        """The Trainer of 4.31 where torch has changed since."""
+
+        def _load_rng_state(self, checkpoint: str | None) -> None:
+            """Leave the random state: torch no longer reads the file, and nothing in style tuning draws from it."""

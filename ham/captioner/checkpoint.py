@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from ham.captioner import layouts
 from ham.captioner.assemble import DEFAULT_STYLE_TOKENS, build_model, fill
-from ham.captioner.backbone import load_tokenizer
+from ham.captioner.backbone import DEFAULT_ATTENTION, load_tokenizer
 from ham.captioner.conversation import DEFAULT_TEMPLATE, get_template
 from ham.captioner.describe import describe
 from ham.captioner.merge import merge
@@ -39,7 +39,7 @@ from ham.runtime import exit_code_of, git_revision, log, set_up_logging
 
 def load_captioner(path: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32,
                    vision_tower: str | None = None, *, base_model: str | Path | None = None, template: str | None = None,
-                   attention: str = "sdpa", image_aspect_ratio: str | None = None, style_tokens: int | None = None,
+                   attention: str = DEFAULT_ATTENTION, image_aspect_ratio: str | None = None, style_tokens: int | None = None,
                    trainable_dtype: torch.dtype | None = None) -> Captioner:
     """Load a captioner from a folder of any layout, frozen and in evaluation mode.
 

@@ -5,6 +5,7 @@ The matrices are kept in peft's own format, in the folder `lora/` of an adapter;
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ def add_lora(llm: nn.Module, rank: int, alpha: int, dropout: float) -> Any:
     """Put trainable low-rank matrices beside every linear layer of the language model but its head; returns peft's config."""
     try:
         from peft import LoraConfig, inject_adapter_in_model
-    except ImportError as error:
-        raise UsageError(f"--lora_enable needs a newer peft and transformers: {error}") from None
+    except ImportError:
+        raise UsageError(f"--lora_enable needs peft 0.5 or newer, here is {version('peft')}; install it with transformers 5"
+                         ) from None
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, bias="none", task_type="CAUSAL_LM",
                         target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"])
     inject_adapter_in_model(config, llm)

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.data import Sampler
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 from transformers.trainer import SCHEDULER_NAME
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
+from ham.captioner.backbone import trainer
 from ham.runtime import MetricsLog, WorkError, rank_and_world, torch_generator
 
 
@@ -55,7 +56,7 @@ class EpochSetter(TrainerCallback):
         self.trainer.sampler.set_epoch(int((state.epoch or 0.0) + 1e-6))
 
 
-class CaptionerTrainer(Trainer):
+class CaptionerTrainer(trainer()):
     """Trainer over a captioner's model. save_adapter(folder, tensors) writes one, load_adapter(folder) reads one.
 
     Raises WorkError at the first non-finite loss, naming the step.
