@@ -171,6 +171,28 @@ def reach_rows(steepness: float, count: int, annotators: int, styles: int, dim: 
         yield row("KMeans + UPS", setting, lambda features, seed, setting=setting: both(features, seed, SETTINGS[setting]))
 
 
+def geometry_rows(count: int, annotators: int, dim: int) -> Iterator[list[str]]:
+    """Yield a row per population and UPS setting: where prototypes and rare captions lie, and who is taken how often."""
+    from sklearn.neighbors import NearestNeighbors
+
+    for steepness in (1.0, 2.0):
+        said = write_captions(count, annotators, steepness, 0)
+        features = chars_features([row.neutral for row in lexicon_neutraliser()([one.caption for one in said])], dim)
+        _, kinds, counts = np.unique([one.kind for one in said], return_inverse=True, return_counts=True)
+        rare = counts[kinds] < 0.005 * count
+        for dims, beta in ((dim, 7.0), (dim, 1.5), (8, 7.0), (8, 1.5)):
+            space = features[:, :dims]
+            clusters = ups_clusters(space, 200, beta, 50, 0)
+            far = np.linalg.norm(space - space.mean(0), axis=1)
+            prototypes = np.linalg.norm(clusters.centres - space.mean(0), axis=1)
+            lonely = NearestNeighbors(n_neighbors=11).fit(space).kneighbors(space)[0][:, -1]
+            taken = clusters.times_covered
+            figures = [np.median(prototypes) / np.median(far), far[rare].mean() / far[~rare].mean(),
+                       lonely[rare].mean() / lonely[~rare].mean(), np.corrcoef(taken, far)[0, 1],
+                       np.corrcoef(taken, lonely)[0, 1], taken[rare].mean() / taken[~rare].mean()]
+            yield [f"{steepness:g}", f"{dims} dimensions, beta {beta:g}", *(f"{figure:.2f}" for figure in figures)]
+
+
 def table(header: list[str], rows: Iterator[list[str]]) -> str:
     """Give a Markdown table."""
     lines = [header, ["---"] * 2 + ["---:"] * (len(header) - 2), *rows]
@@ -180,6 +202,7 @@ def table(header: list[str], rows: Iterator[list[str]]) -> str:
 def main() -> None:
     parser = ArgumentParser(prog="measure_styles.py", description=__doc__)
     parser.add_argument("--out", type=str, default="work/measure_styles.md", help="Markdown file to write")
+    parser.add_argument("--tables", type=list[str], default=["reach", "geometry", "features"], help="which tables to make")
     parser.add_argument("--captions", type=int, default=6000)
     parser.add_argument("--annotators", type=int, default=300)
     parser.add_argument("--styles", type=int, default=60, help="clusters in all")
@@ -199,15 +222,22 @@ def main() -> None:
             file.write("\n".join(parts))
 
     show(f"{options.captions} captions, {options.annotators} annotators, {options.styles} styles.\n")
-    header = ["scheme", "setting", "clusters", "AMI manner", "captions covered, %", "rare captions covered, %",
-              "rare manners with a cluster, %", "rare captions drawn / in data", "effective manners"]
-    for steepness in (1.0, 2.0):
-        rows = reach_rows(steepness, options.captions, options.annotators, options.styles, options.dim, options.seeds)
-        show(f"Annotators' shares to the power {steepness:g}:\n\n" + table(header, rows))
-    header = ["neutraliser", "encoder", "AMI annotator", "AMI syntax", "AMI register", "annotator", "syntax", "register",
-              "capitals", "hedging", "attributes", "most telling attribute"]
-    said = write_captions(options.captions, options.annotators, 1.0, 0)
-    show(table(header, feature_rows(said, options.styles, options.dim, options.clip, options.hf)))
+    if "reach" in options.tables:
+        header = ["scheme", "setting", "clusters", "AMI manner", "captions covered, %", "rare captions covered, %",
+                  "rare manners with a cluster, %", "rare captions drawn / in data", "effective manners"]
+        for steepness in (1.0, 2.0):
+            rows = reach_rows(steepness, options.captions, options.annotators, options.styles, options.dim, options.seeds)
+            show(f"Annotators' shares to the power {steepness:g}:\n\n" + table(header, rows))
+    if "geometry" in options.tables:
+        header = ["power", "UPS", "prototype's / caption's distance", "rare / other captions' distance",
+                  "rare / other captions' 10th neighbour", "taken with distance, r", "taken with loneliness, r",
+                  "taken: rare / other"]
+        show(table(header, geometry_rows(options.captions, options.annotators, options.dim)))
+    if "features" in options.tables:
+        header = ["neutraliser", "encoder", "AMI annotator", "AMI syntax", "AMI register", "annotator", "syntax", "register",
+                  "capitals", "hedging", "attributes", "most telling attribute"]
+        said = write_captions(options.captions, options.annotators, 1.0, 0)
+        show(table(header, feature_rows(said, options.styles, options.dim, options.clip, options.hf)))
 
 
 if __name__ == "__main__":
