@@ -131,7 +131,7 @@ def test_stopping_equals_the_reference(recorded: tuple, parity: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------ transformers
 
 
-@pytest.mark.parametrize("options", [{}, {"kv_heads": 2}, {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}])
+@pytest.mark.parametrize("options", [{}, {"kv_heads": 2}, {"rope_scaling": {"type": "linear", "factor": 2.0}}])
 def test_logits_equal_transformers(options: dict) -> None:
     llm = make_llm(**options)
     fast = FastLlama(llm)

@@ -1,6 +1,6 @@
 """Compare the paper's stack with the current one on the same tiny checkpoint, and write the table into the README.
 
-    python transformers-4.31.0/compare.py [--write]      run by the environment with the current stack, after scripts/test_legacy.sh
+    python transformers-4.31.0/compare.py [--write]      after scripts/test_legacy.sh, in the environment with the current stack
 
 Each stack computes the same things in a process of its own. Exit code 1 when a difference is larger than allowed.
 """
@@ -42,7 +42,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--legacy-python", type=Path, default=TOP / ".venv-4.31" / "bin" / "python",
                         help="the interpreter with the paper's stack (default %(default)s)")
-    parser.add_argument("--checkpoint", type=Path, help="default: the recorded reference's where there is one, else one made here")
+    parser.add_argument("--checkpoint", type=Path, help="default: the recorded reference's if it is here, else one made here")
     parser.add_argument("--write", action="store_true", help="put the table into README.md")
     parser.add_argument("--record", type=Path, help=argparse.SUPPRESS)      # one stack's part; the folder also holds the data
     options = parser.parse_args()
@@ -89,7 +89,8 @@ def write_data(folder: Path) -> None:
     records = []
     for number in range(12):
         Image.fromarray(chance.integers(0, 255, (60 + number, 24, 3), dtype=np.uint8)).save(folder / f"{number}.png")
-        turns = [{"from": "human", "value": QUESTION}, {"from": "gpt", "value": ANSWERS[number % 3] + " He runs." * (number % 4)}]
+        turns = [{"from": "human", "value": QUESTION},
+                 {"from": "gpt", "value": ANSWERS[number % 3] + " He runs." * (number % 4)}]
         records.append({"id": str(number), "image": f"{number}.png", "conversations": turns, "style_id": number % 4,
                         "class_id": number % 4})
     (folder / "instructions.json").write_text(json.dumps(records))
@@ -136,7 +137,7 @@ def record(folder: Path, checkpoint: Path) -> None:
     equal.update(captions(captioner, data))
     (folder / "result.json").write_text(json.dumps({
         "stack": {name: importlib.metadata.version(name) for name in PACKAGES}, "equal": equal,
-        "numbers": {name: values.flatten().tolist() if hasattr(values, "flatten") else values for name, values in numbers.items()},
+        "numbers": {name: torch.as_tensor(values).flatten().tolist() for name, values in numbers.items()},
     }))
 
 
@@ -150,9 +151,9 @@ def tune(folder: Path, data: Path, checkpoint: Path) -> dict[str, Any]:
 
     sys.argv = ["train", "--model_name_or_path", str(checkpoint), "--data_path", str(data / "instructions.json"),
                 "--image_folder", str(data), "--output_dir", str(folder), "--use_cpu", "True", "--save_strategy", "no",
-                "--per_device_train_batch_size", "4", "--num_train_epochs", "2", "--learning_rate", "1e-3", "--logging_steps", "1",
-                "--lr_scheduler_type", "cosine", "--warmup_ratio", "0.03", "--group_by_modality_length", "True",
-                "--gradient_checkpointing", "True", "--report_to", "none"]
+                "--per_device_train_batch_size", "4", "--num_train_epochs", "2", "--learning_rate", "1e-3",
+                "--logging_steps", "1", "--lr_scheduler_type", "cosine", "--warmup_ratio", "0.03",
+                "--group_by_modality_length", "True", "--gradient_checkpointing", "True", "--report_to", "none"]
     train.main()
     # Trainer 4.31 rounds the losses that it logs to four places; the prompts are not rounded.
     losses = [row["loss"] for row in read_jsonl(folder / "metrics.jsonl") if "loss" in row]
@@ -177,8 +178,8 @@ def captions(captioner: Any, data: Path) -> dict[str, list[str]]:
     with torch.no_grad():
         for image, chosen in zip(pixels, styles):
             for style in chosen:
-                x = torch.cat([model.embed(decoder.before), model.encode_images(image[None]), model.styles(torch.tensor([style])),
-                               model.embed(decoder.after)], dim=1)
+                x = torch.cat([model.embed(decoder.before), model.encode_images(image[None]),
+                               model.styles(torch.tensor([style])), model.embed(decoder.after)], dim=1)
                 ids, past = [], None
                 while len(ids) < 20 and (not ids or ids[-1] not in decoder.stop_ids):
                     output = llm(inputs_embeds=x, past_key_values=past, use_cache=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -14,10 +15,18 @@ from typing import Any
 
 import torch
 import transformers
-from accelerate import init_empty_weights
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import (
+
+from ham.runtime import UsageError, log
+
+VERSION = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+IS_LEGACY = VERSION < (4, 36)      # before Cache objects and attention implementations
+if IS_LEGACY:      # accelerate 0.21 would import it whatever is asked for: seconds, and a line on standard output
+    sys.modules.setdefault("deepspeed", None)
+
+from accelerate import init_empty_weights  # noqa: E402
+from transformers import (  # noqa: E402
     CLIPVisionConfig,
     CLIPVisionModel,
     LlamaConfig,
@@ -26,10 +35,6 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from ham.runtime import UsageError, log
-
-VERSION = tuple(int(part) for part in transformers.__version__.split(".")[:2])
-IS_LEGACY = VERSION < (4, 36)      # before Cache objects and attention implementations
 ATTENTIONS = ("sdpa", "flash_attention_2", "eager")
 DEFAULT_ATTENTION = "eager" if IS_LEGACY else "sdpa"
 LLM_KEYS = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
