@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from decode_helpers import S, V, make_llm, tiny_captioner
 from PIL import Image
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from ham.captioner import decode as decode_module
 from ham.captioner.checkpoint import load_captioner
@@ -20,55 +20,15 @@ from ham.captioner.decode import Batches, generate
 from ham.captioner.decoder import NO_STYLE, Decoder, DecodeSettings
 from ham.captioner.fast_llama import FastLlama
 from ham.captioner.images import preprocess
-from ham.captioner.model import Captioner, CaptionerModel, make_projector
-from ham.captioner.prompts import StyleBank
-from ham.captioner.sampling import LOGIT_RISK, choose
+from ham.captioner.model import Captioner
+from ham.captioner.sampling import LOGIT_RISK
 from ham.generation import styles as styles_module
 from ham.runtime import UsageError
 
-V, S, K = 211, 5, 3
-
-
-class LetterTokenizer:
-    """Ids as text, one word per id; enough of a tokenizer for decoding."""
-
-    eos_token_id, bos_token_id = 2, 1
-
-    def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
-        return " ".join(f"w{token}" for token in ids if token > 2)
-
-
-def make_llm(seed: int = 0, kv_heads: int = 4, vocabulary: int = V, **options: object) -> LlamaForCausalLM:
-    torch.manual_seed(seed)
-    config = LlamaConfig(vocab_size=vocabulary, hidden_size=32, intermediate_size=48, num_hidden_layers=3,
-                         num_attention_heads=4, num_key_value_heads=kv_heads, eos_token_id=2, **options)
-    llm = LlamaForCausalLM(config).eval()
-    for parameter in llm.parameters():                             # wider than the default, so that tokens have margins
-        parameter.data.mul_(5 if parameter.ndim == 2 else 1)
-    return llm
-
-
-class PatchTower(torch.nn.Module):
-    """A stand-in vision tower: four tokens of an image are the means of its quarters' colours."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = torch.nn.Parameter(torch.ones(3))
-
-
-class TinyModel(CaptionerModel):
-    def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
-        quarters = torch.nn.functional.adaptive_avg_pool2d(pixels.to(self.llm.dtype), 2).flatten(2).transpose(1, 2)
-        return self.projector(quarters * self.vision_tower.scale)
-
 
 @pytest.fixture(scope="module")
-def captioner(request: pytest.FixtureRequest) -> Captioner:
-    llm = make_llm()
-    torch.manual_seed(1)
-    bank, projector = StyleBank(S, K, 32), make_projector(3, 32)
-    bank.prompts.data.normal_()
-    return Captioner(TinyModel(llm, PatchTower(), projector, bank).eval().requires_grad_(False), LetterTokenizer(), 8, 4)
+def captioner() -> Captioner:
+    return tiny_captioner()
 
 
 @pytest.fixture(autouse=True)
@@ -245,30 +205,6 @@ def test_rows_that_finish_early_leave_the_rest_unchanged(captioner: Captioner) -
     cut = ids_of(stopping, images, styles)
     expected = [[ids[:ids.index(common) + 1] if common in ids else ids for ids in own] for own in full]
     assert cut == expected and cut != full and len({len(ids) for own in cut for ids in own}) > 3
-
-
-# --------------------------------------------------------------------------------------------------------------- sampling
-
-
-def test_greedy_choice_and_its_doubts() -> None:
-    logits = torch.tensor([[0.0, 5.0, 1.0], [5.0, 5.0 - 1e-6, 1.0], [3.0, -9.0, 3.0]])
-    choice = choose(logits, 0.0, 1.0, None, check=True)
-    assert choice.ids.tolist()[:2] == [1, 0] and choice.is_close.tolist() == [False, True, True]
-    assert choose(logits.double(), 0.0, 1.0, None, check=False).ids.tolist() == [1, 0, 0]         # ties: the lowest id
-    assert choose(logits.double() + torch.tensor([0, 0, 1e-13]), 0.0, 1.0, None, check=False).ids.tolist()[2] == 0
-
-
-def test_sampling_inverts_the_cumulative_probabilities() -> None:
-    logits = torch.log(torch.tensor([[0.2, 0.5, 0.3]])).repeat(4, 1)
-    uniform = torch.tensor([0.1, 0.2001, 0.69, 0.71])
-    assert choose(logits, 1.0, 1.0, uniform, check=False).ids.tolist() == [0, 1, 1, 2]
-    close = choose(logits, 1.0, 1.0, torch.tensor([0.1, 0.20001, 0.45, 0.7]), check=True).is_close
-    assert close.tolist() == [False, True, False, True]
-    # the nucleus of 0.6 is {1, 2}, with probabilities 5/8 and 3/8
-    assert choose(logits, 1.0, 0.6, torch.tensor([0.0, 0.62, 0.63, 0.99]), check=False).ids.tolist() == [1, 1, 2, 2]
-    assert choose(logits, 1.0, 0.5001, torch.tensor([0.1] * 4), check=True).is_close.all()         # the nucleus's own edge
-    sharp = choose(logits, 0.1, 1.0, torch.tensor([0.5] * 4), check=False).ids
-    assert sharp.tolist() == [1] * 4
 
 
 def test_samples_follow_the_probabilities_and_the_seed(captioner: Captioner) -> None:
