@@ -56,7 +56,7 @@ def options() -> argparse.ArgumentParser:
     add("--styles", default="random", help="random (default; distinct styles, drawn from seed and image path) | all | none | "
                                            "ids such as 0,5,17")
     add("--seed", type=int, default=0, help="of the styles and of sampling (default 0)")
-    add("--prompt", help="the instruction, without <image> (default: the paper's)")
+    add("--prompt", help="the instruction, without <image> (default: the checkpoint's, else the paper's)")
     add("--template", choices=["v1", "llava_v1", "llava_v0"], help="conversation (default: the checkpoint's)")
     add("--max-new-tokens", type=int, default=512, help="longest caption in tokens (default 512)")
     add("--temperature", type=float, default=0.0, help="0 is greedy (default)")
@@ -104,7 +104,7 @@ def caption_command(args: argparse.Namespace) -> int:
     decoding = DecodeSettings(args.prompt, args.template, args.max_new_tokens, args.temperature, args.top_p, args.seed)
     engine = CaptionerEngine(captioner, decoding, args.batch_size, captions_per_image)
     settings = {
-        "model": fingerprint(captioner), "dtype": str(dtype).removeprefix("torch."), "prompt": args.prompt,
+        "model": fingerprint(captioner), "dtype": str(dtype).removeprefix("torch."), "prompt": engine.decoder.prompt,
         "template": engine.decoder.template.name, "styles": args.styles, "style_pool": list(pool),
         "captions_per_image": captions_per_image, "seed": args.seed, "max_new_tokens": args.max_new_tokens,
         "temperature": args.temperature, "top_p": args.top_p, "max_redraws": args.max_redraws,

@@ -274,6 +274,14 @@ def test_wrong_settings_are_refused(captioner: Captioner, wrong: dict) -> None:
         Decoder(captioner, DecodeSettings(**wrong))
 
 
+def test_the_checkpoints_own_instruction_is_the_default(captioner: Captioner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(captioner.manifest, "prompt", "Who is it?")
+    assert Decoder(captioner).prompt == "Who is it?"
+    assert Decoder(captioner, DecodeSettings(prompt="Describe.")).prompt == "Describe."
+    monkeypatch.delitem(captioner.manifest, "prompt")
+    assert Decoder(captioner).prompt is None
+
+
 def test_wrong_styles_and_lengths_are_refused(captioner: Captioner) -> None:
     decoder = Decoder(captioner)
     for styles, message in (([[S]], f"style {S} asked for"), ([[-2]], "style -2"), ([[0, NO_STYLE]], "with and without")):

@@ -21,8 +21,8 @@ def generate(captioner: Captioner, images: Sequence[Image.Image], style_ids: Seq
              seed: int = 0, batch_size: int | None = None) -> list[list[str]]:
     """Caption images in the styles asked for each; the result has the shape of `style_ids`.
 
-    prompt: the instruction without `<image>`; None is the reference's. template: v1 | llava_v1 | llava_v0; None is the
-    checkpoint's. style -1 adds no style tokens. batch_size: images at a time; found automatically when None.
+    prompt: the instruction without `<image>`; None is the checkpoint's, else the reference's. template: v1 | llava_v1 |
+    llava_v0; None is the checkpoint's. style -1 adds no style tokens. batch_size: images at a time; found when None.
     The captions do not depend on the batch (float32 on a CPU: exactly).
     """
     if len(images) != len(style_ids):
