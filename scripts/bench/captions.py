@@ -4,8 +4,8 @@
     python -m scripts.bench.captions small           512 wide, 576 image tokens         a few minutes on 2 CPU cores
     python -m scripts.bench.captions 7b              LLaVA-1.6-7B's shape, bf16           GPU only
 
-Random weights: the work is the real one, the captions are noise of the longest length. The loop compared with prefills the whole
-prompt for each caption and calls `generate` of the installed transformers, batch 1, as the paper's released code does.
+Random weights: the work is the real one, the captions are noise of the longest length. The loop compared with prefills the
+whole prompt for each caption and calls `generate` of the installed transformers, batch 1, as the paper's released code does.
 `python -m scripts.bench.caption_job` measures the job around the model.
 """
 
