@@ -36,7 +36,8 @@ def commands_of(text: str) -> list[str]:
 
 def demo_commands() -> list[str]:
     text = (TOP / "scripts" / "demo.sh").read_text().replace("\\\n", " ")
-    text = re.sub(r"\$\{(\w+):-([^}]*)\}", r"\2", text).replace("$RUN", "runs/demo")
+    text = re.sub(r'\$\{\w+\[@\]\+"[^"]*"\}', "", text)      # the options of --fast
+    text = text.replace("$RUN", "runs/demo").replace("$NPROC", "2").replace("$preset", "demo")
     return [match.strip() for match in re.findall(r"(?m)^\s*(?:[A-Z_]+=\S+ +)*run (.*)$", text)]
 
 
