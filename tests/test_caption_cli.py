@@ -178,7 +178,7 @@ def test_torchrun_with_two_processes(command: Command, tmp_path: Path) -> None:
     assert command() == 0
     expected = (command.out / "captions.json").read_bytes()
     command.base[5] = str(tmp_path / "two")
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29677",
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone",
                            str(TOP / "caption.py"), *command.base, "--device", "cpu"],
                           capture_output=True, text=True, timeout=300, cwd=TOP, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

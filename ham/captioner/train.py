@@ -78,6 +78,8 @@ def main() -> None:
     trainer.train(resume_from_checkpoint=checkpoint_to_resume(args))
     trainer.save_model()
     trainer.save_state()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()      # or a rank that leaves early aborts the others
     log.info("adapter with %d styles: %s", num_styles, args.output_dir)
 
 

@@ -35,8 +35,14 @@ fi
 if [ "$DEEPSPEED" != none ]; then machine+=(--deepspeed "$DEEPSPEED"); fi
 NPROC="${NPROC:-$((gpu_count > 0 ? gpu_count : 1))}"
 
-exec torchrun --nnodes "${NNODES:-1}" --node-rank "${NODE_RANK:-0}" --nproc-per-node "$NPROC" \
-    --master-addr "${MASTER_ADDR:-127.0.0.1}" --master-port "${MASTER_PORT:-29500}" \
+if [ "${NNODES:-1}" = 1 ]; then
+    meet=(--standalone)      # any free port
+else
+    meet=(--nnodes "$NNODES" --node-rank "${NODE_RANK:?set NODE_RANK, 0 to NNODES - 1}"
+        --master-addr "${MASTER_ADDR:?set MASTER_ADDR to the first node}" --master-port "${MASTER_PORT:-29500}")
+fi
+
+exec python -m torch.distributed.run "${meet[@]}" --nproc-per-node "$NPROC" \
     -m ham.captioner.train \
     --model_name_or_path "$MODEL" \
     --data_path "$DATA" \
