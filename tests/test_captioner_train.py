@@ -236,7 +236,7 @@ def test_two_processes_with_and_without_deepspeed_give_the_same_curve(base, data
         out = tmp_path / name
         more = () if name == "none" else ("--deepspeed", str(TOP / "configs" / "deepspeed" / f"{name}.json"))
         options = ("--per_device_train_batch_size", "2", "--save_steps", "7", *more)
-        ended = launch(out, *words(base, data, out, *options), processes=2).wait(600)      # DeepSpeed compiles a little at first
+        ended = launch(out, *words(base, data, out, *options), processes=2).wait(600)    # DeepSpeed compiles a little
         assert ended == 0, (tmp_path / f"{name}.err").read_text()
         curves[name] = losses(out)
         assert len(curves[name]) == 12
