@@ -30,7 +30,7 @@ from ham.world.manners import worth_telling
 from ham.world.parser import score
 from ham.world.syntax import syntax_of
 from scripts.world.foundation import read_pictures
-from scripts.world.make_llava import INSTRUCTION
+from scripts.world.llava import INSTRUCTION
 
 
 def main() -> None:

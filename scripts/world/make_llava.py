@@ -18,86 +18,40 @@ The weights in `ham/world/weights/llava` were made by this script; it is a fixtu
 from __future__ import annotations
 
 import argparse
-import io
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import sentencepiece
 import torch
 import torch.distributed as dist
-from PIL import Image
-from safetensors.torch import save_file
 from torch import nn
-from torch.nn import functional as F
-from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaForCausalLM
 
-from ham.captioner.backbone import llm_config, load_tokenizer, tower_tokens
-from ham.captioner.conversation import IGNORE, SYSTEM, encode_conversation
+from ham.captioner.backbone import load_tokenizer, tower_tokens
+from ham.captioner.conversation import encode_conversation
 from ham.captioner.data import Collator
-from ham.captioner.images import CLIP_MEAN, CLIP_STD, pad_to_square
-from ham.captioner.model import CaptionerModel, make_projector
-from ham.captioner.tokenizer import IMAGE_TOKEN, plain_ids
-from ham.records import atomic_write, read_jsonl, write_json
+from ham.records import atomic_write
 from ham.runtime import exit_code_of, log, numpy_generator, rank_and_world, seed_everything, set_up_logging
 from ham.world.annotators import annotator_population, hint_of, plain_description
-from ham.world.attributes import FIELDS
-from ham.world.draw import sample_scene, visible_attributes
-from ham.world.wardrobe import sample_person, sample_wardrobe
-from scripts.world.foundation import Picture, average_gradients, load_pixels, read_pictures, warm_cosine
-
-INSTRUCTION = "Describe the person in the image."
-VOCABULARY = 1300
-IMAGE_PX, PATCH_PX = 112, 16
-CONFIG = {
-    "architectures": ["LlavaLlamaForCausalLM"], "model_type": "llava", "torch_dtype": "float16",
-    "hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 4,
-    "hidden_act": "silu", "rms_norm_eps": 1e-5, "max_position_embeddings": 512, "initializer_range": 0.02,
-    "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "tie_word_embeddings": False, "use_cache": True,
-    "mm_vision_tower": "vision_tower", "mm_hidden_size": 96, "mm_projector_type": "mlp2x_gelu", "mm_vision_select_layer": -2,
-    "mm_vision_select_feature": "patch", "mm_use_im_start_end": False, "mm_use_im_patch_token": False, "use_mm_proj": True,
-    "image_aspect_ratio": "pad", "tokenizer_model_max_length": 512, "tokenizer_padding_side": "right",
-    "ham": {"prompt": INSTRUCTION},
-}
-TOWER = {"hidden_size": 96, "intermediate_size": 384, "num_hidden_layers": 5, "num_attention_heads": 4, "image_size": IMAGE_PX,
-         "patch_size": PATCH_PX, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "num_channels": 3}
-LAYERS_LOOKED_AT = 4  # hidden state -2: the fifth layer is in the checkpoint, as in the real tower, and never used
-
-
-class AttributeHeads(nn.Module):
-    """Name every field from the image tokens: a learned query per field attends to them. [B, P, W] -> {field: [B, values]}."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.queries = nn.Parameter(torch.randn(len(FIELDS), width) * width**-0.5)
-        self.norm = nn.LayerNorm(width)
-        self.heads = nn.ModuleDict({field: nn.Linear(width, len(values)) for field, values in FIELDS.items()})
-
-    def forward(self, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
-        tokens = self.norm(tokens)
-        pooled = (tokens @ self.queries.T).softmax(dim=1).transpose(1, 2) @ tokens  # [B, fields, W]
-        return {field: head(pooled[:, place]) for place, (field, head) in enumerate(self.heads.items())}
-
-
-class Images:
-    """All pictures at the captioner's size, padded to a square as it pads them."""
-
-    def __init__(self, pictures: list[Picture]) -> None:
-        def resize(image: Image.Image) -> Image.Image:
-            return pad_to_square(image).resize((IMAGE_PX, IMAGE_PX), Image.Resampling.BICUBIC)
-
-        self.pixels = load_pixels(pictures, resize)
-        self.mean, self.std = (torch.tensor(value)[:, None, None] for value in (CLIP_MEAN, CLIP_STD))
-
-    def batch(self, indices: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
-        """Give normalised pixels [B, 3, s, s], half of them mirrored: no annotator tells left from right."""
-        pixels = torch.from_numpy(self.pixels[indices]).permute(0, 3, 1, 2).float() / 255
-        mirrored = torch.from_numpy(rng.random(len(indices)) < 0.5)
-        pixels[mirrored] = pixels[mirrored].flip(3)
-        return (pixels - self.mean) / self.std
+from scripts.world.foundation import average_gradients, read_pictures, warm_cosine
+from scripts.world.llava import (
+    TOWER,
+    AttributeHeads,
+    Images,
+    attribute_loss,
+    build_llava,
+    caption_loss,
+    conversation,
+    facts_of,
+    invent,
+    labels_of,
+    language_loss,
+    train_tokenizer,
+    with_facts,
+    words_of,
+    write_llava,
+)
 
 
 def train(what: str, modules: list[nn.Module], steps: int, rate: float, loss_of: Callable[[np.random.Generator], torch.Tensor],
@@ -131,39 +85,7 @@ def train(what: str, modules: list[nn.Module], steps: int, rate: float, loss_of:
             torch.save([module.state_dict() for module in modules], file)
 
 
-def train_tokenizer(texts: list[str], folder: Path) -> None:
-    """Train a sentencepiece model of Llama's kind (BPE, byte fallback, digits split) on the world's words."""
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(texts), model_writer=model, vocab_size=VOCABULARY, model_type="bpe", byte_fallback=True,
-        split_digits=True, normalization_rule_name="identity", unk_id=0, bos_id=1, eos_id=2, pad_id=-1, minloglevel=2)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "tokenizer.model").write_bytes(model.getvalue())
-    write_json(folder / "tokenizer_config.json", {
-        "tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "add_eos_token": False, "legacy": False,
-        "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<unk>", "model_max_length": 512,
-        "padding_side": "right", "sp_model_kwargs": {}, "clean_up_tokenization_spaces": False}, indent=2)
-
-
-def attribute_loss(heads: AttributeHeads, tokens: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Average cross-entropy over the fields that an image shows; labels [B, fields], -100 where one is not visible."""
-    return torch.stack([F.cross_entropy(logits, labels[:, place], ignore_index=-100)
-                        for place, logits in enumerate(heads(tokens).values())
-                        if (labels[:, place] >= 0).any()]).mean()
-
-
-def labels_of(pictures: list[Picture]) -> torch.Tensor:
-    rows = [[values.index(picture.attributes[field]) if field in picture.attributes else -100
-             for field, values in FIELDS.items()] for picture in pictures]
-    return torch.tensor(rows)
-
-
-def conversation(hint: str, caption: str) -> list[dict[str, str]]:
-    question = f"<image>\n{INSTRUCTION} {hint}".strip()
-    return [{"from": "human", "value": question}, {"from": "gpt", "value": caption}]
-
-
-def main() -> None:
+def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--world", type=Path, required=True, help="a world made by python -m ham.world build")
     parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint")
@@ -172,32 +94,25 @@ def main() -> None:
     parser.add_argument("--work", type=Path,
                         help="folder for what each step ends with (default: OUT.steps); delete it to begin anew")
     parser.add_argument("--batch", type=int, default=64, help="images per step of the vision tower, over all processes")
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = read_options()
     set_up_logging()
     place = rank_and_world()
     if place.world_size > 1:
         dist.init_process_group("gloo")
     torch.set_num_threads(1)
-    pictures = read_pictures(options.world)
-    seen = [picture for picture in pictures if not picture.held_out]
-
+    seen = [picture for picture in read_pictures(options.world) if not picture.held_out]
     if place.is_main:
-        texts = [row["caption"] for row in read_jsonl(options.world / "foundation" / "texts.jsonl")]
-        rng = numpy_generator(options.seed, "tokenizer")
-        texts += [facts_of(picture.attributes, rng) for picture in seen]
-        hints = [hint for picture in seen for hint, _, _ in picture.hinted]
-        prompts = [SYSTEM.format("user"), f"USER: {INSTRUCTION} ASSISTANT:"] * 500
-        train_tokenizer(texts + hints + prompts, options.out)
+        train_tokenizer(words_of(options.world, seen, options.seed), options.out)
     if place.world_size > 1:
         dist.barrier()
     tokenizer = load_tokenizer(options.out, 512)
     seed_everything(options.seed)
-    config = CONFIG | {"vocab_size": VOCABULARY}
-    llm = LlamaForCausalLM(llm_config(config))
-    vision = CLIPVisionModel(CLIPVisionConfig(**{**TOWER, "num_hidden_layers": LAYERS_LOOKED_AT}, attn_implementation="sdpa"))
-    tower = getattr(vision, "vision_model", vision)
-    heads = AttributeHeads(TOWER["hidden_size"])
-    model = CaptionerModel(llm, tower, make_projector(TOWER["hidden_size"], CONFIG["hidden_size"]), None)
+    model = build_llava()
+    llm, tower, heads = model.llm, model.vision_tower, AttributeHeads(TOWER["hidden_size"])
     images, labels = Images(seen), labels_of(seen)
     share = max(1, options.batch // place.world_size)
     text_steps, tower_steps, caption_steps = options.steps
@@ -242,65 +157,8 @@ def main() -> None:
 
     train("captioning", [model, heads], caption_steps, 1.2e-3, caption, options.seed, work)
     if place.is_main:
-        write_llava(options.out, config, model)
+        write_llava(options.out, model)
         log.info("written: %s", options.out)
-
-
-def invent(rng: np.random.Generator) -> dict[str, str]:
-    """Make up what one sees of a pedestrian, as the foundation's are made."""
-    person = sample_person(rng, sample_wardrobe(rng, "mixed", 0.0))
-    return visible_attributes(person, sample_scene(rng, crop_rate=0.08, occlusion_rate=0.08))
-
-
-def facts_of(attributes: dict[str, str], rng: np.random.Generator) -> str:
-    """Write attributes as bare facts in any order, where a caption's image would be: "upper jacket upper_colour red ..."."""
-    fields = list(attributes)
-    return " ".join(f"{field.replace('_', ' ')} {attributes[field]}" for field in rng.permutation(fields))
-
-
-def with_facts(tokenizer: Any, ids: torch.Tensor, targets: torch.Tensor, facts: str) -> dict[str, Any]:
-    """Put the facts' ids in the place of the image."""
-    at = int((ids == IMAGE_TOKEN).nonzero()[0])
-    told = torch.tensor(plain_ids(tokenizer, facts))
-    return {"input_ids": torch.cat([ids[:at], told, ids[at + 1:]]),
-            "labels": torch.cat([targets[:at], torch.full_like(told, IGNORE), targets[at + 1:]]),
-            "pixels": torch.zeros(0), "class_id": 0}
-
-
-def language_loss(llm: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Average the next-token loss over the learned ids of [B, T]."""
-    hidden = llm.model(inputs_embeds=llm.get_input_embeddings()(batch["input_ids"]), use_cache=False)[0]
-    targets = batch["labels"][:, 1:]
-    learned = targets != IGNORE
-    return F.cross_entropy(llm.lm_head(hidden[:, :-1][learned]), targets[learned])
-
-
-def caption_loss(model: CaptionerModel, image_tokens: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Average the loss of captions. As the model's own forward, but gradients reach the vision tower."""
-    ids, labels = batch["input_ids"], batch["labels"]
-    at = int((ids[0] == IMAGE_TOKEN).nonzero()[0])  # every prompt begins alike
-    embed = model.llm.get_input_embeddings()
-    hidden = model.llm.model(inputs_embeds=torch.cat([embed(ids[:, :at]), image_tokens, embed(ids[:, at + 1:])], dim=1),
-                             use_cache=False)[0]
-    targets = labels[:, at + 1:]
-    learned = targets >= 0
-    return F.cross_entropy(model.llm.lm_head(hidden[:, -targets.shape[1] - 1:-1][learned]), targets[learned])
-
-
-def write_llava(folder: Path, config: dict[str, object], model: CaptionerModel) -> None:
-    """Write the original LLaVA layout in half precision, the tower in a folder of its own."""
-    tower = {f"vision_model.{name}": tensor for name, tensor in model.vision_tower.state_dict().items()}
-    last = f"encoder.layers.{LAYERS_LOOKED_AT - 1}."
-    tower |= {name.replace(last, f"encoder.layers.{LAYERS_LOOKED_AT}."): tensor
-              for name, tensor in tower.items() if last in name}
-    rest = {(f"model.mm_{name}" if name.startswith("projector.") else name.removeprefix("llm.")): tensor
-            for name, tensor in model.state_dict().items() if not name.startswith("vision_tower.")}
-    for place, settings, tensors in ((folder, config, rest),
-                                     (folder / "vision_tower", {"model_type": "clip_vision_model", **TOWER}, tower)):
-        place.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.half().contiguous() for name, tensor in tensors.items() if tensor.is_floating_point()},
-                  str(place / "model.safetensors"), metadata={"format": "pt"})
-        write_json(place / "config.json", settings, indent=2)
 
 
 if __name__ == "__main__":
