@@ -28,4 +28,6 @@ fi
 export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
 # Nothing here fetches from a model hub unless the user asks for a hub model by name.
 export TOKENIZERS_PARALLELISM="${TOKENIZERS_PARALLELISM:-false}"
+# DeepSpeed compiles a little at its first use; environments that share one cache compile over each other.
+export TORCH_EXTENSIONS_DIR="${TORCH_EXTENSIONS_DIR:-$VIRTUAL_ENV/.torch-extensions}"
 unset _extras _top _stamp _wanted
