@@ -1,6 +1,7 @@
 """What every run needs whatever its stage: errors, seeds, device, rank, logging, progress, metrics.jsonl.
 
-Knows nothing of captions, images or models.
+Knows nothing of captions, images or models. torch is imported where it is used: planning a job or asking how far one is needs
+none, and it costs seconds and 250 MB.
 """
 
 from __future__ import annotations
@@ -16,16 +17,18 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import torch
 from tqdm import tqdm
+
+if TYPE_CHECKING:
+    import torch
 
 Item = TypeVar("Item")
 log = logging.getLogger("ham")
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = ("float32", "bfloat16", "float16")      # torch's names
 DTYPE_ALIASES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
@@ -75,11 +78,15 @@ def numpy_generator(seed: int, *purpose: str | int) -> np.random.Generator:
 
 def torch_generator(seed: int, *purpose: str | int, device: str | torch.device = "cpu") -> torch.Generator:
     """Give a torch generator of its own to one purpose, on `device`."""
+    import torch
+
     return torch.Generator(device=device).manual_seed(derive_seed(seed, *purpose))
 
 
 def seed_everything(seed: int) -> None:
     """Seed Python's, NumPy's and torch's global generators, for the libraries that draw from them."""
+    import torch
+
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
@@ -90,6 +97,8 @@ def seed_everything(seed: int) -> None:
 
 def resolve_device(name: str = "auto") -> torch.device:
     """Turn auto | cpu | cuda | cuda:N into a device; `auto` takes this process's GPU where there is one."""
+    import torch
+
     if name == "auto":
         name = f"cuda:{rank_and_world().local_rank}" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
@@ -100,11 +109,13 @@ def resolve_device(name: str = "auto") -> torch.device:
 def resolve_dtype(name: str = "auto", device: torch.device | None = None) -> torch.dtype:
     """Turn auto | float32 | bfloat16 | float16 (or fp32, bf16, fp16) into a dtype; `auto` is bfloat16 on a GPU."""
     if name == "auto":
-        return torch.bfloat16 if device is not None and device.type == "cuda" else torch.float32
+        name = "bfloat16" if device is not None and device.type == "cuda" else "float32"
     name = DTYPE_ALIASES.get(name, name)
     if name not in DTYPES:
         raise UsageError(f"dtype '{name}' is not known; use one of auto, {', '.join([*DTYPES, *DTYPE_ALIASES])}")
-    return DTYPES[name]
+    import torch
+
+    return getattr(torch, name)
 
 
 @dataclass(frozen=True)

@@ -147,6 +147,28 @@ def test_status_and_merge_by_themselves(command: Command, capsys: pytest.Capture
         assert "plan.json: no such file" in capsys.readouterr().err
 
 
+WITHOUT_TORCH = """
+import sys
+sys.modules["torch"] = None                   # any import of it now fails
+import caption
+from ham.generation.plan import list_images, settle_plan
+from pathlib import Path
+settle_plan(Path(sys.argv[2]), lambda: list_images(Path(sys.argv[1])), {"styles": "random"}, {})
+for command in ("status", "merge"):
+    sys.argv = ["caption.py", command, sys.argv[-1]]
+    assert caption.main() == 0
+"""
+
+
+def test_planning_and_looking_at_a_job_need_no_torch(command: Command, root: Path, tmp_path: Path) -> None:
+    assert command("--shards", "0:2") == 0
+    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, str(root), str(tmp_path / "plan"), str(command.out)],
+                          cwd=TOP, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "2 of 3 done" in done.stdout and (command.out / "captions.json").exists()
+    assert read_json(tmp_path / "plan" / "plan.json")["images"] == COUNT
+
+
 def test_a_sampled_run_and_a_run_without_styles(command: Command, tmp_path: Path) -> None:
     assert command("--styles", "none", "--temperature", "1", "--captions-per-image", "2") == 0
     rows = read_rows(command.out / "00000.jsonl")

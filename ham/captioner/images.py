@@ -6,15 +6,18 @@ Knows nothing of models. Pillow must do the resizing: a bicubic resize of tensor
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image
 
 from ham import pictures
 from ham.pictures import ImageError, to_rgb
 
-__all__ = ["ImageError", "open_image", "pad_to_square", "preprocess"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["ImageError", "open_image", "pad_to_square", "preprocess", "square_pixels"]
 
 PAD_COLOUR = (122, 116, 104)      # CLIP's mean colour, as integers
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -38,8 +41,8 @@ def pad_to_square(image: Image.Image, colour: tuple[int, int, int] = PAD_COLOUR)
     return square
 
 
-def preprocess(image: Image.Image, size_px: int = 336) -> torch.Tensor:
-    """Pad, resize (bicubic, Pillow) and normalise one image.
+def square_pixels(image: Image.Image, size_px: int = 336) -> np.ndarray:
+    """Pad, resize (bicubic, Pillow) and normalise one image. Needs no torch, so that it may run in any worker process.
 
     Returns: float32 [3, size_px, size_px]. Source: HAM, llava/mm_utils.py, process_images with image_aspect_ratio "pad".
     After padding the image is square, so the reference's centre crop has nothing left to cut.
@@ -49,7 +52,14 @@ def preprocess(image: Image.Image, size_px: int = 336) -> torch.Tensor:
         image = image.resize((size_px, size_px), Image.Resampling.BICUBIC)
     pixels = np.asarray(image, dtype=np.float32) * np.float32(1 / 255)
     pixels = (pixels - _MEAN) / _STD
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))      # [3, size_px, size_px]
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))      # [3, size_px, size_px]
+
+
+def preprocess(image: Image.Image, size_px: int = 336) -> torch.Tensor:
+    """Give `square_pixels` as a tensor."""
+    import torch
+
+    return torch.from_numpy(square_pixels(image, size_px))
 
 
 def open_image(path: str | Path) -> Image.Image:

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from torch.utils.data import DataLoader, Dataset
 
-from ham.captioner.images import ImageError, open_image, preprocess
+from ham.captioner.images import ImageError, open_image, square_pixels
 from ham.datasets import PackedStrings
 from ham.records import path_below
 from ham.runtime import UsageError, WorkError
@@ -35,10 +34,10 @@ class LoadSquare:
     size_px: int
 
     def __call__(self, path: Path) -> np.ndarray:
-        return preprocess(open_image(path), self.size_px).numpy()
+        return square_pixels(open_image(path), self.size_px)
 
 
-class ImageFiles(Dataset):
+class ImageFiles:
     """The images of a list below a root. `load` turns a path into pixels and runs in the workers."""
 
     def __init__(self, images: PackedStrings, root: Path, load: Callable[[Path], np.ndarray]) -> None:
@@ -68,6 +67,8 @@ def load_images(files: ImageFiles, indices: Iterable[int], workers: int, chunk: 
     indices is read lazily, a few chunks ahead of what was yielded. NumPy arrays travel through pipes, so that the small
     shared memory of containers is no limit.
     """
+    from torch.utils.data import DataLoader  # not needed to plan a job or to look at one
+
     # A worker that starts when this process already runs CUDA or threads must not touch torch: `load` is Pillow and NumPy.
     loader = DataLoader(files, batch_sampler=_chunks(indices, chunk if workers else 1), collate_fn=list, num_workers=workers,
                         worker_init_fn=DieWithParent(os.getpid()))
