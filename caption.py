@@ -66,6 +66,7 @@ def options() -> argparse.ArgumentParser:
     add("--keep-rejected", action="store_true", help="fall back on rejected captions where too few are accepted")
     add = parser.add_argument_group("model").add_argument
     add("--vision-tower", default="reference", help="reference (the one the checkpoint names) | checkpoint (inside it) | PATH")
+    add("--image-aspect-ratio", choices=["pad"], help="pad images also where the checkpoint's config would crop them")
     add("--base-model", type=Path, help="where an adapter's base model lies now (default: where training found it)")
     add("--device", default="auto", help="auto | cpu | cuda | cuda:N")
     add("--dtype", default="auto", help="auto (bfloat16 on a GPU, float32 on a CPU) | float32 | bfloat16 | float16")
@@ -99,7 +100,8 @@ def caption_command(args: argparse.Namespace) -> int:
     device = resolve_device(args.device)
     dtype = resolve_dtype(args.dtype, device)
     tower = None if args.vision_tower == "reference" else args.vision_tower
-    captioner = load_captioner(args.model_path, device, dtype, tower, base_model=args.base_model)
+    captioner = load_captioner(args.model_path, device, dtype, tower, base_model=args.base_model,
+                               image_aspect_ratio=args.image_aspect_ratio)
     pool, _, captions_per_image = parse_styles(args.styles, captioner.num_styles, args.captions_per_image)
     decoding = DecodeSettings(args.prompt, args.template, args.max_new_tokens, args.temperature, args.top_p, args.seed)
     engine = CaptionerEngine(captioner, decoding, args.batch_size, captions_per_image)

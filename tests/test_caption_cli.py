@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -121,6 +122,17 @@ def test_wrong_options_end_with_one_line(command: Command, capsys: pytest.Captur
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(error) == 1 and message in error[0]
     assert not (command.out / "plan.json").exists()
+
+
+def test_a_checkpoint_that_would_crop_people_is_refused_and_the_remedy_works(command: Command, tmp_path: Path,
+                                                                             capsys: pytest.CaptureFixture[str]) -> None:
+    config = {**CONFIG, "image_aspect_ratio": "anyres"}
+    command.base[1] = str(write_folder(tmp_path / "anyres", original_tensors(), config))
+    assert command() == 2
+    said = capsys.readouterr().err
+    assert "heads and feet off" in said
+    remedy = re.search(r"say (--\S+) (\S+)", said).groups()
+    assert command(*remedy, "--limit", "2") == 0
 
 
 def test_strict_counts_failed_images(command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
