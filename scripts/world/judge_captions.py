@@ -3,7 +3,8 @@
     python -m scripts.world.judge_captions --captions runs/demo/captions --world runs/demo/world
     python caption.py --model-path ham/world/weights/llava --styles none --image-root runs/demo/world/SYNTH-PEDES \\
         --out runs/demo/captions_untuned
-    python -m scripts.world.judge_captions --captions runs/demo/captions --world runs/demo/world --beside runs/demo/captions_untuned
+    python -m scripts.world.judge_captions --captions runs/demo/captions --world runs/demo/world \\
+        --beside runs/demo/captions_untuned
 
 Reads what caption.py wrote (captions.json) and the world's truth. Only images that every row has captions of count; varied is
 measured on equally many captions of each, as distinct-1/2 fall when a set grows.
