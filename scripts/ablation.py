@@ -1,0 +1,103 @@
+"""The paper's Table 1 in miniature, on the embedded world: does it help to caption in the manners of many annotators, and why?
+
+    python scripts/ablation.py --config configs/ablation.yaml                run what is missing, then collect
+    python scripts/ablation.py --config configs/ablation.yaml --status       what is done, what is missing, how long it took
+    python scripts/ablation.py --config configs/ablation.yaml --collect      write the table of what there is
+
+For each seed: a world, styles of its human captions in five clusterings, a captioner tuned on each, captions of one and the
+same pool for each row, a retrieval model trained on each, measured on three benchmarks that it has never seen. Every step is a
+job with a result file: stop it at any time, the same command goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))      # the parts lie in scripts.ablation
+os.environ.setdefault("OMP_NUM_THREADS", "1")   # two processes of one thread each beat one of two
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from jsonargparse import ArgumentParser
+
+from ham.runtime import UsageError, exit_code_of, log, set_up_logging
+from scripts.ablation.collect import collect
+from scripts.ablation.graph import Job, digest_of, make_graph
+from scripts.ablation.places import Places
+from scripts.ablation.rows import ROWS
+from scripts.ablation.runner import status_table, work_off
+from scripts.ablation.settings import Settings, check_settings
+from scripts.ablation.work import WORK
+
+RESULTS = Path(__file__).resolve().parent / "ablation" / "results"
+
+
+def build_parser() -> ArgumentParser:
+    """Make the parser: every setting, from --config files and the command line, and what to do."""
+    parser = ArgumentParser(prog="ablation.py", description=__doc__)
+    parser.add_argument("--config", action="config", help="YAML file with settings; options after it override it")
+    parser.add_class_arguments(Settings)
+    parser.add_argument("--jobs", type=int, default=2, help="processes at a time, each with one thread")
+    parser.add_argument("--only-seeds", type=list[int], default=None, help="only these seeds, such as [0]")
+    parser.add_argument("--only-rows", type=list[str], default=None, help=f"only these of: {', '.join(ROWS)}")
+    parser.add_argument("--status", action="store_true", help="list the jobs and do nothing")
+    parser.add_argument("--collect", action="store_true", help="write the results of what is done and do nothing else")
+    parser.add_argument("--results", type=str, default=str(RESULTS), help="folder for ablation.json, .md and .png")
+    return parser
+
+
+def read_settings(words: list[str] | None = None) -> tuple[Settings, Any]:
+    """Read the command line: the settings, and what to do. Raises UsageError for settings that cannot be."""
+    parser = build_parser()
+    config = parser.parse_args(words)
+    made = parser.instantiate(config) if hasattr(parser, "instantiate") else parser.instantiate_classes(config)
+    settings = Settings(**{field.name: made[field.name] for field in fields(Settings)})
+    check_settings(settings, list(ROWS))
+    for name, known in (("only_seeds", settings.seeds), ("only_rows", ROWS)):
+        unknown = [value for value in config[name] or [] if value not in known]
+        if unknown:
+            raise UsageError(f"--{name.replace('_', '-')} {unknown[0]}: not known; use some of {', '.join(map(str, known))}")
+    return settings, config
+
+
+def do(settings: Settings, job: Job) -> dict[str, Any]:
+    """Do one job, in its own process."""
+    return WORK[job.kind](settings, Places(Path(settings.work), job.seed), job)
+
+
+def same_weights(settings: Settings) -> Callable[[], None]:
+    """Make a check that the weights are still the ones of now: new ones under a run would mix two experiments."""
+    def digests() -> list[str]:
+        return [digest_of(Path(folder)) for folder in (settings.llava, settings.clip)]
+
+    def check() -> None:
+        if digests() != before:
+            raise UsageError(f"{settings.llava} or {settings.clip} changed under the run; the same command does again what "
+                             "depends on them")
+
+    before = digests()
+    return check
+
+
+def main() -> None:
+    set_up_logging()
+    settings, asked = read_settings()
+    work = Path(settings.work)
+    everything = make_graph(settings, settings.seeds, list(ROWS))
+    chosen = make_graph(settings, asked.only_seeds or settings.seeds, asked.only_rows or list(ROWS))
+    if asked.status:
+        print(status_table(chosen, work))
+        return
+    if not asked.collect:
+        log.info("%d jobs done now", work_off(chosen, work, partial(do, settings), asked.jobs, same_weights(settings)))
+    print(collect(settings, everything, work, Path(asked.results)))
+
+
+if __name__ == "__main__":
+    raise SystemExit(exit_code_of(main))
