@@ -25,6 +25,9 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     build.add_argument("--preset", choices=tuple(PRESETS), default="demo",
                        help="nano: seconds, for tests; demo (default): two minutes on two cores; full: for long experiments")
     build.add_argument("--seed", type=int, default=0, help="another seed, another world (default 0)")
+    build.add_argument("--without-foundation", action="store_true",
+                       help="leave out the images and texts that only the stand-in weights are made of: half of the work; "
+                            "everything else is the same")
     build.add_argument("--workers", type=int, default=None, metavar="N", help="processes (default: one for each core)")
     return parser.parse_args(words)
 
@@ -33,7 +36,8 @@ def main(words: list[str] | None = None) -> int:
     """Run the command."""
     arguments = parse_arguments(words)
     set_up_logging()
-    build_world(arguments.out, arguments.preset, arguments.seed, arguments.workers)
+    build_world(arguments.out, arguments.preset, arguments.seed, arguments.workers,
+                not arguments.without_foundation)
     return 0
 
 

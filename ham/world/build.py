@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,26 +32,32 @@ TEXT_CHUNK = 500
 _at_work: tuple[Plan, Path] | None = None  # what this worker process builds
 
 
-def build_world(out: Path, preset: str, seed: int = 0, workers: int | None = None) -> bool:
+def build_world(out: Path, preset: str, seed: int = 0, workers: int | None = None, foundation: bool = True) -> bool:
     """Build the world of `preset` and `seed` in the folder `out`; the same for every number of workers.
 
-    workers: processes; None = one for each core. Returns False where the folder already holds this very world.
-    Raises UsageError for an unknown preset and for a folder that holds anything else.
+    workers: processes; None = one for each core. foundation: False leaves out the images and texts that only the stand-in
+    weights are made of, half of the work; all other files are the same bytes, and world.json says so. Returns False where the
+    folder already holds this very world. Raises UsageError for an unknown preset and for a folder that holds anything else.
     """
     if preset not in PRESETS:
         raise UsageError(f"--preset {preset}: not known; use one of {', '.join(PRESETS)}")
     if workers is not None and workers < 1:
         raise UsageError(f"--workers {workers}: expected 1 or more")
-    settings = {"preset": preset, "seed": seed, "version": WORLD_VERSION, "settings": _plain(asdict(PRESETS[preset]))}
+    settings = {"preset": preset, "seed": seed, "version": WORLD_VERSION, "settings": _plain(asdict(PRESETS[preset])),
+                **({} if foundation else {"without": [FOUNDATION]})}
     if _is_complete(out, settings):
         log.info("%s is complete: the world of preset %s and seed %d", out, preset, seed)
         return False
     out.mkdir(parents=True, exist_ok=True)
     plan = plan_world(PRESETS[preset], seed)
+    if not foundation:
+        plan = replace(plan, shots=[shot for shot in plan.shots if shot.domain != FOUNDATION],
+                       preset=replace(plan.preset, texts=0))
     rows, texts = _make(plan, out,
                         workers or core_count())
     counts = _write_domains(out, plan, rows)
-    counts[FOUNDATION] = _write_foundation(out, rows[FOUNDATION], texts)
+    if foundation:
+        counts[FOUNDATION] = _write_foundation(out, rows[FOUNDATION], texts)
     write_json(out / "truth" / "annotators.json", {annotator.annotator_id: annotator.manner for staff in plan.staffs.values()
                                                    for annotator in staff.annotators})
     write_contact_sheet(out, plan)
@@ -81,7 +87,9 @@ def _is_complete(out: Path, settings: dict[str, Any]) -> bool:
         raise UsageError(f"--out {out}: not empty and not a complete world (no world.json): other files, or a build that "
                          "was stopped; delete it or name another folder")
     found = read_json(out / "world.json")
-    wanted = {key: (found.get(key) if isinstance(found, dict) else None, value) for key, value in settings.items()}
+    settings = {**settings, "without": settings.get("without", [])}
+    found = {"without": [], **found} if isinstance(found, dict) else {}
+    wanted = {key: (found.get(key), value) for key, value in settings.items()}
     other = {key: pair for key, pair in wanted.items() if pair[0] != pair[1]}
     if not other:
         return True
