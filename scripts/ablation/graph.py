@@ -39,7 +39,7 @@ class Job:
 
 
 def job_name(kind: str, seed: int, what: str = "", part: int = 1) -> str:
-    return f"seed{seed}/{kind}" + (f"-{what}" if what else "") + (f"-{part}th" if part > 1 else "")
+    return f"seed{seed}/{kind}" + (f"-{what}" if what else "") + (f"-1of{part}" if part > 1 else "")
 
 
 def result_file(work: Path, name: str) -> Path:

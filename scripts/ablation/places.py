@@ -40,4 +40,4 @@ class Places:
         return self.folder / "captions" / f"{row}.json"
 
     def retrieval(self, row: str, part: int) -> Path:
-        return self.folder / "reid" / (row if part == 1 else f"{row}-{part}th")
+        return self.folder / "reid" / (row if part == 1 else f"{row}-1of{part}")

@@ -29,7 +29,7 @@ def draw_rows(file: Path, rows: dict[str, Any]) -> None:
             axes.errorbar(found.mean, place + shift, xerr=found.error or 0.0, fmt="D", ms=6, color=COLOURS[kind], capsize=3,
                           label=label if place == 0 else None)
     axes.set_yticks(range(len(names)), [rows[name]["label"] + (" *" if rows[name]["is_control"] else "") for name in names])
-    axes.set_xlabel("Rank-1, mean of three benchmarks, percent    (* control; ± standard error over seeds)")
+    axes.set_xlabel("Rank-1, mean of three benchmarks, percent (○ a seed, bar: standard error)\n* control")
     axes.grid(axis="x", alpha=0.3)
     axes.set_xlim(left=0)
     axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=2, frameon=False)

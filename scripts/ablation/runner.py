@@ -90,10 +90,10 @@ def run_job(job: Job, work: Path, do: Work, parent: int) -> None:
     torch.set_num_threads(1)
     file = log_file(work, job)
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w") as out:
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-            os.dup2(out.fileno(), stream.fileno())
+    out = file.open("w", buffering=1)
+    for stream in (1, 2):                      # what libraries in C write goes the same way
+        os.dup2(out.fileno(), stream)
+    sys.stdout = sys.stderr = out
 
     def work_and_write() -> None:
         set_up_logging()
@@ -103,10 +103,7 @@ def run_job(job: Job, work: Path, do: Work, parent: int) -> None:
         write_json(result, {"job": job.name, "key": job.key, "seconds": round(time.time() - began, 1), "began": round(began),
                             **figures})
 
-    code = exit_code_of(work_and_write)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    sys.exit(code)
+    sys.exit(exit_code_of(work_and_write))
 
 
 @contextmanager

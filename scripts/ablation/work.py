@@ -113,8 +113,9 @@ def tune(settings: Settings, places: Places, job: Job) -> Figures:
              "per_device_train_batch_size": options.batch_size, "learning_rate": options.style_prompt_lr,
              "style_prompt_lr": options.style_prompt_lr, "mm_projector_lr": options.mm_projector_lr,
              "style_tokens": options.style_tokens, "style_init": options.style_init, "weight_decay": 0.0, "warmup_ratio": 0.03,
-             "lr_scheduler_type": "cosine", "group_by_modality_length": True, "save_strategy": "no", "logging_steps": max(1, options.steps // 20),
-             "dataloader_num_workers": 0, "use_cpu": True, "seed": places.seed, "report_to": "none"}
+             "lr_scheduler_type": "cosine", "group_by_modality_length": True, "save_strategy": "no", "use_cpu": True,
+             "logging_steps": max(1, options.steps // 20), "dataloader_num_workers": 0, "seed": places.seed,
+             "report_to": "none"}
     with arguments("ham.captioner.train", *(piece for name, value in words.items() for piece in (f"--{name}", str(value)))):
         captioner_training.main()
     logged = [row for row in read_jsonl(out / "metrics.jsonl") if "loss" in row]
