@@ -5,6 +5,7 @@
     python train_reid.py finetune --config configs/reid/finetune_rde_cuhk.yaml
     python train_reid.py search --checkpoint runs/pretrain_ham_1m/last --gallery photos "a man in a red jacket"
     torchrun --nproc-per-node 8 train_reid.py pretrain --config ...
+    accelerate launch --multi_gpu --num_processes 8 train_reid.py pretrain --config ...      the same
 
 Defaults < YAML file < command line (`--batch-size 64` or `--batch_size 64`); `--print-config` shows what results. The same
 command goes on where it was stopped. Exit codes: 0 done, 1 the work failed, 2 the request was wrong.
