@@ -12,7 +12,7 @@ CSS = """
   --right: #4cc47a; --wrong: #f26d68; --cloud: #4a4f58; } }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.6 var(--sans); overflow-wrap: break-word; }
+body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.6 var(--sans); overflow-wrap: anywhere; }
 main, header, footer, nav { max-width: 1080px; margin: 0 auto; padding: 0 28px; }
 header { padding-top: 64px; }
 h1 { font: 500 44px/1.12 var(--serif); letter-spacing: -.015em; margin: 0 0 18px; max-width: 20em; text-wrap: balance; }
@@ -73,7 +73,8 @@ svg { display: block; width: 100%; height: auto; font-family: var(--sans); }
 .bars .track i { display: block; height: 100%; border-radius: 3px; }
 .bars b { font-weight: 600; text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .wide { overflow-x: auto; margin: 0 0 16px; }
-table { border-collapse: collapse; font-size: 15px; line-height: 1.4; font-variant-numeric: tabular-nums; }
+table { border-collapse: collapse; overflow-wrap: normal; font-size: 15px; line-height: 1.4; }
+td.n { font-variant-numeric: tabular-nums; }
 th { font-weight: 600; font-size: 13px; color: var(--soft); text-align: left; vertical-align: bottom; }
 td, th { padding: 7px 22px 7px 0; border-bottom: 1px solid var(--rule); } td { vertical-align: top; }
 td:last-child, th:last-child { padding-right: 0; }
@@ -103,7 +104,7 @@ tr.strong td { font-weight: 600; } tr.pale td { color: var(--soft); }
 .hits { display: grid; grid-template-columns: repeat(10, minmax(0, 1fr)); gap: 7px; list-style: none; margin: 0; padding: 0; }
 .hits img, .hits .lost { display: block; width: 100%; aspect-ratio: 2 / 5; object-fit: cover; border: 3px solid var(--rule);
   border-radius: 5px; background: var(--wash); }
-.hits .lost, .lost { font-size: 11px; line-height: 1.3; padding: 6px 3px; color: var(--soft); }
+.lost, .hits .lost { font-size: 11px; line-height: 1.3; padding: 6px 3px; color: var(--soft); white-space: normal; }
 .hits .right img { border-color: var(--right); } .hits .wrong img { border-color: var(--wrong); }
 .hits span { display: block; text-align: center; font-size: 12px; color: var(--soft); font-variant-numeric: tabular-nums;
   margin-top: 3px; white-space: nowrap; }
