@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -119,6 +120,31 @@ def test_lora_is_kept_and_merged_at_load(base, data, tmp_path, monkeypatch):
     assert torch.equal(before.lm_head.weight, after.lm_head.weight)
 
 
+@pytest.mark.skipif(IS_LEGACY, reason="needs a newer peft")
+def test_lora_resumes_exactly(base, data, tmp_path, monkeypatch):
+    options = ("--lora_enable", "True", "--lora_r", "4", "--lora_alpha", "8", "--max_steps", "4", "--save_steps", "2")
+    run(monkeypatch, *words(base, data, tmp_path / "whole", *options))
+    shutil.copytree(tmp_path / "whole" / "checkpoint-2", tmp_path / "cut" / "checkpoint-2")
+    run(monkeypatch, *words(base, data, tmp_path / "cut", *options))
+    assert sorted(losses(tmp_path / "cut")) == [3, 4]
+    for name in ("adapter.safetensors", "lora/adapter_model.safetensors"):
+        a, b = (load_file(str(tmp_path / folder / name)) for folder in ("whole", "cut"))
+        assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.skipif(IS_LEGACY, reason="its environment has no TensorBoard")
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_keeps_float32_prompts_and_tensorboard_gets_the_figures(base, data, tmp_path, monkeypatch, precision):
+    pytest.importorskip("tensorboard")
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
+    for name, more in (("float", ()), ("half", (f"--{precision}", "True", "--report_to", "tensorboard"))):
+        run(monkeypatch, *words(base, data, tmp_path / name, "--save_strategy", "no", "--max_steps", "4", *more))
+    assert {tensor.dtype for tensor in load_file(str(tmp_path / "half" / "adapter.safetensors")).values()} == {torch.float32}
+    assert losses(tmp_path / "half") == pytest.approx(losses(tmp_path / "float"), rel=0.02)
+    assert losses(tmp_path / "half") != losses(tmp_path / "float")
+    assert [file for file in (tmp_path / "board").rglob("events.out.tfevents*") if file.stat().st_size > 300]
+
+
 def test_gradient_checkpointing_changes_nothing(base, data, tmp_path, monkeypatch):
     for name, value in (("plain", "False"), ("checkpointed", "True")):
         run(monkeypatch, *words(base, data, tmp_path / name, "--save_strategy", "no", "--max_steps", "3",
@@ -139,6 +165,8 @@ def test_a_non_finite_loss_stops_and_names_the_step(base, data, tmp_path, monkey
     (("--version", "v7"), "v7"),
     (("--style_init", "zeros"), "zeros"),
     (("--resume", "/nowhere"), "/nowhere"),
+    (("--tf32", "True"), "(?i)tf32"),
+    (("--save_strategy", "steps", "--eval_strategy", "epoch", "--load_best_model_at_end", "True"), "load_best_model_at_end"),
 ])
 def test_wrong_options_are_told(base, data, tmp_path, monkeypatch, more, said):
     with pytest.raises(UsageError, match=said):

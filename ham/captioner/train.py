@@ -39,9 +39,7 @@ BANK = "style_bank.prompts"
 
 def main() -> None:
     set_up_logging()
-    parser = HfArgumentParser((ModelArguments, DataArguments, TrainingArguments), description=__doc__)
-    model_args, data_args, args = parser.parse_args_into_dataclasses()
-    check_fixed_options(model_args, data_args)
+    model_args, data_args, args = parse_options()
     file = InstructionFile(data_args.data_path)
     num_styles = styles_wanted(model_args, file)
     if args.estimate:
@@ -81,6 +79,17 @@ def main() -> None:
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()      # or a rank that leaves early aborts the others
     log.info("adapter with %d styles: %s", num_styles, args.output_dir)
+
+
+def parse_options() -> tuple[ModelArguments, DataArguments, TrainingArguments]:
+    """Read the command line. Raises UsageError for values that Trainer's or our own checks refuse."""
+    parser = HfArgumentParser((ModelArguments, DataArguments, TrainingArguments), description=__doc__)
+    try:
+        model_args, data_args, args = parser.parse_args_into_dataclasses()
+    except (ValueError, ImportError) as error:
+        raise UsageError(" ".join(str(error).split())) from None
+    check_fixed_options(model_args, data_args)
+    return model_args, data_args, args
 
 
 def styles_wanted(model_args: ModelArguments, file: InstructionFile) -> int:
