@@ -32,6 +32,7 @@ from ham.reid.config import TrainConfig
 from ham.reid.meter import Meter
 from ham.reid.run import set_up
 from ham.reid.train import train
+from ham.runtime import UsageError
 
 
 @pytest.mark.slow
@@ -56,6 +57,14 @@ def test_a_compiled_model_trains_the_same(world: Path, tmp_path: Path, monkeypat
     np.testing.assert_allclose(losses_of(tmp_path / "compiled"), losses_of(tmp_path / "plain"), rtol=1e-4, atol=1e-4)
     run = set_up(config_for(world, tmp_path / "compiled", epochs=1, compile=True, test_datasets=["RSTPReid"]))
     assert run.state.step == 5 and type(run.model).__name__ == "OptimizedModule"        # its checkpoint resumes
+
+
+def test_compiling_without_a_compiler_is_refused_at_the_door(world: Path, tmp_path: Path,  # noqa: F811
+                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(UsageError, match=r"--compile needs a C\+\+ compiler \(g\+\+\) on a CPU"):
+        train(config_for(world, tmp_path, compile=True))
 
 
 # -------------------------------------------------------------------------------------------------------------------- fp16
