@@ -135,6 +135,7 @@ def test_lora_resumes_exactly(base, data, tmp_path, monkeypatch):
 @pytest.mark.skipif(IS_LEGACY, reason="its environment has no TensorBoard")
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_keeps_float32_prompts_and_tensorboard_gets_the_figures(base, data, tmp_path, monkeypatch, precision):
+    """On a CPU fp16 is that of the frozen weights: accelerate neither casts nor scales there."""
     pytest.importorskip("tensorboard")
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
     for name, more in (("float", ()), ("half", (f"--{precision}", "True", "--report_to", "tensorboard"))):
