@@ -149,7 +149,7 @@ def tell(truth: dict[str, str]) -> list[str]:
 
 def in_words(field: str, value: str) -> str:
     """Name one attribute: "navy shoes", "short hair", "knee-length", "no bag", "from the back"."""
-    first = field.split("_")[0]
+    first = {"upper": "upper garment", "lower": "lower garment"}.get(field.split("_")[0], field.split("_")[0])
     if value == "none":
         return f"no {first}"
     if field == "lower_length":

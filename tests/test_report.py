@@ -173,7 +173,7 @@ def test_figures_of_the_run_are_on_the_page(script, run: Path, monkeypatch: pyte
     assert "right in 71.4 % of their claims and tell 31.2 % of what is worth" in page      # 5 of 7; green and shoes are wrong
     assert page.count('<li class="right">') == 1 and page.count('<li class="wrong">') == 9
     assert page.count("no picture: missing") == 2
-    assert "of 3 claims right</span>; wrong: green upper" in page
+    assert "of 3 claims right</span>; wrong: green upper garment" in page
     assert "preset nano, seed 3" in page and "abc123" in page and "7 (pretraining, IRRA, RDE)" in page
     assert "No static captions in this run" in page and "No template captions in this run" in page
 
@@ -181,7 +181,7 @@ def test_figures_of_the_run_are_on_the_page(script, run: Path, monkeypatch: pyte
 def test_data_is_escaped(script, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = make_page(script, run, monkeypatch, "--query", "<img src=x onerror=alert(1)>")
     assert "<script" not in page and page.count("&lt;script&gt;alert(1)&lt;/script&gt; &amp; &quot;red&quot;") >= 3
-    assert "<img src=x" not in page and "&lt;img src=x onerror=alert(1)&gt;" in page and "Describe &lt;it&gt;." in page
+    assert "<img src=x" not in page and "&lt;img src=x onerror=alert(1)&gt;" in page and "“Describe &lt;it&gt;”." in page
 
 
 def test_optional_parts_are_shown(script, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

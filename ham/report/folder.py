@@ -17,7 +17,7 @@ from ham.runtime import UsageError
 
 # stage, the file that stands for it, the command that makes it
 NEEDED = (
-    ("the world", "world/world.json", "python -m ham.world build --out {run}/world --preset demo --seed 0"),
+    ("0, the world", "world/world.json", "python -m ham.world build --out {run}/world --preset demo --seed 0"),
     ("1, styles", "styles/styles.json",
      "python scripts/build_styles.py --config configs/styles_world.yaml --root {run}/world --out {run}/styles"),
     ("2, style prompts", "captioner/training.json", "MODEL=ham/world/weights/llava DATA={run}/styles/instructions.json "

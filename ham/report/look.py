@@ -128,7 +128,8 @@ footer p { border-top: 1px solid var(--rule); padding-top: 16px; max-width: none
   .portrait { grid-template-columns: minmax(0, 1fr); gap: 18px; }
   .portrait > figure { position: static; display: grid; grid-template-columns: 92px minmax(0, 1fr); gap: 14px;
   align-items: start; }
-  .portrait figcaption { margin: 0; } .voice { grid-template-columns: minmax(0, 1fr); }
+  .portrait figcaption { margin: 0; } .voice { grid-template-columns: minmax(0, 1fr); gap: 8px; }
+  .voice .human { border-left: 2px solid var(--rule); padding-left: 12px; }
   .hits { grid-template-columns: repeat(5, minmax(0, 1fr)); } }
 @media print { @page { margin: 15mm; } :root { --paper: #fff; --wash: #f3f1ec; }
   body { font-size: 10.5pt; -webkit-print-color-adjust: exact; print-color-adjust: exact; } nav { display: none; }
