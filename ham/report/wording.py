@@ -97,8 +97,8 @@ def portrait_section(portrait: Portrait, prompt: str) -> Section:
         "At captioning time it puts the ten learned tokens of a randomly drawn style before the instruction; the picture and "
         "the instruction stay the same.",
         f"One image of the pool, drawn at random, in {len(portrait.voices)} styles, drawn at random too, all asked with "
-        f"“{prompt.rstrip('.')}”. {claims - wrong} of {plural(claims, 'claim')} about the person hold. In grey, for the manner: "
-        "what a human of that style wrote about somebody else.", body)
+        f"“{prompt.rstrip('.')}”. {claims - wrong} of {plural(claims, 'claim')} about the person hold. In grey, for the "
+        "manner: what a human of that style wrote about somebody else.", body)
 
 
 def _voice(voice: Voice) -> str:
