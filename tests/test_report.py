@@ -197,6 +197,14 @@ def test_optional_parts_are_shown(script, run: Path, monkeypatch: pytest.MonkeyP
     assert "<td>no &lt;pretraining&gt;</td><td class=n>3.00</td>" in page and "<td>both</td><td class=n>–</td>" in page
 
 
+def test_the_experiments_rows_are_averaged_over_seeds(tmp_path: Path) -> None:
+    seeds = {"0": {"human": {"R1": 10.0, "mAP": 4.0}, "captions": {"precision": 0.5, "recall": 0.25, "distinct_2": 8.0}},
+             "1": {"human": {"R1": 20.0, "mAP": 6.0}, "captions": None}}
+    write_json(tmp_path / "ablation.json", {"rows": {"both": {"label": "KMeans and UPS", "is_control": False, "seeds": seeds}}})
+    assert read_ablation(tmp_path / "ablation.json")["rows"] == [
+        {"captions": "KMeans and UPS", "seeds": 2, "R1": 15.0, "mAP": 5.0, "precision": 0.5, "recall": 0.25, "distinct_2": 8.0}]
+
+
 @pytest.mark.parametrize("file", [file for _, file, _ in NEEDED])
 def test_a_missing_stage_is_named_with_its_command(run: Path, file: str) -> None:
     (run / file).unlink()
@@ -215,6 +223,9 @@ def test_unfinished_stages_and_strange_files_are_named(script, run: Path, tmp_pa
     assert exit_code_of(script.main) == 2 and "'elsewhere.jpg' is not in the world's pool" in capsys.readouterr().err
     (run / "metrics.json").write_text('{"rows": []}')
     with pytest.raises(UsageError, match="expected a JSON object with `rows`"):
+        read_ablation(run / "metrics.json")
+    write_json(run / "metrics.json", {"rows": {"both": {"label": "x"}}})
+    with pytest.raises(UsageError, match=r"not the ablation\.json"):
         read_ablation(run / "metrics.json")
     summary = read_json(run / "captions" / "summary.json")
     write_json(run / "captions" / "summary.json", {**summary, "complete": False, "images_merged": 1})

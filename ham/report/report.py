@@ -76,10 +76,29 @@ def ablation_section(ablation: Mapping[str, Any]) -> Section:
 
 
 def read_ablation(path: Path) -> dict[str, Any]:
-    """Read {"rows": [{column: value}], "note": ""} or a bare list of rows. Raises UsageError for anything else."""
+    """Read the ablation.json of scripts/ablation.py, or {"rows": [{column: value}], "note": ""}. Raises UsageError for else."""
     found = read_json(path)
-    found = {"rows": found} if isinstance(found, list) else found
     rows = found.get("rows") if isinstance(found, dict) else None
+    if isinstance(rows, dict):
+        try:
+            rows = [seed_means(row) for row in rows.values()]
+        except (KeyError, TypeError) as error:
+            raise UsageError(f"--ablation {path}: not the ablation.json of scripts/ablation.py ({error!r})") from None
+        found = {"rows": rows, "note": "Means over the seeds; R1 and mAP over the three benchmarks. R1, mAP and "
+                 "distinct-2 in percent, precision and recall as shares."}
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) and row for row in rows):
         raise UsageError(f"--ablation {path}: expected a JSON object with `rows`, a list of objects with the table's columns")
     return found
+
+
+def seed_means(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Average one row of ablation.json over its seeds."""
+    seeds = list(row["seeds"].values())
+    written = [seed["captions"] for seed in seeds if seed["captions"]]
+
+    def mean(values: Sequence[float]) -> float | None:
+        return sum(values) / len(values) if values else None
+
+    return {"captions": row["label"], "seeds": len(seeds), **{metric: mean([seed["human"][metric] for seed in seeds])
+                                                              for metric in ("R1", "mAP")},
+            **{name: mean([one[name] for one in written]) for name in ("precision", "recall", "distinct_2")}}
