@@ -73,10 +73,14 @@ def warm_cosine(step: int, steps: int, warmup: float = 0.05) -> float:
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Average gradients over the processes, in one message."""
+    """Average gradients over the processes, in one message; a parameter that only some of them used counts as 0 elsewhere."""
     if rank_and_world().world_size == 1:
         return
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    parameters = list(parameters)
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    gradients = [parameter.grad for parameter in parameters]
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(flat)
     flat /= dist.get_world_size()

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaForCausalLM
 
-from ham.captioner.backbone import llm_config
+from ham.captioner.backbone import llm_config, tower_tokens
 from ham.captioner.conversation import IGNORE, SYSTEM
 from ham.captioner.images import CLIP_MEAN, CLIP_STD, pad_to_square
 from ham.captioner.model import CaptionerModel, make_projector
@@ -30,6 +30,7 @@ from scripts.world.foundation import Picture, load_pixels
 INSTRUCTION = "Describe the person in the image."
 VOCABULARY = 1300
 IMAGE_PX, PATCH_PX = 112, 16
+SHIFT_PX = 4
 CONFIG = {
     "architectures": ["LlavaLlamaForCausalLM"], "model_type": "llava", "torch_dtype": "float16",
     "hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 4,
@@ -78,11 +79,16 @@ class Images:
         self.pixels = load_pixels(pictures, resize)
         self.mean, self.std = (torch.tensor(value)[:, None, None] for value in (CLIP_MEAN, CLIP_STD))
 
-    def batch(self, indices: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
-        """Give normalised pixels [B, 3, s, s], half of them mirrored: no annotator tells left from right."""
+    def batch(self, indices: np.ndarray, rng: np.random.Generator | None) -> torch.Tensor:
+        """Give normalised pixels [B, 3, s, s], as they are without a generator.
+
+        With one, half of them are mirrored (no annotator tells left from right) and the batch is shifted by a few pixels.
+        """
         pixels = torch.from_numpy(self.pixels[indices]).permute(0, 3, 1, 2).float() / 255
-        mirrored = torch.from_numpy(rng.random(len(indices)) < 0.5)
-        pixels[mirrored] = pixels[mirrored].flip(3)
+        if rng is not None:
+            mirrored = torch.from_numpy(rng.random(len(indices)) < 0.5)
+            pixels[mirrored] = pixels[mirrored].flip(3)
+            pixels = pixels.roll(tuple(rng.integers(-SHIFT_PX, SHIFT_PX + 1, size=2).tolist()), dims=(2, 3))
         return (pixels - self.mean) / self.std
 
 
@@ -116,6 +122,18 @@ def attribute_loss(heads: AttributeHeads, tokens: torch.Tensor, labels: torch.Te
                         if (labels[:, place] >= 0).any()]).mean()
 
 
+@torch.no_grad()
+def attribute_accuracy(heads: AttributeHeads, tower: nn.Module, images: Images, labels: torch.Tensor) -> dict[str, float]:
+    """Give for each field the share of the images showing it whose value is named: {field: 0 to 1}."""
+    named = []
+    for start in range(0, len(labels), 100):
+        logits = heads(tower_tokens(tower, images.batch(np.arange(start, min(start + 100, len(labels))), None)))
+        named.append(torch.stack([values.argmax(dim=1) for values in logits.values()], dim=1))
+    right = torch.cat(named) == labels
+    shown = labels >= 0
+    return {field: float(right[shown[:, place], place].float().mean()) for place, field in enumerate(FIELDS)}
+
+
 def labels_of(pictures: list[Picture]) -> torch.Tensor:
     rows = [[values.index(picture.attributes[field]) if field in picture.attributes else -100
              for field, values in FIELDS.items()] for picture in pictures]
@@ -139,13 +157,13 @@ def facts_of(attributes: dict[str, str], rng: np.random.Generator) -> str:
     return " ".join(f"{field.replace('_', ' ')} {attributes[field]}" for field in rng.permutation(fields))
 
 
-def with_facts(tokenizer: Any, ids: torch.Tensor, targets: torch.Tensor, facts: str) -> dict[str, Any]:
+def with_facts(tokenizer: Any, sample: dict[str, Any], facts: str) -> dict[str, Any]:
     """Put the facts' ids in the place of the image."""
+    ids, targets = sample["input_ids"], sample["labels"]
     at = int((ids == IMAGE_TOKEN).nonzero()[0])
     told = torch.tensor(plain_ids(tokenizer, facts))
-    return {"input_ids": torch.cat([ids[:at], told, ids[at + 1:]]),
-            "labels": torch.cat([targets[:at], torch.full_like(told, IGNORE), targets[at + 1:]]),
-            "pixels": torch.zeros(0), "class_id": 0}
+    return {**sample, "input_ids": torch.cat([ids[:at], told, ids[at + 1:]]),
+            "labels": torch.cat([targets[:at], torch.full_like(told, IGNORE), targets[at + 1:]])}
 
 
 def language_loss(llm: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -1,11 +1,12 @@
 """Make the world's CLIP: the stand-in for OpenAI's ViT-B/16, weak on purpose.
 
-    python -m ham.world build --out runs/world --preset demo
+    python -m ham.world build --out runs/world --preset full
     torchrun --nproc-per-node 2 -m scripts.world.make_clip --world runs/world --out ham/world/weights/clip
 
 Real architecture, 1 M parameters, trained with InfoNCE on short texts of one to three attributes ("woman in red coat") about
-persons that no benchmark holds: like the real CLIP it has seen people and words, but not this task. How weak it is, is set by
---steps: its direct transfer should start at a Rank-1 of 10 to 20, where the real one starts.
+persons that no benchmark holds: like the real CLIP it has seen people and words, but not this task. Now and then a batch has
+several such texts in a row, so that late positions have been trained too. How weak it is, is set by --steps: its direct
+transfer should start at a Rank-1 of 10 to 20, where the real one starts.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from ham.world.annotators import short_description
 from scripts.world.foundation import Picture, average_gradients, load_pixels, read_pictures, warm_cosine
 
 IMAGE_SIZE_PX = (96, 32)
-SHORT_TEXT_TOKENS = 24
+SHORT_TEXT_TOKENS, JOINED_TEXT_TOKENS = 24, 64
+JOINED, EVERY = 4, 5  # so many short texts in a row, in every so manieth batch
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
@@ -59,7 +61,9 @@ def main() -> None:
         rng = numpy_generator(options.seed, "weak CLIP", step, place.rank)
         chosen = rng.choice(len(seen), size=min(options.batch, len(seen)), replace=False)
         images = (torch.from_numpy(pixels[chosen]).permute(0, 3, 1, 2).float() / 255 - mean) / std
-        loss = info_nce(clip, images, tokenize(short_texts(seen, chosen, rng), SHORT_TEXT_TOKENS))
+        ids = (tokenize(short_texts(seen, chosen, rng, JOINED), JOINED_TEXT_TOKENS) if step % EVERY == 0 else
+               tokenize(short_texts(seen, chosen, rng), SHORT_TEXT_TOKENS))
+        loss = info_nce(clip, images, ids)
         for group in optimiser.param_groups:
             group["lr"] = options.rate * warm_cosine(step, options.steps)
         optimiser.zero_grad(set_to_none=True)
@@ -82,8 +86,9 @@ def words_of(world: Path) -> tuple[int, ...]:
     return tuple(tokenize(texts).unique().tolist())
 
 
-def short_texts(seen: list[Picture], chosen: np.ndarray, rng: np.random.Generator) -> list[str]:
-    return [short_description(seen[index].attributes, rng).text for index in chosen]
+def short_texts(seen: list[Picture], chosen: np.ndarray, rng: np.random.Generator, joined: int = 1) -> list[str]:
+    """Write `joined` alt texts in a row about each chosen picture."""
+    return [", ".join(short_description(seen[index].attributes, rng).text for _ in range(joined)) for index in chosen]
 
 
 def info_nce(clip: torch.nn.Module, images: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:

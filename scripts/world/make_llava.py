@@ -1,16 +1,19 @@
 """Make the world's LLaVA: the stand-in for the pretrained LLaVA-1.6 that cannot be shipped.
 
-    python -m ham.world build --out runs/world --preset demo
+    python -m ham.world build --out runs/world --preset full
+    python -m scripts.world.make_llava --world runs/world --out ham/world/weights/llava --part text &
+    python -m scripts.world.make_llava --world runs/world --out ham/world/weights/llava --part tower &
+    wait
     torchrun --nproc-per-node 2 -m scripts.world.make_llava --world runs/world --out ham/world/weights/llava
 
 Real architecture and on-disk layout (Llama, CLIP vision tower, two-layer projector, sentencepiece), 1.2 M parameters. In three
 steps, on persons and annotators that no benchmark uses:
 
-1. the language model, without images, learns to put facts into words: in the plain manner, and, given a short textual hint of
-   a manner in the instruction, in that manner. Without a hint it writes plain. This stands in for what a real LLM brings along:
-   that it can write in any manner while it keeps to the facts;
-2. the vision tower learns to name attributes;
-3. both learn to caption images, plainly and by hints.
+1. (text) the language model, without images, learns to put facts into words: in the plain manner, and, given a short textual
+   hint of a manner in the instruction, in that manner. Without a hint it writes plain. This stands in for what a real LLM
+   brings along: that it can write in any manner while it keeps to the facts;
+2. (tower) the vision tower learns to name attributes;
+3. (caption) both learn to caption images, plainly and by hints; then mostly by hints.
 
 The weights in `ham/world/weights/llava` were made by this script; it is a fixture, never tuned on what it is judged by.
 """
@@ -22,6 +25,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,11 +38,12 @@ from ham.captioner.data import Collator
 from ham.records import atomic_write
 from ham.runtime import exit_code_of, log, numpy_generator, rank_and_world, seed_everything, set_up_logging
 from ham.world.annotators import annotator_population, hint_of, plain_description
-from scripts.world.foundation import average_gradients, read_pictures, warm_cosine
+from scripts.world.foundation import Picture, average_gradients, read_pictures, warm_cosine
 from scripts.world.llava import (
     TOWER,
     AttributeHeads,
     Images,
+    attribute_accuracy,
     attribute_loss,
     build_llava,
     caption_loss,
@@ -85,16 +90,85 @@ def train(what: str, modules: list[nn.Module], steps: int, rate: float, loss_of:
             torch.save([module.state_dict() for module in modules], file)
 
 
+def log_accuracy(heads: nn.Module, tower: nn.Module, unseen: list[Picture]) -> None:
+    """Say how well the tower names the attributes of persons that it has not seen."""
+    if not unseen or not rank_and_world().is_main:
+        return
+    right = attribute_accuracy(heads, tower, Images(unseen), labels_of(unseen))
+    log.info("vision tower on %d pictures of unseen persons: %.3f right; %s", len(unseen), np.nanmean(list(right.values())),
+             ", ".join(f"{field} {share:.2f}" for field, share in right.items()))
+
+
 def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--world", type=Path, required=True, help="a world made by python -m ham.world build")
     parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, nargs=3, default=(1200, 2400, 800), metavar=("TEXT", "TOWER", "CAPTION"))
+    parser.add_argument("--steps", type=int, nargs=5, default=(1500, 3500, 2500, 1400, 1000),
+                        metavar=("TEXT", "TOWER", "AGAIN", "CAPTION", "HINTED"), help="the tower learns in two rounds")
+    parser.add_argument("--part", choices=("text", "tower", "all"), default="all",
+                        help="text, tower: that step alone, one core each at the same time; all: what is still to do")
     parser.add_argument("--work", type=Path,
                         help="folder for what each step ends with (default: OUT.steps); delete it to begin anew")
     parser.add_argument("--batch", type=int, default=64, help="images per step of the vision tower, over all processes")
     return parser.parse_args()
+
+
+class Recipe:
+    """What the steps share, and one loss for each: every `*_loss(generator)` is this process's, on a fresh batch."""
+
+    def __init__(self, options: argparse.Namespace, pictures: list[Picture]) -> None:
+        seed_everything(options.seed)
+        self.model = build_llava()
+        self.heads = AttributeHeads(TOWER["hidden_size"])
+        self.tower = self.model.vision_tower
+        self.seen = [picture for picture in pictures if not picture.held_out]
+        self.share = max(1, options.batch // rank_and_world().world_size)
+        self.writers = annotator_population(options.seed, "foundation", 240)
+        if options.part != "text":
+            self.images, self.labels = Images(self.seen), labels_of(self.seen)
+        if options.part != "tower":
+            self.tokenizer = load_tokenizer(options.out, 512)
+            self.collate = Collator(self.tokenizer.pad_token_id)
+
+    def told(self, attributes: dict[str, str], plainly: bool, rng: np.random.Generator) -> dict[str, Any]:
+        """Write one sample about `attributes`: plain without a hint, or as somebody would whom the hint describes."""
+        hint, text = "", plain_description(attributes).text
+        if not plainly:
+            writer = self.writers[rng.integers(len(self.writers))]
+            hint, text = hint_of(writer.manner), writer.describe(attributes, rng).text
+        ids, targets = encode_conversation(self.tokenizer, conversation(hint, text))
+        return {"input_ids": ids, "labels": targets, "pixels": torch.zeros(0), "class_id": 0}
+
+    def text_loss(self, rng: np.random.Generator) -> torch.Tensor:
+        samples = []
+        for number in range(self.share * 3 // 4):
+            attributes = invent(rng)
+            samples.append(with_facts(self.tokenizer, self.told(attributes, number % 3 == 0, rng), facts_of(attributes, rng)))
+        return language_loss(self.model.llm, self.collate(samples))
+
+    def tower_loss(self, rng: np.random.Generator) -> torch.Tensor:
+        chosen = rng.integers(len(self.seen), size=self.share)
+        return attribute_loss(self.heads, tower_tokens(self.tower, self.images.batch(chosen, rng)), self.labels[chosen])
+
+    def caption_loss(self, rng: np.random.Generator) -> torch.Tensor:
+        """Each image once plainly and twice by a hint."""
+        return self._captions_loss(self.share * 5 // 16, (1.0, 0.0, 0.0), rng)
+
+    def hinted_loss(self, rng: np.random.Generator) -> torch.Tensor:
+        """More images, each twice and mostly by a hint: there the captions keep to the facts least."""
+        return self._captions_loss(self.share * 7 // 16, (0.4, 0.0), rng)
+
+    def _captions_loss(self, count: int, plain_shares: tuple[float, ...], rng: np.random.Generator) -> torch.Tensor:
+        """Caption `count` images once for each of `plain_shares`; the tower goes on naming attributes beside it."""
+        chosen = rng.integers(len(self.seen), size=max(1, count))
+        seen = tower_tokens(self.tower, self.images.batch(chosen, rng))
+        tokens = self.model.projector(seen)
+        losses = []
+        for share in plain_shares:
+            samples = [self.told(self.seen[index].attributes, rng.random() < share, rng) for index in chosen]
+            losses.append(caption_loss(self.model, tokens, self.collate(samples)))
+        return torch.stack(losses).mean() + 0.3 * attribute_loss(self.heads, seen, self.labels[chosen])
 
 
 def main() -> None:
@@ -104,61 +178,28 @@ def main() -> None:
     if place.world_size > 1:
         dist.init_process_group("gloo")
     torch.set_num_threads(1)
-    seen = [picture for picture in read_pictures(options.world) if not picture.held_out]
-    if place.is_main:
-        train_tokenizer(words_of(options.world, seen, options.seed), options.out)
+    pictures = read_pictures(options.world)
+    if options.part != "tower" and place.is_main and not (options.out / "tokenizer.model").is_file():
+        train_tokenizer(words_of(options.world, [picture for picture in pictures if not picture.held_out], options.seed),
+                        options.out)
     if place.world_size > 1:
         dist.barrier()
-    tokenizer = load_tokenizer(options.out, 512)
-    seed_everything(options.seed)
-    model = build_llava()
-    llm, tower, heads = model.llm, model.vision_tower, AttributeHeads(TOWER["hidden_size"])
-    images, labels = Images(seen), labels_of(seen)
-    share = max(1, options.batch // place.world_size)
-    text_steps, tower_steps, caption_steps = options.steps
+    recipe = Recipe(options, pictures)
+    model, tower, heads = recipe.model, recipe.tower, recipe.heads
     work = options.work or options.out.with_name(options.out.name + ".steps")
-
-    collate = Collator(tokenizer.pad_token_id)
-    writers = annotator_population(options.seed, "foundation", 240)
-
-    def put_into_words(rng: np.random.Generator) -> torch.Tensor:
-        samples = []
-        for number in range(share * 3 // 4):
-            attributes = invent(rng)
-            hint, text = "", plain_description(attributes).text
-            if number % 3:
-                writer = writers[rng.integers(len(writers))]
-                hint, text = hint_of(writer.manner), writer.describe(attributes, rng).text
-            ids, targets = encode_conversation(tokenizer, conversation(hint, text))
-            samples.append(with_facts(tokenizer, ids, targets, facts_of(attributes, rng)))
-        return language_loss(llm, collate(samples))
-
-    train("language model", [llm], text_steps, 2e-3, put_into_words, options.seed, work)
-
-    def name_attributes(rng: np.random.Generator) -> torch.Tensor:
-        chosen = rng.integers(len(seen), size=share)
-        return attribute_loss(heads, tower_tokens(tower, images.batch(chosen, rng)), labels[chosen])
-
-    train("vision tower", [tower, heads], tower_steps, 1.5e-3, name_attributes, options.seed, work)
-
-    def caption(rng: np.random.Generator) -> torch.Tensor:
-        chosen = rng.integers(len(seen), size=max(1, share * 5 // 16))
-        tokens = model.projector(tower_tokens(tower, images.batch(chosen, rng)))
-        total = []
-        for kind in ("plain", "hinted", "hinted"):
-            samples = []
-            for index in chosen:
-                hint, text, _ = seen[index].hinted[rng.integers(len(seen[index].hinted))] if kind == "hinted" else (
-                    "", seen[index].plain, {})
-                ids, targets = encode_conversation(tokenizer, conversation(hint, text))
-                samples.append({"input_ids": ids, "labels": targets, "pixels": torch.zeros(0), "class_id": 0})
-            total.append(caption_loss(model, tokens, collate(samples)))
-        return torch.stack(total).mean()
-
-    train("captioning", [model, heads], caption_steps, 1.2e-3, caption, options.seed, work)
-    if place.is_main:
-        write_llava(options.out, model)
-        log.info("written: %s", options.out)
+    text_steps, *tower_steps, caption_steps, hinted_steps = options.steps
+    if options.part != "tower":
+        train("language model", [model.llm], text_steps, 2e-3, recipe.text_loss, options.seed, work)
+    if options.part != "text":
+        train("vision tower", [tower, heads], tower_steps[0], 1.5e-3, recipe.tower_loss, options.seed, work)
+        train("vision tower again", [tower, heads], tower_steps[1], 1.2e-3, recipe.tower_loss, options.seed, work)
+        log_accuracy(heads, tower, [picture for picture in pictures if picture.held_out][:600])
+    if options.part == "all":
+        train("captioning", [model, heads], caption_steps, 1.2e-3, recipe.caption_loss, options.seed, work)
+        train("captioning by hints", [model, heads], hinted_steps, 1.2e-3, recipe.hinted_loss, options.seed, work)
+        if place.is_main:
+            write_llava(options.out, model)
+            log.info("written: %s", options.out)
 
 
 if __name__ == "__main__":
