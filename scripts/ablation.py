@@ -3,18 +3,25 @@
     python scripts/ablation.py --config configs/ablation.yaml                run what is missing, then collect
     python scripts/ablation.py --config configs/ablation.yaml --status       what is done, what is missing, how long it took
     python scripts/ablation.py --config configs/ablation.yaml --collect      write the table of what there is
+    python scripts/ablation.py --config configs/ablation.yaml --only-seeds 2   one seed, here or on another machine
 
 For each seed: a world, styles of its human captions in five clusterings, a captioner tuned on each, captions of one and the
 same pool for each row, a retrieval model trained on each, measured on three benchmarks that it has never seen. Every step is a
 job with a result file: stop it at any time, the same command goes on.
+
+Sessions add up: what --results' ablation.json holds and the work folder lacks is kept, seed by seed and row by row, as long as
+it was made with the same settings and weights. So one session may run seeds 0 and 1 and commit the results, a later one seed 2
+alone, and the table then has all three. Results of other settings or weights are never overwritten: name another --results.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import sys
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +35,7 @@ from jsonargparse import ArgumentParser
 
 from ham.runtime import UsageError, exit_code_of, log, set_up_logging
 from scripts.ablation.collect import collect
+from scripts.ablation.gather import check_kept
 from scripts.ablation.graph import Job, digest_of, make_graph
 from scripts.ablation.places import Places
 from scripts.ablation.rows import ROWS
@@ -35,7 +43,8 @@ from scripts.ablation.runner import status_table, work_off
 from scripts.ablation.settings import Settings, check_settings
 from scripts.ablation.work import WORK
 
-RESULTS = Path(__file__).resolve().parent / "ablation" / "results"
+TOP = Path(__file__).resolve().parent.parent
+RESULTS = TOP / "scripts" / "ablation" / "results"
 
 
 def build_parser() -> ArgumentParser:
@@ -48,22 +57,51 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--only-rows", type=str, nargs="+", default=None, help=f"only these of: {', '.join(ROWS)}")
     parser.add_argument("--status", action="store_true", help="list the jobs and do nothing")
     parser.add_argument("--collect", action="store_true", help="write the results of what is done and do nothing else")
-    parser.add_argument("--results", type=str, default=str(RESULTS), help="folder for ablation.json, .md and .png")
+    parser.add_argument("--results", type=str, default=str(RESULTS),
+                        help="folder for ablation.json, ablation.md and the plots; seeds that its ablation.json holds are kept")
     return parser
 
 
 def read_settings(words: list[str] | None = None) -> tuple[Settings, Any]:
     """Read the command line: the settings, and what to do. Raises UsageError for settings that cannot be."""
-    parser = build_parser()
-    config = parser.parse_args(words)
-    made = parser.instantiate(config) if hasattr(parser, "instantiate") else parser.instantiate_classes(config)
-    settings = Settings(**{field.name: made[field.name] for field in fields(Settings)})
+    settings, config = parse(words)
     check_settings(settings, list(ROWS))
     for name, known in (("only_seeds", settings.seeds), ("only_rows", ROWS)):
         unknown = [value for value in config[name] or [] if value not in known]
         if unknown:
             raise UsageError(f"--{name.replace('_', '-')} {unknown[0]}: not known; use some of {', '.join(map(str, known))}")
     return settings, config
+
+
+def parse(words: list[str] | None) -> tuple[Settings, Any]:
+    parser = build_parser()
+    config = parser.parse_args(words)
+    made = parser.instantiate(config) if hasattr(parser, "instantiate") else parser.instantiate_classes(config)
+    return Settings(**{field.name: made[field.name] for field in fields(Settings)}), config
+
+
+def command_of(settings: Settings, configs: list[str]) -> str:
+    """Say the command that has these settings: the configs, and what differs from them; nothing of this machine's folders."""
+    words = [word for file in configs for word in ("--config", file)]
+    usual, chosen = ({**flat(asdict(one)), "work": "", "llava": in_checkout(one.llava), "clip": in_checkout(one.clip)}
+                     for one in (parse(words)[0], settings))
+    shown = [word for file in configs for word in ("--config", in_checkout(file))]
+    for name, value in chosen.items():
+        if value != usual[name]:
+            shown += [f"--{name}", value if isinstance(value, str) else json.dumps(value)]
+    return shlex.join(["python", "scripts/ablation.py", *shown])
+
+
+def flat(options: dict[str, Any], before: str = "") -> dict[str, Any]:
+    """Name nested options as the command line does: {"reid": {"lr": 1}} is {"reid.lr": 1}."""
+    return {key: found for name, value in options.items()
+            for key, found in (flat(value, f"{before}{name}.") if isinstance(value, dict) else {before + name: value}).items()}
+
+
+def in_checkout(path: str) -> str:
+    """Give a path as seen from the checkout's top; of one outside, its name."""
+    place = Path(os.path.abspath(path))  # noqa: PTH100  (links are left as they are)
+    return str(place.relative_to(TOP)) if place.is_relative_to(TOP) else place.name
 
 
 def do(settings: Settings, job: Job) -> dict[str, Any]:
@@ -88,15 +126,15 @@ def same_weights(settings: Settings) -> Callable[[], None]:
 def main() -> None:
     set_up_logging()
     settings, asked = read_settings()
-    work = Path(settings.work)
-    everything = make_graph(settings, settings.seeds, list(ROWS))
+    work, results = Path(settings.work), Path(asked.results)
     chosen = make_graph(settings, asked.only_seeds or settings.seeds, asked.only_rows or list(ROWS))
     if asked.status:
         print(status_table(chosen, work))
         return
     if not asked.collect:
+        check_kept(settings, work, results)
         log.info("%d jobs done now", work_off(chosen, work, partial(do, settings), asked.jobs, same_weights(settings)))
-    print(collect(settings, everything, work, Path(asked.results)))
+    print(collect(settings, work, results, partial(command_of, configs=[str(file) for file in asked.config or []])))
 
 
 if __name__ == "__main__":

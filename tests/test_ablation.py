@@ -294,7 +294,7 @@ def test_the_configs_are_read(script: ModuleType, name: str, monkeypatch: pytest
 
 def test_nothing_to_collect_is_said(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no row is measured yet"):
-        collect(GOOD, make_graph(GOOD, [0], ["none"]), tmp_path, tmp_path / "results")
+        collect(GOOD, tmp_path, tmp_path / "results")
 
 
 @pytest.mark.slow

@@ -1,67 +1,91 @@
-"""Collect the results of jobs into ablation.json, ablation.md and the plots; seeds may be missing, the table says how many."""
+"""Collect the figures of jobs into ablation.json, ablation.md and the plots; seeds may be missing, the table says how many."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime, timezone
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from ham.records import atomic_write, read_json, write_json
+from ham.records import atomic_write, write_json
 from ham.reid.config import BENCHMARKS
 from ham.runtime import UsageError, git_revision
-from scripts.ablation.graph import Job, is_done, job_name, result_file
+from scripts.ablation.gather import FILE, METRICS, Figures, gather, read_kept, with_kept
+from scripts.ablation.graph import Job, digest_of, job_name
+from scripts.ablation.opening import opening
+from scripts.ablation.paper import PAPER, paper_mean
 from scripts.ablation.plots import draw_curve, draw_rows
 from scripts.ablation.rows import AGAINST_HERO, HERO, REFERENCE, ROWS, SHOWN
-from scripts.ablation.runner import seconds_by_kind
 from scripts.ablation.settings import Settings
-from scripts.ablation.statistics import Difference, Mean, binomial_error, by_chance, mean_of, paired
+from scripts.ablation.statistics import binomial_error, by_chance_ordered, paired, ranks, spearman
+from scripts.ablation.tables import COMPARED, by_seed, tables
 
-METRICS = ("R1", "mAP")
 CAPTION_FIGURES = {"precision": ("content", "precision"), "recall": ("content", "recall"),
-                   "distinct_1": ("diversity", "distinct_1"), "distinct_2": ("diversity", "distinct_2"),
-                   "self_bleu": ("diversity", "self_bleu"), "words": ("diversity", "words_mean")}
+                   "distinct_1": ("one_each", "distinct_1"), "distinct_2": ("one_each", "distinct_2"),
+                   "self_bleu": ("one_each", "self_bleu"), "words": ("one_each", "words_mean"),
+                   "captions_for_variety": ("one_each", "captions")}
 
 
-def collect(settings: Settings, graph: dict[str, Job], work: Path, out: Path) -> str:
-    """Write the four files into `out`. Returns the tables. Raises UsageError when no row is measured yet."""
-    done = {name for name, job in graph.items() if is_done(work, job)}
-    figures = {name: read_json(result_file(work, name)) for name in done}
+def collect(settings: Settings, work: Path, out: Path,
+            command_of: Callable[[Settings], str] = lambda settings: "python scripts/ablation.py") -> str:
+    """Write the four files into `out`. Returns what ablation.md says. Raises UsageError when no row is measured yet.
+
+    command_of: says the command that these settings come from, without this machine's folders.
+    """
+    settings = with_kept(settings, read_kept(out))
+    graph, figures = gather(settings, work, out)
     rows = {row: row_figures(figures, settings, row) for row in SHOWN}
     rows = {row: found for row, found in rows.items() if found["seeds"]}
     if not rows:
         raise UsageError(f"{work}: no row is measured yet; run without --collect first")
-    curve = curve_figures(figures, settings)
-    result = {"git_revision": git_revision(), "settings": asdict(settings), "unit": "percent", "rows": rows,
-              "differences": differences(rows), "curve": curve,
-              "seconds_by_kind": {kind: round(value, 1) for kind, value in seconds_by_kind(graph, work, done).items()},
-              "core_hours": round(sum(one["seconds"] for one in figures.values()) / 3600, 2),
-              "jobs_done": len(done), "jobs": len(graph)}
-    write_json(out / "ablation.json", result)
-    text = "\n".join([row_table(rows), benchmark_table(rows), difference_table(result["differences"], rows), curve_table(curve),
-                      *remarks(result)])
+    result = {"command": command_of(settings), "git_revision": git_revision(), **origin(graph, figures),
+              "weights": {name: digest_of(Path(getattr(settings, name))) for name in ("llava", "clip")},
+              "settings": {name: value for name, value in asdict(settings).items() if name not in ("work", "llava", "clip")},
+              "unit": "percent; precision and recall are shares", "rows": rows, "differences": differences(rows),
+              "order": order(rows), "curve": curve_figures(figures, settings), "jobs": figures}
+    text = "\n".join([*opening(result), *tables(result)])
+    write_json(out / FILE, result)
     with atomic_write(out / "ablation.md") as file:
         file.write(text)
     draw_rows(out / "ablation.png", rows)
-    if curve:
-        draw_curve(out / "curve.png", curve, settings.curve.fixed)
+    if result["curve"]:
+        draw_curve(out / "curve.png", result["curve"], rows, settings.curve.fixed)
     return text
+
+
+def origin(graph: dict[str, Job], figures: Figures) -> dict[str, Any]:
+    """Say where and when the jobs were done, and what they cost."""
+    began = [one["began"] for one in figures.values()]
+    ended = [one["began"] + one["seconds"] for one in figures.values()]
+    seconds: dict[str, list[float]] = {}
+    for name, one in figures.items():
+        if graph[name].part == 1:
+            seconds.setdefault(graph[name].kind, []).append(one["seconds"])
+    return {"machines": sorted({one["machine"] for one in figures.values()}),
+            "began": utc(min(began, default=0)), "ended": utc(max(ended, default=0)),
+            "jobs_done": len(figures), "jobs_in_all": len(graph),
+            "core_hours": round(sum(one["seconds"] for one in figures.values()) / 3600, 2),
+            "seconds_by_kind": {kind: round(mean(values), 1) for kind, values in seconds.items()}}
+
+
+def utc(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M")
 
 
 # ---------------------------------------------------------------------------------------------------------------- figures
 
 
-def row_figures(figures: dict[str, Any], settings: Settings, row: str) -> dict[str, Any]:
+def row_figures(figures: Figures, settings: Settings, row: str) -> dict[str, Any]:
     """Gather a row: its metrics by seed, with both kinds of queries, and its captions' figures."""
     seeds: dict[int, Any] = {}
     for seed in settings.seeds:
         measured = figures.get(job_name("eval", seed, row))
         if measured is None:
             continue
-        found = {kind: {metric: mean([measured[kind][name][metric] for name in BENCHMARKS]) for metric in METRICS}
-                 for kind in ("human", "plain")}
-        found["benchmarks"] = {name: {metric: measured["human"][name][metric] for metric in (*METRICS, "R5", "R10", "mINP")}
-                               for name in BENCHMARKS}
+        found = {kind: means(measured[kind]) for kind in ("human", "plain")}
+        found["benchmarks"] = {name: {metric: measured["human"][name][metric] for metric in METRICS} for name in BENCHMARKS}
         found["binomial"] = binomial_error([measured["human"][name]["R1"] for name in BENCHMARKS],
                                            [measured["human"][name]["queries"] for name in BENCHMARKS])
         written = figures.get(job_name("captions", seed, row))
@@ -70,13 +94,12 @@ def row_figures(figures: dict[str, Any], settings: Settings, row: str) -> dict[s
     return {"label": ROWS[row].label, "is_control": ROWS[row].is_control, "seeds": seeds}
 
 
+def means(benchmarks: Mapping[str, Any]) -> dict[str, float]:
+    return {metric: mean([benchmarks[name][metric] for name in BENCHMARKS]) for metric in METRICS}
+
+
 def mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
-
-
-def by_seed(rows: dict[str, Any], row: str, kind: str = "human", metric: str = "R1") -> dict[int, float]:
-    """Give a row's mean over the benchmarks for each seed that it has."""
-    return {seed: found[kind][metric] for seed, found in rows[row]["seeds"].items()} if row in rows else {}
 
 
 def differences(rows: dict[str, Any]) -> list[dict[str, Any]]:
@@ -86,7 +109,7 @@ def differences(rows: dict[str, Any]) -> list[dict[str, Any]]:
     for one, other in pairs:
         entry: dict[str, Any] = {"row": one, "minus": other}
         for kind in ("human", "plain"):
-            for metric in METRICS:
+            for metric in COMPARED:
                 difference = paired(by_seed(rows, one, kind, metric), by_seed(rows, other, kind, metric))
                 entry[f"{kind} {metric}"] = difference and asdict(difference)
         if entry["human R1"]:
@@ -94,97 +117,34 @@ def differences(rows: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def curve_figures(figures: dict[str, Any], settings: Settings) -> dict[str, list[dict[str, Any]]]:
+def order(rows: dict[str, Any]) -> dict[str, Any] | None:
+    """Hold our order of the paper's rows beside the paper's, on the seeds that all of them have. None for fewer than three.
+
+    turned: the pairs that the paper has the other way round, with our paired difference.
+    """
+    names = [row for row in PAPER if row in rows]
+    seeds = set.intersection(*(set(by_seed(rows, row)) for row in names)) if names else set()
+    if len(names) < 3 or not seeds:
+        return None
+    ours = {row: mean([by_seed(rows, row)[seed] for seed in seeds]) for row in names}
+    paper = {row: paper_mean(row) for row in names}
+    pairs = [sorted(pair, key=lambda row: paper[row]) for pair in combinations(names, 2)]
+    turned = [{"row": low, "above": high, **asdict(paired({seed: by_seed(rows, low)[seed] for seed in seeds},
+                                                          by_seed(rows, high)))}
+              for low, high in pairs if ours[low] > ours[high]]
+    values = list(paper.values()), list(ours.values())
+    return {"seeds": sorted(seeds), "spearman": spearman(*values), "chance": by_chance_ordered(*values), "turned": turned,
+            "rows": {row: {"paper": round(paper[row], 2), "ours": ours[row], "paper_rank": first, "our_rank": second}
+                     for row, first, second in zip(names, *map(ranks, values), strict=True)}}
+
+
+def curve_figures(figures: Figures, settings: Settings) -> dict[str, list[dict[str, Any]]]:
     """Give for each row of the curve its points: images, and R1 by seed."""
     curve: dict[str, list[dict[str, Any]]] = {}
     for row in settings.curve.rows:
         for part in (*sorted(settings.curve.parts, reverse=True), 1):
-            seeds = {}
-            for seed in settings.seeds:
-                measured = figures.get(job_name("eval", seed, row, part))
-                if measured:
-                    seeds[seed] = mean([measured["human"][name]["R1"] for name in BENCHMARKS])
+            seeds = {seed: means(measured["human"])["R1"] for seed in settings.seeds
+                     if (measured := figures.get(job_name("eval", seed, row, part)))}
             if seeds:
                 curve.setdefault(row, []).append({"images": settings.images // part, "part": part, "R1": seeds})
     return {row: points for row, points in curve.items() if len(points) > 1}
-
-
-# ----------------------------------------------------------------------------------------------------------------- tables
-
-
-def shown(value: Mean | Difference | None, digits: int = 1, signed: bool = False) -> str:
-    """Say a mean and its standard error."""
-    if value is None:
-        return "–"
-    text = f"{value.mean:{'+' if signed else ''}.{digits}f}"
-    return text if value.error is None else f"{text} ± {value.error:.{digits}f}"
-
-
-def table(header: Sequence[str], lines: Sequence[Sequence[str]], title: str) -> str:
-    """Lay out a Markdown table under its title; empty without lines."""
-    if not lines:
-        return ""
-    rule = ["---"] + ["---:"] * (len(header) - 1)
-    return f"{title}\n\n" + "\n".join("| " + " | ".join(cells) + " |" for cells in [header, rule, *lines]) + "\n"
-
-
-def row_table(rows: dict[str, Any]) -> str:
-    """The main table: direct transfer, and the captions that brought it about."""
-    lines = []
-    for row, found in rows.items():
-        cells = [found["label"], str(len(found["seeds"]))]
-        cells += [shown(mean_of(list(by_seed(rows, row, kind, metric).values())))
-                  for kind, metric in (("human", "R1"), ("human", "mAP"), ("plain", "R1"))]
-        cells.append("" if row == REFERENCE else shown(paired(by_seed(rows, row), by_seed(rows, REFERENCE)), signed=True))
-        written = [one["captions"] for one in found["seeds"].values() if one["captions"]]
-        for name, factor, digits in (("precision", 1, 2), ("recall", 1, 2), ("distinct_1", 1, 2), ("distinct_2", 1, 2),
-                                     ("self_bleu", 1, 0), ("words", 1, 0)):
-            cells.append(f"{factor * mean([one[name] for one in written]):.{digits}f}" if written else "")
-        lines.append(cells)
-    return table(["captions", "seeds", "R1", "mAP", "R1, plain queries", "R1 against static", "content precision", "recall",
-                  "distinct-1", "distinct-2", "self-BLEU", "words"], lines,
-                 "Direct transfer: mean of the three benchmarks, percent (± standard error over seeds); the captions' figures")
-
-
-def benchmark_table(rows: dict[str, Any]) -> str:
-    """R1 and mAP on each benchmark."""
-    lines = []
-    for found in rows.values():
-        seeds = found["seeds"].values()
-        lines.append([found["label"], *(shown(mean_of([one["benchmarks"][name][metric] for one in seeds]))
-                                        for name in BENCHMARKS for metric in METRICS)])
-    return table(["captions", *(f"{name} {metric}" for name in BENCHMARKS for metric in METRICS)], lines, "Each benchmark")
-
-
-def difference_table(found: list[dict[str, Any]], rows: dict[str, Any]) -> str:
-    """Paired differences; above 0: the first one is better."""
-    lines = []
-    for entry in found:
-        values = [entry[key] and Difference(**entry[key]) for key in ("human R1", "human mAP", "plain R1")]
-        first, names = values[0], [rows[entry[side]]["label"] for side in ("row", "minus")]
-        lines.append([" − ".join(names), *(shown(value, signed=True) for value in values),
-                      f"{first.positive} of {first.count}", f"{by_chance(first.positive, first.count):.2f}"])
-    return table(["paired difference", "R1", "mAP", "R1, plain queries", "seeds above 0", "sign test"], lines,
-                 "Paired differences over seeds, points (± standard error)")
-
-
-def curve_table(curve: dict[str, list[dict[str, Any]]]) -> str:
-    """R1 against the number of pretraining images."""
-    sizes = sorted({point["images"] for points in curve.values() for point in points})
-    lines = []
-    for row, points in curve.items():
-        cells = {point["images"]: shown(mean_of(list(point["R1"].values()))) for point in points}
-        lines.append([ROWS[row].label, *(cells.get(size, "–") for size in sizes)])
-    return table(["captions", *(f"{size} images" for size in sizes)], lines, "R1 against the number of pretraining images")
-
-
-def remarks(result: dict[str, Any]) -> list[str]:
-    """Say what the figures rest on."""
-    binomial = [one["binomial"] for row in result["rows"].values() for one in row["seeds"].values()]
-    return [
-        f"Chance of the queries alone: a row's mean R1 on one seed has a binomial standard error of {min(binomial):.1f} to "
-        f"{max(binomial):.1f} points; the same queries are asked of all rows, so that paired differences have less.",
-        f"Curve: fixed {result['settings']['curve']['fixed']} at every size.",
-        f"{result['jobs_done']} of {result['jobs']} jobs, {result['core_hours']} core hours in all. "
-        f"Seconds of a job by kind: {', '.join(f'{kind} {value:.0f}' for kind, value in result['seconds_by_kind'].items())}.",
-        ""]

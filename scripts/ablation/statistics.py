@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 
 
 @dataclass(frozen=True)
@@ -57,3 +58,37 @@ def by_chance(positive: int, count: int) -> float:
     """Give the probability that at least so many of `count` fair coins, or at most so few, agree (two-sided sign test)."""
     extreme = max(positive, count - positive)
     return min(1.0, 2.0 * sum(math.comb(count, hits) for hits in range(extreme, count + 1)) / 2**count)
+
+
+def interval(value: Mean | Difference) -> tuple[float, float] | None:
+    """Give the 95 % interval of a mean by Student's t, as few seeds leave their own spread uncertain. None for one seed."""
+    if value.error is None:
+        return None
+    from scipy.stats import t  # slow to import, and only the tables need it
+
+    half = float(t.ppf(0.975, value.count - 1)) * value.error
+    return value.mean - half, value.mean + half
+
+
+def ranks(values: Sequence[float]) -> list[float]:
+    """Rank from 1, the lowest first; equal values share the mean of their places."""
+    return [sum(other < value for other in values) + (sum(other == value for other in values) + 1) / 2 for value in values]
+
+
+def spearman(one: Sequence[float], other: Sequence[float]) -> float | None:
+    """Give Spearman's rank correlation; None where a side is constant or there are fewer than two values."""
+    first, second = ranks(one), ranks(other)
+    middle = (len(first) + 1) / 2
+    spread = math.sqrt(sum((rank - middle) ** 2 for rank in first) * sum((rank - middle) ** 2 for rank in second))
+    if not spread:
+        return None
+    return sum((rank - middle) * (with_it - middle) for rank, with_it in zip(first, second, strict=True)) / spread
+
+
+def by_chance_ordered(one: Sequence[float], other: Sequence[float]) -> float | None:
+    """Give the share of all orders of `one` that agree with `other` at least as well as it does (up to 8 values)."""
+    found = spearman(one, other)
+    if found is None:
+        return None
+    agreeing = [spearman(order, other) >= found - 1e-9 for order in permutations(one)]
+    return sum(agreeing) / len(agreeing)
