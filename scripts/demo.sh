@@ -13,7 +13,7 @@ if [ "${1:-}" = --fast ]; then
     RUN="${RUN:-runs/demo-fast}"
     preset=nano
     style_options=(--clusters.kmeans 4 --clusters.ups 4 --clusters.nearest 20)
-    tune_options=(--num_train_epochs 1)
+    tune_options=(--num_train_epochs 1 --logging_steps 2)
     reid_options=(--epochs 1 --warmup-epochs 0 --batch-size 16)
 elif [ $# -gt 0 ]; then
     echo "usage: scripts/demo.sh [--fast]" >&2
@@ -23,8 +23,14 @@ else
     preset=demo style_options=() tune_options=() reid_options=()
 fi
 NPROC="${NPROC:-2}"
-SECONDS=0
-step() { printf '\n\033[1m== %s\033[0m   (%d s since the start)\n%s\n' "$1" "$SECONDS" "$2"; }
+SECONDS=0 current='' began=0
+mkdir -p "$RUN"
+record() { [ -z "$current" ] || printf '{"step": "%s", "seconds": %d}\n' "$current" $((SECONDS - began)) >>"$RUN/steps.jsonl"; }
+step() {
+    record
+    current="$1" began=$SECONDS
+    printf '\n\033[1m== %s\033[0m   (%d s since the start)\n%s\n' "$1" "$SECONDS" "$2"
+}
 run() { printf '$ %s\n' "$*"; "$@"; }
 
 step "The world" \
@@ -54,6 +60,13 @@ step "3. Captions" \
 run torchrun --nproc-per-node "$NPROC" caption.py --model-path "$RUN/captioner" --image-root "$RUN/world/SYNTH-PEDES" \
     --out "$RUN/captions" --max-new-tokens 120
 
+step "Beside them" \
+    "What HAM is compared with: the untuned LLaVA, asked plainly, and asked with one of 46 textual hints. What was drawn is known: who is right?"
+run python caption.py --model-path ham/world/weights/llava --styles none --captions-per-image 1 --limit 600 \
+    --image-root "$RUN/world/SYNTH-PEDES" --out "$RUN/captions_static" --max-new-tokens 120
+run python -m scripts.world.write_templates --world "$RUN/world" --out "$RUN/captions_template"
+run python -m scripts.world.judge_captions --captions "$RUN/captions" --beside "$RUN/captions_static" --world "$RUN/world"
+
 step "4. Pretraining and direct transfer" \
     "A CLIP, trained on these pairs with SDM alone, is measured on three benchmarks that it has never seen."
 run python train_reid.py eval --config configs/reid/world_transfer.yaml --checkpoint ham/world/weights/clip \
@@ -77,5 +90,9 @@ step "Search" "Finding a person by a sentence."
 run python train_reid.py search --checkpoint "$RUN/finetune_irra/last" --gallery "$RUN/world/CUHK-PEDES/imgs" \
     "a woman with long brown hair, a red coat and black boots" --output "$RUN/search.png"
 
-printf '\nAll five stages in %d s.\n  styles     %s\n  captions   %s\n  retrieval  %s\n  search     %s\n' "$SECONDS" \
-    "$RUN/styles/inspect.html" "$RUN/captions/samples.html" "$RUN/transfer" "$RUN/search.png"
+step "The report" "All of it on one page."
+run python scripts/report.py --run "$RUN" --out "$RUN/report.html"
+record
+
+printf '\nThe whole paper, small, in %d s.\n  report     %s\n  search     %s\n  captions   %s\n' "$SECONDS" \
+    "$RUN/report.html" "$RUN/search.png" "$RUN/captions/samples.html"

@@ -19,7 +19,7 @@ from typing import Any
 from ham.generation.measure import measure
 from ham.pictures import open_image
 from ham.records import path_below, read_json, read_jsonl
-from ham.report.folder import RunFolder, read_run
+from ham.report.folder import METHODS, RunFolder, read_run
 from ham.report.opening import Passerby
 from ham.report.report import Findings, read_ablation, write_report
 from ham.report.retrieval import text_to_image
@@ -63,7 +63,20 @@ def main() -> None:
     search, searched = search_world(run, args.query)
     people = passers_by(run.folder / "world", args.seed)
     findings = Findings(people, styles, portrait, wordings, missing, gallery, search, searched, ablation)
-    print(write_report(args.out or args.run / "report.html", run, findings))
+    page = write_report(args.out or args.run / "report.html", run, findings)
+    print(f"{summary_of(run)}\n\n{page}")
+
+
+def summary_of(run: RunFolder) -> str:
+    """Lay Rank-1 and mAP of every test set out for the terminal."""
+    rows = {"start": run.start["results"], "pretrained": run.transfer["results"],
+            **{f"then finetuned with {METHODS[name]}": one.results() for name, one in run.finetunes.items()}}
+    lines = [f"{'Rank-1 / mAP, %':27}" + "".join(f"{name:>17}" for name in BENCHMARKS)]
+    for label, results in rows.items():
+        found = text_to_image(results)
+        lines.append(f"{label:27}" + "".join(
+            f"{found[name]['R1']:>9.2f} /{found[name]['mAP']:>6.2f}" if name in found else f"{'':17}" for name in BENCHMARKS))
+    return "\n".join(lines)
 
 
 # ------------------------------------------------------------------------------------------------------- what captions say

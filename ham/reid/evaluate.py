@@ -19,7 +19,7 @@ from ham.datasets import image_root, read_dataset
 from ham.records import path_below, write_json, write_jsonl
 from ham.reid.encode import DEFAULTS, EncodeSettings, RetrievalModel, encode_images, encode_texts
 from ham.reid.metrics import METRICS, retrieval_metrics
-from ham.runtime import UsageError, git_revision, log, numpy_generator, rank_and_world
+from ham.runtime import UsageError, git_revision, numpy_generator, rank_and_world
 
 Row = dict[str, Any]
 
@@ -86,13 +86,11 @@ def evaluate(model: RetrievalModel, root: str | Path, names: Sequence[str], spli
     for name in names:
         encoded.append(encode_split(model, root, name, split if isinstance(split, str) else split[name], settings))
         rows += measure(encoded[-1], image_to_text, device)
-    if rank_and_world().is_main:
-        log.info("evaluation\n%s", format_table(rows))
-        if out is not None:
-            write_results(rows, Path(out) / "evaluation.json")
-            failed = [row for one in encoded for row in one.failed]
-            if failed:
-                write_jsonl(Path(out) / "failed.jsonl", failed)
+    if rank_and_world().is_main and out is not None:
+        write_results(rows, Path(out) / "evaluation.json")
+        failed = [row for one in encoded for row in one.failed]
+        if failed:
+            write_jsonl(Path(out) / "failed.jsonl", failed)
     return rows, encoded
 
 

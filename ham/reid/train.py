@@ -24,7 +24,7 @@ from ham.reid.ccd import divide, mixture_settings
 from ham.reid.config import TrainConfig
 from ham.reid.data import image_loader
 from ham.reid.encode import EncodeSettings, evaluation_mode
-from ham.reid.evaluate import Row, evaluate
+from ham.reid.evaluate import Row, evaluate, format_table
 from ham.reid.irra import same
 from ham.reid.meter import Meter, all_reduced, report
 from ham.reid.mlm import augment_batch, mask_batch
@@ -180,6 +180,7 @@ def evaluate_run(run: Run) -> list[Row]:
         all_rows += rows
         mean = sum(row["R1"] for row in rows) / len(rows)
         if rank_and_world().is_main:
+            log.info("evaluation, %s\n%s", split, format_table(rows))
             for row in rows:
                 run.metrics.write(event="eval", step=run.state.step, epoch=run.state.epoch, **row)
         if mean > run.state.best.get(keep, -math.inf):
