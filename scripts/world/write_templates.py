@@ -87,7 +87,7 @@ def write(world: Path, model: Path, out: Path, asked: Asked) -> dict[str, list[s
         if value < (name != "seed"):
             raise UsageError(f"--{name.replace('_', '-')} {value}: expected at least {int(name != 'seed')}")
     if asked.per_image > asked.templates:
-        raise UsageError(f"--per-image {asked.per_image}: there are only {asked.templates} --templates; an image takes each once")
+        raise UsageError(f"--per-image {asked.per_image}: there are only {asked.templates} --templates for an image")
     if not (world / "world.json").is_file():
         raise UsageError(f"--world {world}: no world.json; python -m ham.world build --out {world} makes a world")
     if not model.is_dir():
