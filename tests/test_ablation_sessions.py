@@ -114,13 +114,13 @@ def test_the_command_gives_the_same_settings_and_names_no_folder(script: ModuleT
                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(TOP)
     (tmp_path / "llava").mkdir()
-    words = ["--config", str(TOP / "configs" / "ablation.yaml"), "--work", str(tmp_path), "--images", "3072",
+    words = ["--config", str(TOP / "configs" / "ablation.yaml"), "--work", str(tmp_path), "--images", "1536",
              "--reid.lr", "0.001", "--curve.parts", "[4]", "--instruction", "Say what you see.",
              "--clip", str(TOP / "ham/world/weights/clip")]
     settings, asked = script.read_settings(words)
     files = [str(file) for file in asked.config]
     command = script.command_of(settings, files)
-    assert command == ("python scripts/ablation.py --config configs/ablation.yaml --images 3072 "
+    assert command == ("python scripts/ablation.py --config configs/ablation.yaml --images 1536 "
                        "--instruction 'Say what you see.' --reid.lr 0.001 --curve.parts '[4]'")
     again, _ = script.read_settings(script.shlex.split(command)[2:])
     assert replace(again, work=settings.work, clip=settings.clip) == settings
