@@ -1,7 +1,7 @@
 """Make the world's CLIP: the stand-in for OpenAI's ViT-B/16, weak on purpose.
 
     python -m ham.world build --out runs/world --preset full
-    torchrun --nproc-per-node 2 -m scripts.world.make_clip --world runs/world --out ham/world/weights/clip
+    python -m scripts.world.make_clip --world runs/world --out ham/world/weights/clip
 
 Real architecture, 1 M parameters, trained with InfoNCE on short texts of one to three attributes ("woman in red coat") about
 persons that no benchmark holds: like the real CLIP it has seen people and words, but not this task. Now and then a batch has
@@ -39,9 +39,9 @@ def main() -> None:
     parser.add_argument("--world", type=Path, required=True, help="a world made by python -m ham.world build")
     parser.add_argument("--out", type=Path, required=True, help="folder for model.safetensors")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=400, help="more steps make a stronger start")
+    parser.add_argument("--steps", type=int, default=2400, help="more steps make a stronger start")
     parser.add_argument("--batch", type=int, default=96, help="pairs per process and step; each process contrasts its own")
-    parser.add_argument("--rate", type=float, default=1e-3, help="highest learning rate")
+    parser.add_argument("--rate", type=float, default=1.5e-3, help="highest learning rate")
     options = parser.parse_args()
     set_up_logging()
     place = rank_and_world()
