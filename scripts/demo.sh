@@ -78,7 +78,7 @@ run python train_reid.py eval --config configs/reid/world_transfer.yaml --checkp
     --data-root "$RUN/world" --output-dir "$RUN/transfer"
 
 step "5. Finetuning" \
-    "From there, IRRA and RDE at half their learning rate."
+    "From there, IRRA and RDE go on; in the paper at half their learning rate."
 run python train_reid.py finetune --config configs/reid/world_finetune_irra.yaml --data-root "$RUN/world" \
     --weights "$RUN/pretrain/last" --output-dir "$RUN/finetune_irra" \
     ${reid_options[@]+"${reid_options[@]}"}

@@ -95,7 +95,7 @@ def start_accelerator(config: TrainConfig) -> tuple[Accelerator, torch.dtype]:
     dtype = resolve_dtype(config.precision, device)
     if dtype == torch.float16 and device.type == "cpu":
         raise UsageError("--precision fp16 needs a GPU; on a CPU use bf16 or fp32")
-    compiler = os.environ.get("CXX", "g++")
+    compiler = (os.environ.get("CXX") or "g++").split()[0]  # "ccache g++" is two words
     if config.compile and device.type == "cpu" and shutil.which(compiler) is None:
         raise UsageError(f"--compile needs a C++ compiler ({compiler}) on a CPU; install one, or leave --compile out")
     AcceleratorState._reset_state()      # accelerate keeps the precision of the process's first run otherwise
