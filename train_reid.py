@@ -26,7 +26,7 @@ from jsonargparse import ArgumentParser
 from ham.reid.config import EvalConfig, SearchConfig, TrainConfig
 from ham.reid.irra import IRRAOptions
 from ham.reid.rde import RDEOptions
-from ham.runtime import UsageError, exit_code_of, log, set_up_logging
+from ham.runtime import UsageError, exit_code_of, leave, log, set_up_logging
 
 CONFIGS = {"pretrain": TrainConfig, "finetune": TrainConfig, "eval": EvalConfig, "search": SearchConfig}
 HELP = {"pretrain": "train CLIP on captioned person images (SDM)", "finetune": "train on a benchmark with IRRA or RDE",
@@ -176,4 +176,4 @@ def explain(message: str, parser: ArgumentParser | None) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code_of(main))
+    leave(exit_code_of(main))

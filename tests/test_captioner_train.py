@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import json
 import os
@@ -14,10 +13,10 @@ import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from PIL import Image
+from processes import kill_all
 from safetensors.torch import load_file
 from tiny_llava import CONFIG, STYLES, TOKENS, TOWER_CONFIG, original_tensors, write_folder
 
@@ -256,16 +255,6 @@ def test_killed_and_resumed_equals_uninterrupted(base, data, tmp_path):
     assert losses(whole) == losses(killed)
     steps = [row["step"] for row in read_jsonl(killed / "metrics.jsonl") if "loss" in row]
     assert 1 not in steps[1:], "it began again instead of resuming"
-
-
-def kill_all(process: subprocess.Popen) -> None:
-    """Kill a launcher and its workers, which have sessions of their own, at once and without a word."""
-    family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
-    for member in family:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            member.kill()
-    psutil.wait_procs(family, 30)
-    process.wait()
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from processes import kill_all
 from test_reid_train import (
     SCRIPT,
     arguments_of,
@@ -47,6 +49,27 @@ def test_accelerate_launch_with_two_processes_gives_the_curve_of_one(world: Path
     assert "on 2 x cpu" in run.stderr
     train(config_for(world, tmp_path / "one", method="irra"))
     np.testing.assert_allclose(losses_of(tmp_path / "two"), losses_of(tmp_path / "one"), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_two_processes_killed_and_resumed_equal_uninterrupted_ones(world: Path, tmp_path: Path) -> None:  # noqa: F811
+    def launch(config: TrainConfig) -> subprocess.Popen[bytes]:
+        command = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", str(SCRIPT), "finetune"]
+        return subprocess.Popen([sys.executable, *command, *arguments_of(config)], stderr=(tmp_path / "said").open("a"),
+                                env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+    more = {"method": "irra", "gather": True, "epochs": 12, "save_every_steps": 3}
+    config = config_for(world, tmp_path / "killed", **more)
+    state = tmp_path / "killed/last/trainer_state/progress.json"
+    victim = launch(config)
+    while victim.poll() is None and not state.exists():
+        time.sleep(0.01)
+    assert victim.poll() is None, (tmp_path / "said").read_text()
+    kill_all(victim)
+    assert 0 < json.loads(state.read_text())["step"] < 60, "it ended before it could be killed"
+    assert launch(config).wait(300) == 0, (tmp_path / "said").read_text()
+    assert launch(config_for(world, tmp_path / "whole", **more)).wait(300) == 0, (tmp_path / "said").read_text()
+    assert_same_run(tmp_path / "killed", tmp_path / "whole")
 
 
 def test_a_compiled_model_trains_the_same(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811

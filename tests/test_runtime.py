@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -53,6 +56,15 @@ def test_success_is_zero_and_other_errors_are_bugs_that_show():
     assert exit_code_of(lambda: None) == 0
     with pytest.raises(ZeroDivisionError):
         exit_code_of(lambda: 1 // 0)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_leaving_gives_the_code_after_all_that_was_promised(world_size):
+    program = ("import atexit; from ham.runtime import leave; atexit.register(print, 'promised', end='')\n"
+               "print('said', end=' '); leave(3)")
+    done = subprocess.run([sys.executable, "-c", program], env={**os.environ, "WORLD_SIZE": str(world_size)},
+                          capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "said promised", "")
 
 
 def test_dtypes_and_devices():

@@ -32,7 +32,7 @@ from ham.captioner.tokenizer import IMAGE_TEXT
 from ham.captioner.trainer import CaptionerTrainer
 from ham.captioner.vision_tower import find_tower, tower_settings
 from ham.records import write_json
-from ham.runtime import UsageError, exit_code_of, git_revision, log, rank_and_world, set_up_logging
+from ham.runtime import UsageError, exit_code_of, git_revision, leave, log, rank_and_world, set_up_logging
 
 BANK = "style_bank.prompts"
 
@@ -76,8 +76,6 @@ def main() -> None:
     trainer.train(resume_from_checkpoint=checkpoint_to_resume(args))
     trainer.save_model()
     trainer.save_state()
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()      # or a rank that leaves early aborts the others
     log.info("adapter with %d styles: %s", num_styles, args.output_dir)
 
 
@@ -180,4 +178,4 @@ def estimate_for(model_args: ModelArguments, args: TrainingArguments, file: Inst
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code_of(main))
+    leave(exit_code_of(main))

@@ -12,7 +12,6 @@ transfer should start at a Rank-1 of 10 to 20, where the real one starts.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from torch.nn import functional as F
 
 from ham.clip import CLIPConfig, build_clip, save_clip, tokenize
 from ham.records import read_jsonl
-from ham.runtime import exit_code_of, log, numpy_generator, rank_and_world, set_up_logging
+from ham.runtime import exit_code_of, leave, log, numpy_generator, rank_and_world, set_up_logging
 from ham.world.annotators import short_description
 from scripts.world.foundation import Picture, average_gradients, load_pixels, read_pictures, warm_cosine
 
@@ -100,4 +99,4 @@ def info_nce(clip: torch.nn.Module, images: torch.Tensor, ids: torch.Tensor) -> 
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code_of(main))
+    leave(exit_code_of(main))
