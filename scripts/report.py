@@ -27,7 +27,7 @@ from ham.report.wording import Portrait, Voice, Wording
 from ham.runtime import UsageError, exit_code_of, log, numpy_generator, set_up_logging
 from ham.world.attributes import agree
 from ham.world.manners import worth_telling
-from ham.world.parser import parse, score
+from ham.world.parser import parse, score_content
 
 HOW_TO_ADD = {"static": "caption.py with the untuned LLaVA and --styles none makes them in captions_static/",
               "template": "captions_template/captions.json would hold them"}
@@ -99,7 +99,8 @@ def compare_wordings(run: RunFolder, shown: dict[str, dict[str, str]], most: int
     for name, found in pairs.items():
         rows = sorted(numpy_generator(seed, "report", name).permutation(len(found))[:count].tolist())
         captions, truths = [found[row][1] for row in rows], [shown[found[row][0]] for row in rows]
-        wordings.append(Wording(name, measure(captions, seed), facts_of(captions, truths)))
+        facts = {name: 100 * share for name, share in score_content(captions, truths).items()}
+        wordings.append(Wording(name, measure(captions, seed), facts))
     return wordings, {name: how for name, how in HOW_TO_ADD.items() if name not in pairs}
 
 
@@ -110,13 +111,6 @@ def read_captions(file: Path, shown: dict[str, dict[str, str]]) -> list[tuple[st
     if unknown is not None:
         raise UsageError(f"{file}: image '{unknown}' is not in the world's pool; captions and world must be of one run")
     return [(image, caption) for image, captions in found.items() for caption in captions]
-
-
-def facts_of(captions: list[str], truths: list[dict[str, str]]) -> dict[str, float]:
-    """Give precision against all that shows, recall against what is worth telling, and their harmonic mean, percent."""
-    precision = 100 * score(captions, truths)["precision"]
-    recall = 100 * score(captions, [worth_telling(truth) for truth in truths])["recall"]
-    return {"precision": precision, "recall": recall, "f1": 2 * precision * recall / max(precision + recall, 1e-9)}
 
 
 def describe(run: RunFolder, shown: dict[str, dict[str, str]], seed: int) -> Portrait:

@@ -11,7 +11,7 @@ from test_world_text import random_person
 from ham.world.annotators import annotator_population, plain_description, short_description
 from ham.world.attributes import FIELDS
 from ham.world.lexicon import ROWS
-from ham.world.parser import known_word, one_slip, parse, score
+from ham.world.parser import known_word, one_slip, parse, score, score_content
 
 CASES = {
     "A man with short black hair wearing a navy jacket, blue jeans and white sneakers.": {
@@ -66,6 +66,13 @@ def test_a_caption_of_somebody_else_scores_low() -> None:
     captions = [plain_description(person).text for person in people]
     assert score(captions, people)["precision"] == 1.0
     assert score(captions, people[1:] + people[:1])["precision"] < 0.45
+
+
+def test_content_asks_no_recall_of_what_goes_without_saying() -> None:
+    """claims: gender, headwear (both true); told of what is worth telling: gender, not the jacket; an average build is not."""
+    person = {"gender": "man", "upper": "jacket", "build": "average", "headwear": "none"}
+    assert score_content(["a man without a hat"], [person]) == pytest.approx({"precision": 1.0, "recall": 0.5, "f1": 2 / 3})
+    assert score_content([], []) == {"precision": 0.0, "recall": 0.0, "f1": 0.0}
 
 
 def test_score_by_hand() -> None:

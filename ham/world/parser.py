@@ -14,6 +14,7 @@ from functools import lru_cache
 
 from ham.world.attributes import ABSENT_WITH, FIELDS, SHADES, agree
 from ham.world.lexicon import BEHIND, ROWS, TONES
+from ham.world.manners import worth_telling
 from ham.world.typos import MISSPELLINGS
 
 TOKEN = re.compile(r"[a-z]+(?:-[a-z]+)*|[^\sa-z]")
@@ -204,6 +205,18 @@ def score(captions: list[str], truths: list[dict[str, str]]) -> dict:
             counts[name][2] += 1
     total = [sum(count[place] for count in counts.values()) for place in range(3)]
     return _shares(*total) | {"per_field": {name: _shares(*count) for name, count in counts.items() if any(count)}}
+
+
+def score_content(captions: list[str], truths: list[dict[str, str]]) -> dict[str, float]:
+    """Score captions against all that their images show, fairly to people, who leave out what goes without saying.
+
+    precision: against everything; recall: against what is worth telling; f1: their harmonic mean. Shares in [0, 1].
+
+    Raises: ValueError when the two lists differ in length.
+    """
+    precision = score(captions, truths)["precision"]
+    recall = score(captions, [worth_telling(truth) for truth in truths])["recall"]
+    return {"precision": precision, "recall": recall, "f1": 2 * precision * recall / max(precision + recall, 1e-9)}
 
 
 def _shares(right: int, said: int, true: int) -> dict[str, float]:

@@ -32,12 +32,12 @@ from ham.style.settings import ClusterSettings, FeatureSettings, StyleSettings
 from ham.world.annotators import plain_description
 from ham.world.build import build_world
 from ham.world.domains import POOL
+from ham.world.parser import score_content
 from scripts.ablation.captions import write_captions
 from scripts.ablation.graph import Job
 from scripts.ablation.places import Places
 from scripts.ablation.rows import ROWS
 from scripts.ablation.settings import Settings
-from scripts.world.judge_captioner import content
 
 Figures = dict[str, Any]
 
@@ -143,7 +143,7 @@ def caption(settings: Settings, places: Places, job: Job) -> Figures:
     write_json(places.captions(job.what), captions, indent=None)
     seen = {one["image_path"]: one["attributes"] for one in read_jsonl(places.world / "truth" / f"{POOL}-images.jsonl")}
     texts = [text for own in captions.values() for text in own]
-    judged = content(texts, [seen[image] for image, own in captions.items() for _ in own])
+    judged = score_content(texts, [seen[image] for image, own in captions.items() for _ in own])
     return {"content": judged, "diversity": diversity(texts), "images": len(captions), "captions": len(texts),
             "kept_although_rejected": sum(bool(reject_reason(text)) for text in texts),
             "examples": [{"image": image, "captions": captions[image]} for image in list(captions)[:4]]}

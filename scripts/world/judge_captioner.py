@@ -26,8 +26,7 @@ from ham.captioner.model import Captioner
 from ham.datasets import image_root
 from ham.records import path_below, read_jsonl, write_json
 from ham.runtime import exit_code_of, numpy_generator, set_up_logging
-from ham.world.manners import worth_telling
-from ham.world.parser import score
+from ham.world.parser import score_content
 from ham.world.syntax import syntax_of
 from scripts.world.foundation import read_pictures
 from scripts.world.llava import INSTRUCTION
@@ -62,9 +61,9 @@ def judge_base(captioner: Captioner, options: argparse.Namespace) -> dict[str, o
         hinted.append(generate(captioner, [image], [[-1]], f"{INSTRUCTION} {hint}", max_new_tokens=120)[0][0])
         wanted.append(manner["syntax"])
     return {
-        "plain": content(plain, truths),
+        "plain": score_content(plain, truths),
         "plain_is_plain": mean(syntax_of(caption) == "plain" for caption in plain),
-        "hinted": content(hinted, truths[: len(hinted)]),
+        "hinted": score_content(hinted, truths[: len(hinted)]),
         "hinted_syntax_right": mean(syntax_of(caption) == syntax for caption, syntax in zip(hinted, wanted)),
         "examples": list(zip(plain[:4], hinted[:4])),
     }
@@ -89,7 +88,7 @@ def judge_styles(captioner: Captioner, options: argparse.Namespace) -> dict[str,
     pure = {style for style, (_, count) in usual.items() if count >= 0.5 * len(written[style])}
     return {
         "styles": captioner.num_styles,
-        "content": content(captions, [row["attributes"] for row in chosen for _ in range(2)]),
+        "content": score_content(captions, [row["attributes"] for row in chosen for _ in range(2)]),
         "syntax_is_the_styles": mean(syntax_of(caption) == usual[style][0] for caption, style in zip(captions, asked)),
         "syntax_is_the_styles_where_it_has_one": mean(
             syntax_of(caption) == usual[style][0] for caption, style in zip(captions, asked) if style in pure),
@@ -112,14 +111,6 @@ def nearest_centroid(captions: list[str], asked: list[int], written: dict[int, l
     place = [int(np.flatnonzero(np.array(names)[row] == style)[0]) for row, style in zip(order, asked)]
     return {"style_found": mean(rank == 0 for rank in place), "style_in_top_5": mean(rank < 5 for rank in place),
             "chance": 1 / len(names)}
-
-
-def content(captions: list[str], truths: list[dict[str, str]]) -> dict[str, float]:
-    """Precision against all that shows; recall against what is worth telling."""
-    everything = score(captions, truths)
-    worth = score(captions, [worth_telling(truth) for truth in truths])
-    precision, recall = everything["precision"], worth["recall"]
-    return {"precision": precision, "recall": recall, "f1": 2 * precision * recall / max(precision + recall, 1e-9)}
 
 
 def mean(values: object) -> float:

@@ -20,8 +20,7 @@ from typing import Any
 from ham.generation.measure import measure
 from ham.records import read_json, read_jsonl, write_json
 from ham.runtime import UsageError, exit_code_of, git_revision, log, numpy_generator, set_up_logging
-from ham.world.manners import worth_telling
-from ham.world.parser import score
+from ham.world.parser import score_content
 
 POOL = "SYNTH-PEDES"
 COLUMNS = ("precision", "recall", "f1", "distinct_1", "distinct_2", "self_bleu", "different", "words_mean")
@@ -93,17 +92,13 @@ def judge(writers: dict[str, Captions], truths: dict[str, dict[str, str]], seed:
     for name, pairs in flat.items():
         chosen = numpy_generator(seed, "varied", name).permutation(len(pairs))[:size].tolist()
         varied = measure([pairs[place][0] for place in chosen], seed)
-        rows.append({"writer": name, "images": len(shared), **content(pairs), **varied, "captions": len(pairs),
+        content = score_content([caption for caption, _ in pairs], [truth for _, truth in pairs])
+        rows.append({"writer": name, "images": len(shared), **percent(content), **varied, "captions": len(pairs),
                      "captions_for_variety": varied["captions"]})
     return rows
 
 
-def content(pairs: list[tuple[str, dict[str, str]]]) -> dict[str, float]:
-    """Score (caption, what is to be seen) pairs, in percent."""
-    captions = [caption for caption, _ in pairs]
-    precision = score(captions, [truth for _, truth in pairs])["precision"]
-    recall = score(captions, [worth_telling(truth) for _, truth in pairs])["recall"]
-    shares = {"precision": precision, "recall": recall, "f1": 2 * precision * recall / max(precision + recall, 1e-9)}
+def percent(shares: dict[str, float]) -> dict[str, float]:
     return {name: round(100 * share, 2) for name, share in shares.items()}
 
 
