@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from ham.captioner.backbone import load_tokenizer, tower_tokens
 from ham.captioner.checkpoint import load_captioner
+from ham.captioner.conversation import encode_conversation
 from ham.captioner.decode import generate
 from ham.captioner.images import open_image
 from ham.clip import load_clip, tokenize
@@ -18,6 +20,7 @@ from ham.world.build import build_world
 from ham.world.parser import score
 from ham.world.syntax import syntax_of
 from scripts.world.foundation import read_pictures
+from scripts.world.llava import build_llava, caption_loss, conversation
 
 TOP = Path(__file__).resolve().parent.parent
 WEIGHTS = TOP / "ham" / "world" / "weights"
@@ -36,16 +39,34 @@ def make(module: str, *words: str) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+def test_captions_of_one_image_are_learned_together_as_each_alone() -> None:
+    """Two images with three captions each, one with a hint where style prompts go, against the model's own forward."""
+    torch.manual_seed(0)
+    model, tokenizer = build_llava(), load_tokenizer(WEIGHTS / "llava", 512)
+    told = [[dict(zip(("input_ids", "labels"), encode_conversation(tokenizer, conversation(hint, text, hint != ""))))
+             for hint, text in (("", "A man."), ("(full; brief)", f"He wears a {colour} coat and shoes."), ("", colour))]
+            for colour in ("red", "light grey")]
+    images = torch.randn(2, 3, 112, 112)
+    together = caption_loss(model, model.projector(tower_tokens(model.vision_tower, images)), told)
+    total, learned = 0.0, 0
+    for image, samples in zip(images, told):
+        for sample in samples:
+            count = int((sample["labels"] >= 0).sum())
+            total += count * model(sample["input_ids"][None], sample["labels"][None], images=image[None]).loss.item()
+            learned += count
+    assert together.item() == pytest.approx(total / learned, rel=1e-5)
+
+
 @pytest.mark.slow
 def test_the_recipe_of_the_llava_runs_and_goes_on(world: Path, tmp_path: Path) -> None:
     make("scripts.world.make_llava", "--world", str(world), "--out", str(tmp_path / "llava"), "--batch", "8",
-         "--steps", *"22222")
+         "--steps", *"22222222")
     first = (tmp_path / "llava" / "model.safetensors").read_bytes()
     captioner = load_captioner(tmp_path / "llava")
     assert captioner.num_styles == 0
     assert captioner.manifest["prompt"] == "Describe the person in the image."
     make("scripts.world.make_llava", "--world", str(world), "--out", str(tmp_path / "llava"), "--batch", "8",
-         "--steps", *"22222")
+         "--steps", *"22222222")
     assert (tmp_path / "llava" / "model.safetensors").read_bytes() == first
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaForCausalLM
 
 from ham.captioner.backbone import llm_config, tower_tokens
@@ -140,8 +141,9 @@ def labels_of(pictures: list[Picture]) -> torch.Tensor:
     return torch.tensor(rows)
 
 
-def conversation(hint: str, caption: str) -> list[dict[str, str]]:
-    question = f"<image>\n{INSTRUCTION} {hint}".strip()
+def conversation(hint: str, caption: str, hint_first: bool = False) -> list[dict[str, str]]:
+    """Ask for `caption`. hint_first: the hint of its manner stands behind the image, where a style prompt will."""
+    question = f"<image>{hint}\n{INSTRUCTION}" if hint_first else f"<image>\n{INSTRUCTION} {hint}".strip()
     return [{"from": "human", "value": question}, {"from": "gpt", "value": caption}]
 
 
@@ -174,16 +176,36 @@ def language_loss(llm: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tenso
     return F.cross_entropy(llm.lm_head(hidden[:, :-1][learned]), targets[learned])
 
 
-def caption_loss(model: CaptionerModel, image_tokens: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Average the loss of captions. As the model's own forward, but gradients reach the vision tower."""
-    ids, labels = batch["input_ids"], batch["labels"]
-    at = int((ids[0] == IMAGE_TOKEN).nonzero()[0])  # every prompt begins alike
+def caption_loss(model: CaptionerModel, image_tokens: torch.Tensor, told: list[list[dict[str, Any]]]) -> torch.Tensor:
+    """Average the loss of several captions of each image: told[b] are the samples about image b, whose prompts begin alike.
+
+    The system prompt and the image are read once; behind them stand the image's samples, each in a segment that sees the
+    beginning and itself. Gives what the model's own forward gives for each sample alone, but gradients reach the vision tower.
+    """
+    first = told[0][0]["input_ids"]
+    at = int((first == IMAGE_TOKEN).nonzero()[0])
+    begun = at + image_tokens.shape[1]
+    ids, labels = (pad_sequence([torch.cat([sample[name][at + 1:] for sample in samples]) for samples in told],
+                                batch_first=True, padding_value=padding)
+                   for name, padding in (("input_ids", 0), ("labels", IGNORE)))
+    lengths = [[len(sample["input_ids"]) - at - 1 for sample in samples] for samples in told]
+    segment = pad_sequence([torch.arange(1, len(row) + 1).repeat_interleave(torch.tensor(row)) for row in lengths],
+                           batch_first=True, padding_value=-1)
+    place = pad_sequence([torch.cat([torch.arange(length) for length in row]) for row in lengths], batch_first=True)
     embed = model.llm.get_input_embeddings()
-    hidden = model.llm.model(inputs_embeds=torch.cat([embed(ids[:, :at]), image_tokens, embed(ids[:, at + 1:])], dim=1),
-                             use_cache=False)[0]
-    targets = labels[:, at + 1:]
-    learned = targets >= 0
-    return F.cross_entropy(model.llm.lm_head(hidden[:, -targets.shape[1] - 1:-1][learned]), targets[learned])
+    start = embed(first[:at]).expand(len(told), -1, -1)
+    hidden = model.llm.model(
+        inputs_embeds=torch.cat([start, image_tokens, embed(ids)], dim=1), use_cache=False,
+        position_ids=torch.cat([torch.arange(begun).expand(len(told), -1), begun + place], dim=1),
+        attention_mask=sees(torch.cat([torch.zeros(len(told), begun, dtype=torch.long), segment], dim=1)))[0]
+    learned = labels >= 0
+    return F.cross_entropy(model.llm.lm_head(hidden[:, begun - 1:-1][learned]), labels[learned])
+
+
+def sees(segment: torch.Tensor) -> torch.Tensor:
+    """Say which place sees which: those before it in its own segment and in segment 0. [B, T] -> bool [B, 1, T, T]."""
+    ours = (segment[:, None, :] == 0) | (segment[:, None, :] == segment[:, :, None])
+    return (ours & torch.ones(2 * segment.shape[1:], dtype=torch.bool).tril())[:, None]
 
 
 def write_llava(folder: Path, model: CaptionerModel) -> None:

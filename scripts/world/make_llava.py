@@ -13,7 +13,8 @@ steps, on persons and annotators that no benchmark uses:
    hint of a manner in the instruction, in that manner. Without a hint it writes plain. This stands in for what a real LLM
    brings along: that it can write in any manner while it keeps to the facts;
 2. (tower) the vision tower learns to name attributes;
-3. (caption) both learn to caption images, plainly and by hints; then mostly by hints.
+3. (caption) both learn to caption images, plainly and by hints, in five lessons: later ones are mostly by hints, half of which
+   stand at the place of a style prompt; the last is in the manners of thousands.
 
 The weights in `ham/world/weights/llava` were made by this script; it is a fixture, never tuned on what it is judged by.
 """
@@ -21,9 +22,10 @@ The weights in `ham/world/weights/llava` were made by this script; it is a fixtu
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +38,8 @@ from ham.captioner.backbone import load_tokenizer, tower_tokens
 from ham.captioner.conversation import encode_conversation
 from ham.captioner.data import Collator
 from ham.records import atomic_write
-from ham.runtime import exit_code_of, log, numpy_generator, rank_and_world, seed_everything, set_up_logging
-from ham.world.annotators import annotator_population, hint_of, plain_description
+from ham.runtime import exit_code_of, leave, log, numpy_generator, rank_and_world, seed_everything, set_up_logging
+from ham.world.annotators import Annotator, annotator_population, hint_of, plain_description
 from scripts.world.foundation import Picture, average_gradients, read_pictures, warm_cosine
 from scripts.world.llava import (
     TOWER,
@@ -104,8 +106,9 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--world", type=Path, required=True, help="a world made by python -m ham.world build")
     parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, nargs=5, default=(1500, 3500, 2500, 1400, 1000),
-                        metavar=("TEXT", "TOWER", "AGAIN", "CAPTION", "HINTED"), help="the tower learns in two rounds")
+    parser.add_argument("--steps", type=int, nargs=8, default=(1500, 3500, 2500, 1400, 1000, 900, 1500, 800),
+                        metavar=("TEXT", "TOWER", "AGAIN", "CAPTION", "HINTED", "PLACED", "LONG", "CROWD"),
+                        help="the tower learns in two rounds, captioning in five")
     parser.add_argument("--part", choices=("text", "tower", "all"), default="all",
                         help="text, tower: that step alone, one core each at the same time; all: what is still to do")
     parser.add_argument("--work", type=Path,
@@ -114,8 +117,30 @@ def read_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """A round of captioning.
+
+    images: sixteenths of a batch; plain_shares: for each caption of an image, how often it is plain; placed: share of the
+    samples whose hint stands behind the image, where a style prompt will; crowd: 4,000 writers in place of 240.
+    """
+
+    name: str
+    images: int
+    plain_shares: tuple[float, ...]
+    placed: float = 0.0
+    crowd: bool = False
+
+
+LESSONS = (Lesson("captioning", 5, (1.0, 0.0, 0.0)),
+           Lesson("captioning by hints", 7, (0.4, 0.0)),
+           Lesson("captioning by placed hints", 7, (0.4, 0.0), placed=0.5),
+           Lesson("captioning at length", 7, (0.5, 0.0, 0.0), placed=0.5),
+           Lesson("captioning for a crowd", 7, (0.5, 0.0, 0.0), placed=0.5, crowd=True))
+
+
 class Recipe:
-    """What the steps share, and one loss for each: every `*_loss(generator)` is this process's, on a fresh batch."""
+    """What the steps share, and one loss for each: every `*_loss(..., generator)` is this process's, on a fresh batch."""
 
     def __init__(self, options: argparse.Namespace, pictures: list[Picture]) -> None:
         seed_everything(options.seed)
@@ -125,19 +150,23 @@ class Recipe:
         self.seen = [picture for picture in pictures if not picture.held_out]
         self.share = max(1, options.batch // rank_and_world().world_size)
         self.writers = annotator_population(options.seed, "foundation", 240)
+        self.crowd = [writer for group in range(16)
+                      for writer in annotator_population(options.seed, f"foundation-{group}", 250)]
         if options.part != "text":
             self.images, self.labels = Images(self.seen), labels_of(self.seen)
         if options.part != "tower":
             self.tokenizer = load_tokenizer(options.out, 512)
             self.collate = Collator(self.tokenizer.pad_token_id)
 
-    def told(self, attributes: dict[str, str], plainly: bool, rng: np.random.Generator) -> dict[str, Any]:
-        """Write one sample about `attributes`: plain without a hint, or as somebody would whom the hint describes."""
+    def told(self, attributes: dict[str, str], plainly: bool, rng: np.random.Generator, hint_first: bool = False,
+             writers: list[Annotator] | None = None) -> dict[str, Any]:
+        """Write one sample about `attributes`: plain without a hint, or as one of `writers` would whom the hint describes."""
         hint, text = "", plain_description(attributes).text
         if not plainly:
-            writer = self.writers[rng.integers(len(self.writers))]
+            writers = writers or self.writers
+            writer = writers[rng.integers(len(writers))]
             hint, text = hint_of(writer.manner), writer.describe(attributes, rng).text
-        ids, targets = encode_conversation(self.tokenizer, conversation(hint, text))
+        ids, targets = encode_conversation(self.tokenizer, conversation(hint, text, hint_first))
         return {"input_ids": ids, "labels": targets, "pixels": torch.zeros(0), "class_id": 0}
 
     def text_loss(self, rng: np.random.Generator) -> torch.Tensor:
@@ -151,24 +180,16 @@ class Recipe:
         chosen = rng.integers(len(self.seen), size=self.share)
         return attribute_loss(self.heads, tower_tokens(self.tower, self.images.batch(chosen, rng)), self.labels[chosen])
 
-    def caption_loss(self, rng: np.random.Generator) -> torch.Tensor:
-        """Each image once plainly and twice by a hint."""
-        return self._captions_loss(self.share * 5 // 16, (1.0, 0.0, 0.0), rng)
-
-    def hinted_loss(self, rng: np.random.Generator) -> torch.Tensor:
-        """More images, each twice and mostly by a hint: there the captions keep to the facts least."""
-        return self._captions_loss(self.share * 7 // 16, (0.4, 0.0), rng)
-
-    def _captions_loss(self, count: int, plain_shares: tuple[float, ...], rng: np.random.Generator) -> torch.Tensor:
-        """Caption `count` images once for each of `plain_shares`; the tower goes on naming attributes beside it."""
-        chosen = rng.integers(len(self.seen), size=max(1, count))
+    def caption_loss(self, lesson: Lesson, rng: np.random.Generator) -> torch.Tensor:
+        """Caption a batch of images, each once for each of the lesson's plain shares; the tower names attributes beside it."""
+        chosen = rng.integers(len(self.seen), size=max(1, self.share * lesson.images // 16))
         seen = tower_tokens(self.tower, self.images.batch(chosen, rng))
         tokens = self.model.projector(seen)
-        losses = []
-        for share in plain_shares:
-            samples = [self.told(self.seen[index].attributes, rng.random() < share, rng) for index in chosen]
-            losses.append(caption_loss(self.model, tokens, self.collate(samples)))
-        return torch.stack(losses).mean() + 0.3 * attribute_loss(self.heads, seen, self.labels[chosen])
+        told = [[self.told(self.seen[index].attributes, rng.random() < share, rng, rng.random() < lesson.placed,
+                           self.crowd if lesson.crowd else self.writers) for index in chosen]
+                for share in lesson.plain_shares]
+        captions = caption_loss(self.model, tokens, [list(samples) for samples in zip(*told)])
+        return captions + 0.3 * attribute_loss(self.heads, seen, self.labels[chosen])
 
 
 def main() -> None:
@@ -187,7 +208,7 @@ def main() -> None:
     recipe = Recipe(options, pictures)
     model, tower, heads = recipe.model, recipe.tower, recipe.heads
     work = options.work or options.out.with_name(options.out.name + ".steps")
-    text_steps, *tower_steps, caption_steps, hinted_steps = options.steps
+    text_steps, tower_steps, caption_steps = options.steps[0], options.steps[1:3], options.steps[3:]
     if options.part != "tower":
         train("language model", [model.llm], text_steps, 2e-3, recipe.text_loss, options.seed, work)
     if options.part != "text":
@@ -195,12 +216,12 @@ def main() -> None:
         train("vision tower again", [tower, heads], tower_steps[1], 1.2e-3, recipe.tower_loss, options.seed, work)
         log_accuracy(heads, tower, [picture for picture in pictures if picture.held_out][:600])
     if options.part == "all":
-        train("captioning", [model, heads], caption_steps, 1.2e-3, recipe.caption_loss, options.seed, work)
-        train("captioning by hints", [model, heads], hinted_steps, 1.2e-3, recipe.hinted_loss, options.seed, work)
+        for lesson, steps in zip(LESSONS, caption_steps):
+            train(lesson.name, [model, heads], steps, 1.2e-3, partial(recipe.caption_loss, lesson), options.seed, work)
         if place.is_main:
             write_llava(options.out, model)
             log.info("written: %s", options.out)
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code_of(main))
+    leave(exit_code_of(main))
