@@ -71,7 +71,7 @@ step "4. Pretraining and direct transfer" \
     "A CLIP, trained on these pairs with SDM alone, is measured on three benchmarks that it has never seen."
 run python train_reid.py eval --config configs/reid/world_transfer.yaml --checkpoint ham/world/weights/clip \
     --data-root "$RUN/world" --output-dir "$RUN/transfer_start"
-run python train_reid.py pretrain --config configs/reid/world_pretrain.yaml --data-root "$RUN/world" \
+run torchrun --nproc-per-node "$NPROC" train_reid.py pretrain --config configs/reid/world_pretrain.yaml --data-root "$RUN/world" \
     --train-captions "[$RUN/captions/captions.json]" --train-images "$RUN/world/SYNTH-PEDES" --output-dir "$RUN/pretrain" \
     ${reid_options[@]+"${reid_options[@]}"}
 run python train_reid.py eval --config configs/reid/world_transfer.yaml --checkpoint "$RUN/pretrain/last" \
@@ -79,10 +79,10 @@ run python train_reid.py eval --config configs/reid/world_transfer.yaml --checkp
 
 step "5. Finetuning" \
     "From there, IRRA and RDE go on; in the paper at half their learning rate."
-run python train_reid.py finetune --config configs/reid/world_finetune_irra.yaml --data-root "$RUN/world" \
+run torchrun --nproc-per-node "$NPROC" train_reid.py finetune --config configs/reid/world_finetune_irra.yaml --data-root "$RUN/world" \
     --weights "$RUN/pretrain/last" --output-dir "$RUN/finetune_irra" \
     ${reid_options[@]+"${reid_options[@]}"}
-run python train_reid.py finetune --config configs/reid/world_finetune_rde.yaml --data-root "$RUN/world" \
+run torchrun --nproc-per-node "$NPROC" train_reid.py finetune --config configs/reid/world_finetune_rde.yaml --data-root "$RUN/world" \
     --weights "$RUN/pretrain/last" --output-dir "$RUN/finetune_rde" \
     ${reid_options[@]+"${reid_options[@]}"}
 

@@ -105,7 +105,7 @@ PRESETS: dict[str, Preset] = {
     # Seconds: for tests.
     "nano": Preset(_splits((12, 4, 8), (12, 8), (12, 4, 8), 16, 20), annotators=(12, 6), texts=200, height_scale=0.4),
     # The demo: builds in under two minutes on two cores.
-    "demo": Preset(_splits((250, 40, 300), (150, 300), (200, 40, 300), 1334, 3000), annotators=(160, 80), texts=40_000),
+    "demo": Preset(_splits((500, 40, 300), (150, 300), (200, 40, 300), 1334, 3000), annotators=(160, 80), texts=40_000),
     # An experiment of hours: 10,800 training captions of CUHK-PEDES and ICFG-PEDES, 12,000 pool and 16,000 foundation images.
     "full": Preset(_splits((1000, 100, 300), (600, 300), (800, 100, 300), 4000, 8000), annotators=(600, 300), texts=120_000),
 }
