@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ham.captioner.backbone import load_tokenizer, tower_tokens
+from ham.captioner.backbone import IS_LEGACY, load_tokenizer, tower_tokens
 from ham.captioner.checkpoint import load_captioner
 from ham.captioner.conversation import encode_conversation
 from ham.captioner.decode import generate
@@ -39,6 +39,7 @@ def make(module: str, *words: str) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.mark.skipif(IS_LEGACY, reason="the makers of the weights need the current transformers")
 def test_captions_of_one_image_are_learned_together_as_each_alone() -> None:
     """Two images with three captions each, one with a hint where style prompts go, against the model's own forward."""
     torch.manual_seed(0)
@@ -57,6 +58,7 @@ def test_captions_of_one_image_are_learned_together_as_each_alone() -> None:
     assert together.item() == pytest.approx(total / learned, rel=1e-5)
 
 
+@pytest.mark.skipif(IS_LEGACY, reason="the makers of the weights need the current transformers")
 @pytest.mark.slow
 def test_the_recipe_of_the_llava_runs_and_goes_on(world: Path, tmp_path: Path) -> None:
     make("scripts.world.make_llava", "--world", str(world), "--out", str(tmp_path / "llava"), "--batch", "8",
