@@ -16,9 +16,9 @@ steps, on persons and annotators that no benchmark uses:
 3. (caption) both learn to caption images, plainly and by hints, in five lessons: later ones are mostly by hints, half of which
    stand at the place of a style prompt; the last is in the manners of thousands.
 
-The weights in `ham/world/weights/llava` were made by this script, in an hour and a half on two busy cores (24 November 2026), the
-first three lessons with the loss of each caption computed by itself; it is a fixture, never tuned on what it is judged by. The
-script needs the current transformers.
+The weights in `ham/world/weights/llava` were made by this script, in an hour and a half on two busy cores (24 November 2026),
+the first three lessons with the loss of each caption computed by itself; it is a fixture, never tuned on what it is judged by.
+The script needs the current transformers.
 """
 
 from __future__ import annotations
