@@ -17,7 +17,7 @@ steps, on persons and annotators that no benchmark uses:
    stand at the place of a style prompt; the last is in the manners of thousands.
 
 The weights in `ham/world/weights/llava` were made by this script, in an hour and a half on two busy cores (24 November 2026),
-the first three lessons with the loss of each caption computed by itself; it is a fixture, never tuned on what it is judged by.
+the first three lessons before captions of one image were read together; it is a fixture, never tuned on what it is judged by.
 The script needs the current transformers.
 """
 
