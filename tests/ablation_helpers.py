@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ham.records import write_json
@@ -13,8 +15,17 @@ from scripts.ablation.graph import make_graph, result_file
 from scripts.ablation.places import Places
 from scripts.ablation.settings import CurveOptions, ReidOptions, Settings
 
+TOP = Path(__file__).resolve().parent.parent
 R1 = {"none": 15.6, "static": 21.0, "static_sampled": 23.0, "templates": 26.0, "one_style": 33.0, "kmeans": 41.0, "ups": 38.0,
       "both": 45.0, "random_prompts": 28.0, "random_clusters": 35.0, "one_caption": 38.0, "ceiling": 48.0}
+
+
+def load_script() -> ModuleType:
+    """Import scripts/ablation.py, whose parts bear the same name."""
+    spec = importlib.util.spec_from_file_location("ablation_story", TOP / "scripts" / "ablation.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def settings_of(folder: Path, seeds: Sequence[int] = (0, 1, 2)) -> Settings:

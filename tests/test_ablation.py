@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import multiprocessing
 import os
@@ -16,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from ablation_helpers import load_script
 
 from ham.records import read_json, read_jsonl, write_json
 from ham.runtime import UsageError, WorkError
@@ -34,11 +34,7 @@ GOOD = Settings(llava=str(TOP / "ham/world/weights/llava"), clip=str(TOP / "ham/
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    """Import scripts/ablation.py, whose parts bear the same name."""
-    spec = importlib.util.spec_from_file_location("ablation_story", TOP / "scripts" / "ablation.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script()
 
 
 # ------------------------------------------------------------------------------------------------------------- the graph

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-from ablation_helpers import R1, make_up, settings_of
+from ablation_helpers import R1, load_script, make_up, settings_of
 
 from ham.records import read_json, write_json
 from ham.runtime import UsageError
@@ -104,10 +103,7 @@ def test_what_is_kept_widens_the_settings(settings: Settings) -> None:
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("ablation_story", TOP / "scripts" / "ablation.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script()
 
 
 def test_the_command_gives_the_same_settings_and_names_no_folder(script: ModuleType, tmp_path: Path,
