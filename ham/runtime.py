@@ -64,16 +64,16 @@ def exit_code_of(main: Callable[[], int | None]) -> int:
 
 
 def leave(code: int) -> NoReturn:
-    """End this process with `code`; where several work together, without taking the interpreter down piece by piece.
+    """End this process with `code`; one of a process group without taking the interpreter down piece by piece.
 
     A gloo thread may still be letting go of the last collective's tensors. When it asks for the interpreter's lock while the
     interpreter shuts down, CPython ends the thread inside a destructor and C++ aborts a process whose work is done (seen in
     1 of 22 short runs of two processes; torch 2.14, Python 3.11).
     """
-    if rank_and_world().world_size == 1:
-        sys.exit(code)
     distributed = sys.modules.get("torch.distributed")
-    if code == 0 and distributed is not None and distributed.is_initialized():
+    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
+        sys.exit(code)
+    if code == 0:
         distributed.destroy_process_group()      # or a rank that leaves early aborts the others
     atexit._run_exitfuncs()
     sys.stdout.flush()
