@@ -24,7 +24,8 @@ def opening(result: dict[str, Any]) -> list[str]:
         f"{settings['images']:,} images of the pool, {per_image} captions each; in every row {steps:,} retrieval steps of "
         f"{reid['batch_size']} pairs; style prompts take {tuning['steps']:,} steps of {tuning['batch_size']} records. "
         f"{'; '.join(result['machines'])}. {result['began']} to {result['ended']} UTC. "
-        f"Collected at commit {result['git_revision']}, weights {', '.join(f'{name} {digest}' for name, digest in result['weights'].items())}.\n"]
+        f"Collected at commit {result['git_revision']}, "
+        f"weights {', '.join(f'{name} {digest}' for name, digest in result['weights'].items())}.\n"]
 
 
 def headline(rows: dict[str, Any]) -> str:
