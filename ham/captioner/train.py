@@ -77,6 +77,9 @@ def main() -> None:
     trainer.save_model()
     trainer.save_state()
     log.info("adapter with %d styles: %s", num_styles, args.output_dir)
+    if torch.cuda.is_available() and not args.use_cpu:
+        log.info("peak memory of GPU %d: %.1f GiB in tensors, %.1f GiB reserved", torch.cuda.current_device(),
+                 torch.cuda.max_memory_allocated() / 2**30, torch.cuda.max_memory_reserved() / 2**30)
 
 
 def parse_options() -> tuple[ModelArguments, DataArguments, TrainingArguments]:

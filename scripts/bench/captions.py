@@ -63,7 +63,7 @@ class Shape:
 
 
 SHAPES = {
-    "tiny": Shape(96, 256, 4, 4, 900, 112, 16, (96, 384, 4, 4), after=14, new_tokens=32, images=192, baseline_images=24),
+    "tiny": Shape(96, 256, 4, 4, 1300, 112, 16, (96, 384, 4, 4), after=14, new_tokens=32, images=192, baseline_images=24),
     "small": Shape(512, 1376, 8, 8, 32000, 336, 14, (256, 1024, 4, 4), images=24, baseline_images=3),
     "7b": Shape(4096, 11008, 32, 32, 32000, 336, 14, (1024, 4096, 23, 16), images=512, baseline_images=8),
 }
