@@ -50,8 +50,8 @@ if [ -f "$RUN/captioner/manifest.json" ]; then
     echo "done before: $RUN/captioner"
 else
     MODEL=ham/world/weights/llava DATA="$RUN/styles/instructions.json" IMAGES="$RUN/world" OUT="$RUN/captioner" NPROC="$NPROC" \
-        run bash scripts/v1_5/finetune_task.sh --style_init vocab --style_prompt_lr 1e-2 --mm_projector_lr 1e-3 \
-        --per_device_train_batch_size 32 --dataloader_num_workers 0 --save_steps 100 \
+        run bash scripts/v1_5/finetune_task.sh --style_init vocab --style_prompt_lr 1e-2 --mm_projector_lr 1e-4 \
+        --per_device_train_batch_size 16 --dataloader_num_workers 0 --save_steps 200 \
         ${tune_options[@]+"${tune_options[@]}"}
 fi
 

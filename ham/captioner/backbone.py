@@ -6,6 +6,7 @@ Works with transformers 4.31.0, the paper's, and with 5.x. What 4.31.0 cannot do
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import json
 import sys
 from dataclasses import dataclass, field, fields
@@ -135,6 +136,22 @@ def build_vision_tower(config: dict[str, Any], num_layers: int) -> nn.Module:
 def tower_tokens(tower: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
     """Run the tower on pixels [B, 3, s, s]; returns the last hidden state without the class token [B, P, W]."""
     return tower(pixels).last_hidden_state[:, 1:]
+
+
+def empty_cache() -> Any:
+    """Make an empty cache of keys and values for `read_on`; transformers 4.31 has none."""
+    return transformers.DynamicCache()
+
+
+def read_on(llm: LlamaForCausalLM, cache: Any, embeddings: torch.Tensor, position_ids: torch.Tensor,
+            mask: torch.Tensor | None = None) -> torch.Tensor:
+    """Run the layers on embeddings [B, L, D] behind what `cache` holds, and add them to it; returns hidden states [B, L, D].
+
+    mask: bool [B, 1, L, cached + L], True where a position is seen; None is causal. Gradients reach what was cached.
+    """
+    name = "cache" if "cache" in inspect.signature(type(llm.model).forward).parameters else "past_key_values"
+    return llm.model(inputs_embeds=embeddings, position_ids=position_ids, attention_mask=mask, use_cache=True,
+                     **{name: cache})[0]
 
 
 # ----------------------------------------------------------------------------------------------------------- tokenizers

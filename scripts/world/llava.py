@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import sentencepiece
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaForCausalLM
 
-from ham.captioner.backbone import llm_config, tower_tokens
+from ham.captioner.backbone import empty_cache, llm_config, read_on, tower_tokens
 from ham.captioner.conversation import IGNORE, SYSTEM
 from ham.captioner.images import CLIP_MEAN, CLIP_STD, pad_to_square
 from ham.captioner.model import CaptionerModel, make_projector
@@ -32,6 +33,9 @@ INSTRUCTION = "Describe the person in the image."
 VOCABULARY = 1300
 IMAGE_PX, PATCH_PX = 112, 16
 SHIFT_PX = 4
+GRID = IMAGE_PX // PATCH_PX
+ALL = torch.arange(GRID**2)
+PERSON = ALL.view(GRID, GRID)[:, 2:5].flatten()  # the patches that hold one: the other columns are padding
 CONFIG = {
     "architectures": ["LlavaLlamaForCausalLM"], "model_type": "llava", "torch_dtype": "float16",
     "hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 4,
@@ -93,6 +97,15 @@ class Images:
         return (pixels - self.mean) / self.std
 
 
+def person_tokens(tower: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+    """Run the tower on the patches of PERSON alone, each at its place: [B, 3, s, s] -> [B, len(PERSON), W]."""
+    embed, columns = tower.embeddings, slice(PATCH_PX * int(PERSON[0]), PATCH_PX * (int(PERSON[0]) + len(PERSON) // GRID))
+    patches = embed.patch_embedding(pixels[..., columns]).flatten(2).transpose(1, 2)
+    patches = patches + embed.position_embedding.weight[PERSON + 1]
+    first = (embed.class_embedding + embed.position_embedding.weight[0]).expand(len(pixels), 1, -1)
+    return tower.encoder(inputs_embeds=tower.pre_layrnorm(torch.cat([first, patches], dim=1))).last_hidden_state[:, 1:]
+
+
 def train_tokenizer(texts: list[str], folder: Path) -> None:
     """Train a sentencepiece model of Llama's kind (BPE, byte fallback, digits split) on the world's words."""
     model = io.BytesIO()
@@ -113,7 +126,7 @@ def words_of(world: Path, seen: list[Picture], seed: int) -> list[str]:
     texts = [row["caption"] for row in read_jsonl(world / "foundation" / "texts.jsonl")]
     texts += [facts_of(picture.attributes, rng) for picture in seen]
     texts += [hint for picture in seen for hint, _, _ in picture.hinted]
-    return texts + [SYSTEM.format("user"), f"USER: {INSTRUCTION} ASSISTANT:"] * 500
+    return texts + [SYSTEM.format("user"), f"USER: {INSTRUCTION} ASSISTANT:"] * 20_000  # often enough to become whole words
 
 
 def attribute_loss(heads: AttributeHeads, tokens: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -159,53 +172,76 @@ def facts_of(attributes: dict[str, str], rng: np.random.Generator) -> str:
     return " ".join(f"{field.replace('_', ' ')} {attributes[field]}" for field in rng.permutation(fields))
 
 
-def with_facts(tokenizer: Any, sample: dict[str, Any], facts: str) -> dict[str, Any]:
-    """Put the facts' ids in the place of the image."""
-    ids, targets = sample["input_ids"], sample["labels"]
-    at = int((ids == IMAGE_TOKEN).nonzero()[0])
-    told = torch.tensor(plain_ids(tokenizer, facts))
-    return {**sample, "input_ids": torch.cat([ids[:at], told, ids[at + 1:]]),
-            "labels": torch.cat([targets[:at], torch.full_like(told, IGNORE), targets[at + 1:]])}
+class Prefix(NamedTuple):
+    """What several texts have in common and is read once: embeddings [P, D], their positions [P], and that of what follows."""
+
+    tokens: torch.Tensor
+    positions: torch.Tensor
+    next: int
 
 
-def language_loss(llm: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Average the next-token loss over the learned ids of [B, T]."""
-    hidden = llm.model(inputs_embeds=llm.get_input_embeddings()(batch["input_ids"]), use_cache=False)[0]
-    targets = batch["labels"][:, 1:]
-    learned = targets != IGNORE
-    return F.cross_entropy(llm.lm_head(hidden[:, :-1][learned]), targets[learned])
+def forked_loss(llm: nn.Module, prefixes: Sequence[Prefix], told: Sequence[Sequence[dict[str, Any]]]) -> torch.Tensor:
+    """Average the next-token loss over the learned ids of several texts behind each prefix.
+
+    told[b]: samples whose ids and labels, from behind `<image>` on, follow prefix b. Each prefix is read once; then come the
+    samples in passes of like length, each with its prefix' keys and values before it. Gives what the language model gives for
+    each sample alone.
+    """
+    tokens, positions = (pad_sequence(list(rows), batch_first=True)
+                         for rows in zip(*((one.tokens, one.positions) for one in prefixes)))  # [B, P, D]
+    there = torch.arange(tokens.shape[1]) < torch.tensor([[len(one.tokens)] for one in prefixes])  # [B, P]
+    read = empty_cache()
+    read_on(llm, read, tokens, positions)
+    follow = sorted(((number, *_behind_image(sample)) for number, samples in enumerate(told) for sample in samples),
+                    key=lambda row: len(row[1]))
+    losses, learned = [], 0
+    for start in range(0, len(follow), len(prefixes)):
+        of, ids, targets = zip(*follow[start:start + len(prefixes)])
+        ids = pad_sequence(list(ids), batch_first=True)  # [R, T]
+        targets = pad_sequence(list(targets), batch_first=True, padding_value=IGNORE)[:, 1:]
+        of = torch.tensor(of)
+        positions = torch.tensor([[prefixes[number].next] for number in of]) + torch.arange(ids.shape[1])
+        own = torch.ones(2 * ids.shape[1:], dtype=torch.bool).tril().expand(len(of), -1, -1)
+        sees = torch.cat([there[of][:, None].expand(-1, ids.shape[1], -1), own], dim=2)[:, None]  # [R, 1, T, P + T]
+        fork = empty_cache()
+        for number, layer in enumerate(read.layers):
+            fork.update(layer.keys[of], layer.values[of], number)
+        hidden = read_on(llm, fork, llm.get_input_embeddings()(ids), positions, sees)
+        chosen = targets != IGNORE
+        losses.append(F.cross_entropy(llm.lm_head(hidden[:, :-1][chosen]), targets[chosen], reduction="sum"))
+        learned += int(chosen.sum())
+    return torch.stack(losses).sum() / learned
 
 
-def caption_loss(model: CaptionerModel, image_tokens: torch.Tensor, told: list[list[dict[str, Any]]]) -> torch.Tensor:
+def _behind_image(sample: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    after = int((sample["input_ids"] == IMAGE_TOKEN).nonzero()[0]) + 1
+    return sample["input_ids"][after:], sample["labels"][after:]
+
+
+def _before_image(told: Sequence[Sequence[dict[str, Any]]]) -> torch.Tensor:
+    ids = told[0][0]["input_ids"]
+    return ids[:int((ids == IMAGE_TOKEN).nonzero()[0])]
+
+
+def facts_loss(llm: nn.Module, tokenizer: Any, facts: Sequence[str], told: Sequence[Sequence[dict[str, Any]]]) -> torch.Tensor:
+    """Average the loss of several captions of bare facts, which stand where an image would: facts[b] are those of told[b]."""
+    embed, before = llm.get_input_embeddings(), _before_image(told)
+    rows = [torch.cat([before, torch.tensor(plain_ids(tokenizer, text))]) for text in facts]
+    return forked_loss(llm, [Prefix(embed(row), torch.arange(len(row)), len(row)) for row in rows], told)
+
+
+def caption_loss(model: CaptionerModel, image_tokens: torch.Tensor, told: Sequence[Sequence[dict[str, Any]]],
+                 patches: torch.Tensor = ALL) -> torch.Tensor:
     """Average the loss of several captions of each image: told[b] are the samples about image b, whose prompts begin alike.
 
-    The system prompt and the image are read once; behind them stand the image's samples, each in a segment that sees the
-    beginning and itself. Gives what the model's own forward gives for each sample alone, but gradients reach the vision tower.
+    image_tokens: [B, P, D]; patches [P]: which of the image's they are. Gives what the model's own forward gives for each
+    sample alone, but gradients reach the vision tower.
     """
-    first = told[0][0]["input_ids"]
-    at = int((first == IMAGE_TOKEN).nonzero()[0])
-    begun = at + image_tokens.shape[1]
-    ids, labels = (pad_sequence([torch.cat([sample[name][at + 1:] for sample in samples]) for samples in told],
-                                batch_first=True, padding_value=padding)
-                   for name, padding in (("input_ids", 0), ("labels", IGNORE)))
-    lengths = [[len(sample["input_ids"]) - at - 1 for sample in samples] for samples in told]
-    segment = pad_sequence([torch.arange(1, len(row) + 1).repeat_interleave(torch.tensor(row)) for row in lengths],
-                           batch_first=True, padding_value=-1)
-    place = pad_sequence([torch.cat([torch.arange(length) for length in row]) for row in lengths], batch_first=True)
-    embed = model.llm.get_input_embeddings()
-    start = embed(first[:at]).expand(len(told), -1, -1)
-    hidden = model.llm.model(
-        inputs_embeds=torch.cat([start, image_tokens, embed(ids)], dim=1), use_cache=False,
-        position_ids=torch.cat([torch.arange(begun).expand(len(told), -1), begun + place], dim=1),
-        attention_mask=sees(torch.cat([torch.zeros(len(told), begun, dtype=torch.long), segment], dim=1)))[0]
-    learned = labels >= 0
-    return F.cross_entropy(model.llm.lm_head(hidden[:, begun - 1:-1][learned]), labels[learned])
-
-
-def sees(segment: torch.Tensor) -> torch.Tensor:
-    """Say which place sees which: those before it in its own segment and in segment 0. [B, T] -> bool [B, 1, T, T]."""
-    ours = (segment[:, None, :] == 0) | (segment[:, None, :] == segment[:, :, None])
-    return (ours & torch.ones(2 * segment.shape[1:], dtype=torch.bool).tril())[:, None]
+    before = _before_image(told)
+    positions = torch.cat([torch.arange(len(before)), len(before) + patches])
+    start = model.embed(before)
+    return forked_loss(model.llm, [Prefix(torch.cat([start, tokens]), positions, len(before) + GRID**2)
+                                   for tokens in image_tokens], told)
 
 
 def write_llava(folder: Path, model: CaptionerModel) -> None:
