@@ -5,6 +5,7 @@
 # Uses the active virtual environment, or makes .venv in the checkout. Installs again only when pyproject.toml changed.
 
 _extras="${1:-test,train}"
+case "$_extras" in *[!a-z,]*) _extras=test,train ;; esac      # sourced without a word, $1 is the calling script's own argument
 _top="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
 if [ -z "${VIRTUAL_ENV:-}" ]; then
