@@ -133,13 +133,13 @@ def test_an_incomplete_hint_holds_some_parts_of_the_whole_in_order() -> None:
 @pytest.mark.slow
 def test_the_recipe_of_the_llava_runs_and_goes_on(world: Path, tmp_path: Path) -> None:
     make("scripts.world.make_llava", "--world", str(world), "--out", str(tmp_path / "llava"), "--batch", "8",
-         "--steps", *"222")
+         "--steps", *"333")
     first = (tmp_path / "llava" / "model.safetensors").read_bytes()
     captioner = load_captioner(tmp_path / "llava")
     assert captioner.num_styles == 0
     assert captioner.manifest["prompt"] == "Describe the person in the image."
     make("scripts.world.make_llava", "--world", str(world), "--out", str(tmp_path / "llava"), "--batch", "8",
-         "--steps", *"222")
+         "--steps", *"333")
     assert (tmp_path / "llava" / "model.safetensors").read_bytes() == first
 
 

@@ -144,7 +144,7 @@ def read_options() -> argparse.Namespace:
 
 
 class Recipe:
-    """What the steps share, and one loss for each: every `*_loss(generator)` is this process's, on a fresh batch."""
+    """What the steps share, and one loss for each: every `*_loss` is this process's, on a fresh batch (see `train`)."""
 
     def __init__(self, options: argparse.Namespace, pictures: list[Picture]) -> None:
         seed_everything(options.seed)
