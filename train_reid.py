@@ -23,21 +23,30 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
+from ham.distributed import leave
 from ham.reid.config import EvalConfig, SearchConfig, TrainConfig
 from ham.reid.irra import IRRAOptions
 from ham.reid.rde import RDEOptions
-from ham.runtime import UsageError, exit_code_of, leave, log, set_up_logging
+from ham.runtime import UsageError, exit_code_of, log, set_up_logging
 
 CONFIGS = {"pretrain": TrainConfig, "finetune": TrainConfig, "eval": EvalConfig, "search": SearchConfig}
-HELP = {"pretrain": "train CLIP on captioned person images (SDM)", "finetune": "train on a benchmark with IRRA or RDE",
-        "eval": "measure a checkpoint on the benchmarks", "search": "find images of a folder by description"}
+HELP = {
+    "pretrain": "train CLIP on captioned person images (SDM)",
+    "finetune": "train on a benchmark with IRRA or RDE",
+    "eval": "measure a checkpoint on the benchmarks",
+    "search": "find images of a folder by description",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     command, config = parse(sys.argv[1:] if arguments is None else arguments)
     set_up_logging()
-    commands: dict[str, Callable[[Any], int]] = {"pretrain": run_training, "finetune": run_training, "eval": run_evaluation,
-                                                 "search": run_search}
+    commands: dict[str, Callable[[Any], int]] = {
+        "pretrain": run_training,
+        "finetune": run_training,
+        "eval": run_evaluation,
+        "search": run_search,
+    }
     return commands[command](config)
 
 
@@ -55,24 +64,37 @@ def run_training(config: TrainConfig) -> int:
 
 def run_evaluation(config: EvalConfig) -> int:
     """Print one table for all test sets; write it as evaluation.json and a picture of queries with their ten best images."""
+    from ham.reid.checkpoints import write_config
     from ham.reid.data import require_datasets
     from ham.reid.evaluate import evaluate, format_table, pick_examples
-    from ham.reid.state import write_config
     from ham.report.gallery import draw_gallery
-    from ham.runtime import rank_and_world
+    from ham.runtime import dist_info
 
     require(config, "checkpoint", "data_root", "test_datasets")
     require_datasets(config.data_root, config.test_datasets, config.split)
     model, settings, device = open_model(config)
-    out = config.output_dir or (config.checkpoint if config.checkpoint.is_dir() else config.checkpoint.parent) / "eval"
-    rows, encoded = evaluate(model, config.data_root, config.test_datasets, config.split, config.image_to_text, settings, out,
-                             device)
-    if rank_and_world().is_main:
+    out = (
+        config.output_dir
+        or (config.checkpoint if config.checkpoint.is_dir() else config.checkpoint.parent) / "eval"
+    )
+    rows, encoded = evaluate(
+        model,
+        config.data_root,
+        config.test_datasets,
+        config.split,
+        config.image_to_text,
+        settings,
+        out,
+        device,
+    )
+    if dist_info().is_main:
         write_config(out / "config.yaml", config)
         print(format_table(rows))
         for split in encoded if config.pictures else ():
             examples = pick_examples(split, config.pictures, seed=config.seed)
-            picture = draw_gallery(examples, out / f"gallery_{split.dataset}.png", f"{split.dataset}, {split.split}")
+            picture = draw_gallery(
+                examples, out / f"gallery_{split.dataset}.png", f"{split.dataset}, {split.split}"
+            )
             log.info("picture: %s", picture)
         log.info("figures: %s", out / "evaluation.json")
     return 0
@@ -101,18 +123,27 @@ def open_model(config: EvalConfig | SearchConfig) -> tuple[Any, Any, Any]:
     from ham.clip.layouts import read_weights
     from ham.reid.encode import EncodeSettings
     from ham.reid.weights import load_method
-    from ham.runtime import rank_and_world, resolve_device, resolve_dtype
+    from ham.runtime import dist_info, resolve_device, resolve_dtype
 
     device = resolve_device(config.device)
-    if rank_and_world().world_size > 1:
+    if dist_info().world_size > 1:
         PartialState(cpu=device.type == "cpu")
     weights = read_weights(config.checkpoint)
     ours = weights.person_sized and "image_size_px" in weights.facts
-    model = load_method(config.checkpoint, config.method, config.image_size_px or (None if ours else (384, 128)),
-                        config.stride_px or (None if ours else 16)).to(device)
+    model = load_method(
+        config.checkpoint,
+        config.method,
+        config.image_size_px or (None if ours else (384, 128)),
+        config.stride_px or (None if ours else 16),
+    ).to(device)
     clip = model.base_model.config
-    settings = EncodeSettings(clip.image_size_px, min(config.text_length, clip.context_length), config.batch_size,
-                              config.num_workers, resolve_dtype(config.precision, device))
+    settings = EncodeSettings(
+        clip.image_size_px,
+        min(config.text_length, clip.context_length),
+        config.batch_size,
+        config.num_workers,
+        resolve_dtype(config.precision, device),
+    )
     return model, settings, device
 
 
@@ -134,22 +165,37 @@ def parse(arguments: Sequence[str]) -> tuple[str, Any]:
         raise UsageError(explain(str(error), parsers.get(next(iter(arguments), "")))) from None
     kind, values = CONFIGS[parsed.command], parsed[parsed.command]
     nested = {"irra": IRRAOptions, "rde": RDEOptions}
-    return parsed.command, kind(**{field.name: nested[field.name](**values[field.name].as_dict()) if field.name in nested
-                                   else values[field.name] for field in fields(kind)})
+    return parsed.command, kind(
+        **{
+            field.name: nested[field.name](**values[field.name].as_dict())
+            if field.name in nested
+            else values[field.name]
+            for field in fields(kind)
+        }
+    )
 
 
 def build_parser() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
     """Build the command line: the parser and that of each command."""
     facts = {"exit_on_error": False, "allow_abbrev": False, "print_config": "--print-%s"}
-    parser = ArgumentParser(prog="train_reid.py", description=__doc__, exit_on_error=False, allow_abbrev=False,
-                            formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(
+        prog="train_reid.py",
+        description=__doc__,
+        exit_on_error=False,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands, parsers = parser.add_subcommands(dest="command"), {}
     for command, kind in CONFIGS.items():
         parsers[command] = ArgumentParser(description=HELP[command], **facts)
-        parsers[command].add_argument("--config", action="config", help="YAML file with any of the options below")
+        parsers[command].add_argument(
+            "--config", action="config", help="YAML file with any of the options below"
+        )
         parsers[command].add_class_arguments(kind, None, skip={"query"})
         if command == "search":
-            parsers[command].add_argument("query", nargs="*", type=str, default=[], help="descriptions, each in quotes")
+            parsers[command].add_argument(
+                "query", nargs="*", type=str, default=[], help="descriptions, each in quotes"
+            )
         commands.add_subcommand(command, parsers[command], help=HELP[command])
     return parser, parsers
 

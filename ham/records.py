@@ -135,10 +135,17 @@ def from_dict(kind: type[Row], row: dict[str, Any], where: str) -> Row:
     """Build a record dataclass from a JSON object; lists become tuples. Raises UsageError naming `where` and the key."""
     names = {field.name for field in fields(kind)}
     try:
-        return kind(**{name: tuple(value) if isinstance(value, list) else value
-                       for name, value in row.items() if name in names})
+        return kind(
+            **{
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in row.items()
+                if name in names
+            }
+        )
     except (TypeError, AttributeError) as error:
-        raise UsageError(f"{where}: not a {kind.__name__}: {error}; expected the keys {sorted(names)}") from None
+        raise UsageError(
+            f"{where}: not a {kind.__name__}: {error}; expected the keys {sorted(names)}"
+        ) from None
 
 
 # ------------------------------------------------------------------------------------------------------------------ paths

@@ -6,7 +6,6 @@ none, and it costs seconds and 250 MB.
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import json
 import logging
@@ -18,7 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 log = logging.getLogger("ham")
 
-DTYPES = ("float32", "bfloat16", "float16")      # torch's names
+DTYPES = ("float32", "bfloat16", "float16")  # torch's names
 DTYPE_ALIASES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
@@ -61,24 +60,6 @@ def exit_code_of(main: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("stopped by Ctrl-C\n")
         return 130
-
-
-def leave(code: int) -> NoReturn:
-    """End this process with `code`; one of a process group without taking the interpreter down piece by piece.
-
-    A gloo thread may still be letting go of the last collective's tensors. When it asks for the interpreter's lock while the
-    interpreter shuts down, CPython ends the thread inside a destructor and C++ aborts a process whose work is done (seen in
-    1 of 22 short runs of two processes; torch 2.14, Python 3.11).
-    """
-    distributed = sys.modules.get("torch.distributed")
-    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
-        sys.exit(code)
-    if code == 0:
-        distributed.destroy_process_group()      # or a rank that leaves early aborts the others
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 # ---------------------------------------------------------------------------------------------------------- randomness
@@ -119,7 +100,7 @@ def resolve_device(name: str = "auto") -> torch.device:
     import torch
 
     if name == "auto":
-        name = f"cuda:{rank_and_world().local_rank}" if torch.cuda.is_available() else "cpu"
+        name = f"cuda:{dist_info().local_rank}" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise UsageError(f"--device {name}: torch sees no GPU here; use --device cpu")
     return torch.device(name)
@@ -131,14 +112,16 @@ def resolve_dtype(name: str = "auto", device: torch.device | None = None) -> tor
         name = "bfloat16" if device is not None and device.type == "cuda" else "float32"
     name = DTYPE_ALIASES.get(name, name)
     if name not in DTYPES:
-        raise UsageError(f"dtype '{name}' is not known; use one of auto, {', '.join([*DTYPES, *DTYPE_ALIASES])}")
+        raise UsageError(
+            f"dtype '{name}' is not known; use one of auto, {', '.join([*DTYPES, *DTYPE_ALIASES])}"
+        )
     import torch
 
     return getattr(torch, name)
 
 
 @dataclass(frozen=True)
-class Place:
+class DistInfo:
     """Where this process stands among all the processes of the run."""
 
     rank: int = 0
@@ -150,10 +133,14 @@ class Place:
         return self.rank == 0
 
 
-def rank_and_world() -> Place:
+def dist_info() -> DistInfo:
     """Read rank, world size and local rank as torchrun, accelerate and DeepSpeed set them (RANK, WORLD_SIZE, LOCAL_RANK)."""
-    return Place(*(int(os.environ.get(name, default)) for name, default in
-                   (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))))
+    return DistInfo(
+        *(
+            int(os.environ.get(name, default))
+            for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
+        )
+    )
 
 
 # ------------------------------------------------------------------------------------------------------ logging, progress
@@ -161,7 +148,7 @@ def rank_and_world() -> Place:
 
 def set_up_logging(level: int = logging.INFO) -> None:
     """Send the package's log to standard error, one line each; ranks other than 0 only warn, and say who they are."""
-    place = rank_and_world()
+    place = dist_info()
     handler = logging.StreamHandler()
     who = "" if place.world_size == 1 else f"[rank {place.rank}] "
     handler.setFormatter(logging.Formatter(f"%(asctime)s {who}%(message)s", "%H:%M:%S"))
@@ -170,12 +157,13 @@ def set_up_logging(level: int = logging.INFO) -> None:
     log.propagate = False
 
 
-def progress(items: Iterable[Item], total: int | None = None, what: str = "", unit: str = "it",
-             every_s: float = 15.0) -> Iterator[Item]:
+def progress(
+    items: Iterable[Item], total: int | None = None, what: str = "", unit: str = "it", every_s: float = 15.0
+) -> Iterator[Item]:
     """Yield `items` with a bar (rate, ETA) on a terminal and a plain log line every `every_s` seconds elsewhere."""
     if total is None and hasattr(items, "__len__"):
         total = len(items)
-    if not rank_and_world().is_main:
+    if not dist_info().is_main:
         yield from items
         return
     if sys.stderr.isatty():
@@ -214,9 +202,13 @@ def git_revision() -> str:
     here = Path(__file__).resolve().parent
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", str(here), *words], capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
-        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
+        return git("rev-parse", "--short=12", "HEAD") + (
+            "+changes" if git("status", "--porcelain", "-uno") else ""
+        )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

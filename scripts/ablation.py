@@ -26,8 +26,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))      # the parts lie in scripts.ablation
-os.environ.setdefault("OMP_NUM_THREADS", "1")   # two processes of one thread each beat one of two
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the parts lie in scripts.ablation
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes of one thread each beat one of two
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -50,15 +50,25 @@ RESULTS = TOP / "scripts" / "ablation" / "results"
 def build_parser() -> ArgumentParser:
     """Make the parser: every setting, from --config files and the command line, and what to do."""
     parser = ArgumentParser(prog="ablation.py", description=__doc__)
-    parser.add_argument("--config", action="config", help="YAML file with settings; options after it override it")
+    parser.add_argument(
+        "--config", action="config", help="YAML file with settings; options after it override it"
+    )
     parser.add_class_arguments(Settings)
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time, each with one thread")
     parser.add_argument("--only-seeds", type=int, nargs="+", default=None, help="only these seeds")
-    parser.add_argument("--only-rows", type=str, nargs="+", default=None, help=f"only these of: {', '.join(ROWS)}")
+    parser.add_argument(
+        "--only-rows", type=str, nargs="+", default=None, help=f"only these of: {', '.join(ROWS)}"
+    )
     parser.add_argument("--status", action="store_true", help="list the jobs and do nothing")
-    parser.add_argument("--collect", action="store_true", help="write the results of what is done and do nothing else")
-    parser.add_argument("--results", type=str, default=str(RESULTS),
-                        help="folder for ablation.json, ablation.md and the plots; seeds that its ablation.json holds are kept")
+    parser.add_argument(
+        "--collect", action="store_true", help="write the results of what is done and do nothing else"
+    )
+    parser.add_argument(
+        "--results",
+        type=str,
+        default=str(RESULTS),
+        help="folder for ablation.json, ablation.md and the plots; seeds that its ablation.json holds are kept",
+    )
     return parser
 
 
@@ -69,22 +79,28 @@ def read_settings(words: list[str] | None = None) -> tuple[Settings, Any]:
     for name, known in (("only_seeds", settings.seeds), ("only_rows", ROWS)):
         unknown = [value for value in config[name] or [] if value not in known]
         if unknown:
-            raise UsageError(f"--{name.replace('_', '-')} {unknown[0]}: not known; use some of {', '.join(map(str, known))}")
+            raise UsageError(
+                f"--{name.replace('_', '-')} {unknown[0]}: not known; use some of {', '.join(map(str, known))}"
+            )
     return settings, config
 
 
 def parse(words: list[str] | None) -> tuple[Settings, Any]:
     parser = build_parser()
     config = parser.parse_args(words)
-    made = parser.instantiate(config) if hasattr(parser, "instantiate") else parser.instantiate_classes(config)
+    made = (
+        parser.instantiate(config) if hasattr(parser, "instantiate") else parser.instantiate_classes(config)
+    )
     return Settings(**{field.name: made[field.name] for field in fields(Settings)}), config
 
 
 def command_of(settings: Settings, configs: list[str]) -> str:
     """Say the command that has these settings: the configs, and what differs from them; nothing of this machine's folders."""
     words = [word for file in configs for word in ("--config", file)]
-    usual, chosen = ({**flat(asdict(one)), "work": "", "llava": in_checkout(one.llava), "clip": in_checkout(one.clip)}
-                     for one in (parse(words)[0], settings))
+    usual, chosen = (
+        {**flat(asdict(one)), "work": "", "llava": in_checkout(one.llava), "clip": in_checkout(one.clip)}
+        for one in (parse(words)[0], settings)
+    )
     shown = [word for file in configs for word in ("--config", in_checkout(file))]
     for name, value in chosen.items():
         if value != usual[name]:
@@ -94,8 +110,13 @@ def command_of(settings: Settings, configs: list[str]) -> str:
 
 def flat(options: dict[str, Any], before: str = "") -> dict[str, Any]:
     """Name nested options as the command line does: {"reid": {"lr": 1}} is {"reid.lr": 1}."""
-    return {key: found for name, value in options.items()
-            for key, found in (flat(value, f"{before}{name}.") if isinstance(value, dict) else {before + name: value}).items()}
+    return {
+        key: found
+        for name, value in options.items()
+        for key, found in (
+            flat(value, f"{before}{name}.") if isinstance(value, dict) else {before + name: value}
+        ).items()
+    }
 
 
 def in_checkout(path: str) -> str:
@@ -111,13 +132,16 @@ def do(settings: Settings, job: Job) -> dict[str, Any]:
 
 def same_weights(settings: Settings) -> Callable[[], None]:
     """Make a check that the weights are still the ones of now: new ones under a run would mix two experiments."""
+
     def digests() -> list[str]:
         return [digest_of(Path(folder)) for folder in (settings.llava, settings.clip)]
 
     def check() -> None:
         if digests() != before:
-            raise UsageError(f"{settings.llava} or {settings.clip} changed under the run; the same command does again what "
-                             "depends on them")
+            raise UsageError(
+                f"{settings.llava} or {settings.clip} changed under the run; the same command does again what "
+                "depends on them"
+            )
 
     before = digests()
     return check
@@ -133,8 +157,15 @@ def main() -> None:
         return
     if not asked.collect:
         check_kept(settings, work, results)
-        log.info("%d jobs done now", work_off(chosen, work, partial(do, settings), asked.jobs, same_weights(settings)))
-    print(collect(settings, work, results, partial(command_of, configs=[str(file) for file in asked.config or []])))
+        log.info(
+            "%d jobs done now",
+            work_off(chosen, work, partial(do, settings), asked.jobs, same_weights(settings)),
+        )
+    print(
+        collect(
+            settings, work, results, partial(command_of, configs=[str(file) for file in asked.config or []])
+        )
+    )
 
 
 if __name__ == "__main__":

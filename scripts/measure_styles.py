@@ -19,15 +19,19 @@ from jsonargparse import ArgumentParser
 
 from ham.records import atomic_write
 from ham.runtime import exit_code_of, log, numpy_generator, set_up_logging
+from ham.style.analysis import linear_probe, mutual_information, reach
 from ham.style.cluster import Clusters, dbscan_clusters, kmeans_clusters, ups_clusters
 from ham.style.features import chars_features, clip_features, hf_features
-from ham.style.judge import linear_probe, mutual_information, reach
 from ham.style.neutral import keep, lexicon_neutraliser
 from ham.world.annotators import annotator_population
 from ham.world.attributes import FIELDS, IMAGE_FIELDS, base_colour
 from ham.world.wardrobe import sample_person, sample_wardrobe
 
-NEUTRALISERS = {"none": keep, "lists": lexicon_neutraliser(False), "lists + tagger": lexicon_neutraliser(True)}
+NEUTRALISERS = {
+    "none": keep,
+    "lists": lexicon_neutraliser(False),
+    "lists + tagger": lexicon_neutraliser(True),
+}
 
 
 @dataclass(frozen=True)
@@ -76,9 +80,13 @@ def encoders(dim: int, clip: str | None, hf: str | None) -> dict[str, Callable[[
     return found
 
 
-def feature_rows(said: list[Said], styles: int, dim: int, clip: str | None, hf: str | None) -> Iterator[list[str]]:
+def feature_rows(
+    said: list[Said], styles: int, dim: int, clip: str | None, hf: str | None
+) -> Iterator[list[str]]:
     """Yield a row per neutraliser and encoder: do KMeans clusters follow manners, what does a linear probe read."""
-    targets = {name: [row.manner[name] for row in said] for name in ("syntax", "register", "capitals", "hedging")}
+    targets = {
+        name: [row.manner[name] for row in said] for name in ("syntax", "register", "capitals", "hedging")
+    }
     targets = {"annotator": [row.annotator for row in said]} | targets
     for neutral_name, neutralise in NEUTRALISERS.items():
         texts = [row.neutral for row in neutralise([one.caption for one in said])]
@@ -86,12 +94,19 @@ def feature_rows(said: list[Said], styles: int, dim: int, clip: str | None, hf: 
             log.info("%s, %s", neutral_name, encoder_name)
             features = encode(texts)
             clusters = kmeans_clusters(features, styles, 0)
-            shared = [mutual_information(clusters, targets[name]) for name in ("annotator", "syntax", "register")]
+            shared = [
+                mutual_information(clusters, targets[name]) for name in ("annotator", "syntax", "register")
+            ]
             skills = [linear_probe(features, labels).skill for labels in targets.values()]
             attributes = attribute_skills(features, said)
             best = max(attributes, key=attributes.get)
-            yield [neutral_name, encoder_name, *(f"{value:.0f}" for value in [*shared, *skills]),
-                   f"{np.mean(list(attributes.values())):.0f}", f"{attributes[best]:.0f} ({best})"]
+            yield [
+                neutral_name,
+                encoder_name,
+                *(f"{value:.0f}" for value in [*shared, *skills]),
+                f"{np.mean(list(attributes.values())):.0f}",
+                f"{attributes[best]:.0f} ({best})",
+            ]
 
 
 def attribute_skills(features: np.ndarray, said: list[Said]) -> dict[str, float]:
@@ -108,17 +123,28 @@ def attribute_skills(features: np.ndarray, said: list[Said]) -> dict[str, float]
 SETTINGS: dict[str, dict] = {
     "as in the paper": {},
     "cosine": {"distance": "cosine"},
-    "standardised": {"standardise": True},
+    "standardized": {"standardize": True},
     "Q / 4": {"nearest_factor": 0.25},
-    "beta 3": {"beta": 3.0}, "beta 1.5": {"beta": 1.5}, "beta 1.5, standardised": {"beta": 1.5, "standardise": True},
-    "32 dimensions": {"dim": 32}, "8 dimensions": {"dim": 8}, "8 dimensions, standardised": {"dim": 8, "standardise": True},
-    "32 dimensions, beta 1.5": {"dim": 32, "beta": 1.5}, "8 dimensions, beta 1.5": {"dim": 8, "beta": 1.5},
+    "beta 3": {"beta": 3.0},
+    "beta 1.5": {"beta": 1.5},
+    "beta 1.5, standardized": {"beta": 1.5, "standardize": True},
+    "32 dimensions": {"dim": 32},
+    "8 dimensions": {"dim": 8},
+    "8 dimensions, standardized": {"dim": 8, "standardize": True},
+    "32 dimensions, beta 1.5": {"dim": 32, "beta": 1.5},
+    "8 dimensions, beta 1.5": {"dim": 8, "beta": 1.5},
     "2 dimensions, beta 1.5": {"dim": 2, "beta": 1.5},
 }
-TOGETHER = ("as in the paper", "standardised", "8 dimensions, beta 1.5")  # of these, KMeans and UPS half and half
+TOGETHER = (
+    "as in the paper",
+    "standardized",
+    "8 dimensions, beta 1.5",
+)  # of these, KMeans and UPS half and half
 
 
-def reach_rows(steepness: float, count: int, annotators: int, styles: int, dim: int, seeds: int) -> Iterator[list[str]]:
+def reach_rows(
+    steepness: float, count: int, annotators: int, styles: int, dim: int, seeds: int
+) -> Iterator[list[str]]:
     """Yield a row per scheme and setting: how far rare manners are reached; mean +- deviation over worlds and clusterings."""
     worlds = []
     for seed in range(seeds):
@@ -134,16 +160,27 @@ def reach_rows(steepness: float, count: int, annotators: int, styles: int, dim: 
             clusters = make(features, seed)
             seen = reach(clusters, kinds)
             covered = 100 * (clusters.times_covered > 0).mean()
-            found.append([len(clusters), mutual_information(clusters, kinds), covered, seen.covered, seen.own_cluster,
-                          seen.drawn / seen.in_data, seen.effective])
+            found.append(
+                [
+                    len(clusters),
+                    mutual_information(clusters, kinds),
+                    covered,
+                    seen.covered,
+                    seen.own_cluster,
+                    seen.drawn / seen.in_data,
+                    seen.effective,
+                ]
+            )
         middle, spread = np.mean(found, 0), np.std(found, 0)
         return [name, setting, *(f"{a:.1f} ± {b:.1f}" if b else f"{a:.0f}" for a, b in zip(middle, spread))]
 
-    nearest = max(2, round(2 * count / styles))  # the paper's clusters are twice as large as its KMeans clusters
+    nearest = max(
+        2, round(2 * count / styles)
+    )  # the paper's clusters are twice as large as its KMeans clusters
 
     def shown(features: np.ndarray, options: dict) -> tuple[np.ndarray, dict, int]:
         options = dict(options)
-        features = features[:, :options.pop("dim", features.shape[1])]
+        features = features[:, : options.pop("dim", features.shape[1])]
         return features, options, max(2, round(nearest * options.pop("nearest_factor", 1.0)))
 
     def ups(features: np.ndarray, seed: int, k: int, options: dict) -> Clusters:
@@ -163,12 +200,22 @@ def reach_rows(steepness: float, count: int, annotators: int, styles: int, dim: 
 
     yield row("random subsets", f"Q {nearest}", by_chance)
     yield row("KMeans", "l2", lambda features, seed: kmeans_clusters(features, styles, seed))
-    yield row("KMeans", "standardised", lambda features, seed: kmeans_clusters(features, styles, seed, standardise=True))
+    yield row(
+        "KMeans",
+        "standardized",
+        lambda features, seed: kmeans_clusters(features, styles, seed, standardize=True),
+    )
     yield row("DBSCAN", "eps by itself", lambda features, seed: dbscan_clusters(features, None, 10, seed))
     for setting, options in SETTINGS.items():
-        yield row("UPS", setting, lambda features, seed, options=options: ups(features, seed, styles, options))
+        yield row(
+            "UPS", setting, lambda features, seed, options=options: ups(features, seed, styles, options)
+        )
     for setting in TOGETHER:
-        yield row("KMeans + UPS", setting, lambda features, seed, setting=setting: both(features, seed, SETTINGS[setting]))
+        yield row(
+            "KMeans + UPS",
+            setting,
+            lambda features, seed, setting=setting: both(features, seed, SETTINGS[setting]),
+        )
 
 
 def geometry_rows(count: int, annotators: int, dim: int) -> Iterator[list[str]]:
@@ -177,7 +224,9 @@ def geometry_rows(count: int, annotators: int, dim: int) -> Iterator[list[str]]:
 
     for steepness in (1.0, 2.0):
         said = write_captions(count, annotators, steepness, 0)
-        features = chars_features([row.neutral for row in lexicon_neutraliser()([one.caption for one in said])], dim)
+        features = chars_features(
+            [row.neutral for row in lexicon_neutraliser()([one.caption for one in said])], dim
+        )
         _, kinds, counts = np.unique([one.kind for one in said], return_inverse=True, return_counts=True)
         rare = counts[kinds] < 0.005 * count
         for dims, beta in ((dim, 7.0), (dim, 1.5), (8, 7.0), (8, 1.5)):
@@ -187,10 +236,19 @@ def geometry_rows(count: int, annotators: int, dim: int) -> Iterator[list[str]]:
             prototypes = np.linalg.norm(clusters.centres - space.mean(0), axis=1)
             lonely = NearestNeighbors(n_neighbors=11).fit(space).kneighbors(space)[0][:, -1]
             taken = clusters.times_covered
-            figures = [np.median(prototypes) / np.median(far), far[rare].mean() / far[~rare].mean(),
-                       lonely[rare].mean() / lonely[~rare].mean(), np.corrcoef(taken, far)[0, 1],
-                       np.corrcoef(taken, lonely)[0, 1], taken[rare].mean() / taken[~rare].mean()]
-            yield [f"{steepness:g}", f"{dims} dimensions, beta {beta:g}", *(f"{figure:.2f}" for figure in figures)]
+            figures = [
+                np.median(prototypes) / np.median(far),
+                far[rare].mean() / far[~rare].mean(),
+                lonely[rare].mean() / lonely[~rare].mean(),
+                np.corrcoef(taken, far)[0, 1],
+                np.corrcoef(taken, lonely)[0, 1],
+                taken[rare].mean() / taken[~rare].mean(),
+            ]
+            yield [
+                f"{steepness:g}",
+                f"{dims} dimensions, beta {beta:g}",
+                *(f"{figure:.2f}" for figure in figures),
+            ]
 
 
 def table(header: list[str], rows: Iterator[list[str]]) -> str:
@@ -202,12 +260,16 @@ def table(header: list[str], rows: Iterator[list[str]]) -> str:
 def main() -> None:
     parser = ArgumentParser(prog="measure_styles.py", description=__doc__)
     parser.add_argument("--out", type=str, default="work/measure_styles.md", help="Markdown file to write")
-    parser.add_argument("--tables", type=list[str], default=["reach", "geometry", "features"], help="which tables to make")
+    parser.add_argument(
+        "--tables", type=list[str], default=["reach", "geometry", "features"], help="which tables to make"
+    )
     parser.add_argument("--captions", type=int, default=6000)
     parser.add_argument("--annotators", type=int, default=300)
     parser.add_argument("--styles", type=int, default=60, help="clusters in all")
     parser.add_argument("--dim", type=int, default=128, help="dimensions of the surface features")
-    parser.add_argument("--seeds", type=int, default=4, help="worlds and clusterings of the tables of rare manners")
+    parser.add_argument(
+        "--seeds", type=int, default=4, help="worlds and clusterings of the tables of rare manners"
+    )
     parser.add_argument("--clip", type=str, default=None, help="also measure this CLIP's text tower")
     parser.add_argument("--hf", type=str, default=None, help="also measure this Hugging Face text encoder")
     options = parser.parse_args()
@@ -223,19 +285,49 @@ def main() -> None:
 
     show(f"{options.captions} captions, {options.annotators} annotators, {options.styles} styles.\n")
     if "reach" in options.tables:
-        header = ["scheme", "setting", "clusters", "AMI manner", "captions covered, %", "rare captions covered, %",
-                  "rare manners with a cluster, %", "rare captions drawn / in data", "effective manners"]
+        header = [
+            "scheme",
+            "setting",
+            "clusters",
+            "AMI manner",
+            "captions covered, %",
+            "rare captions covered, %",
+            "rare manners with a cluster, %",
+            "rare captions drawn / in data",
+            "effective manners",
+        ]
         for steepness in (1.0, 2.0):
-            rows = reach_rows(steepness, options.captions, options.annotators, options.styles, options.dim, options.seeds)
+            rows = reach_rows(
+                steepness, options.captions, options.annotators, options.styles, options.dim, options.seeds
+            )
             show(f"Annotators' shares to the power {steepness:g}:\n\n" + table(header, rows))
     if "geometry" in options.tables:
-        header = ["power", "UPS", "prototype's / caption's distance", "rare / other captions' distance",
-                  "rare / other captions' 10th neighbour", "taken with distance, r", "taken with loneliness, r",
-                  "taken: rare / other"]
+        header = [
+            "power",
+            "UPS",
+            "prototype's / caption's distance",
+            "rare / other captions' distance",
+            "rare / other captions' 10th neighbour",
+            "taken with distance, r",
+            "taken with loneliness, r",
+            "taken: rare / other",
+        ]
         show(table(header, geometry_rows(options.captions, options.annotators, options.dim)))
     if "features" in options.tables:
-        header = ["neutraliser", "encoder", "AMI annotator", "AMI syntax", "AMI register", "annotator", "syntax", "register",
-                  "capitals", "hedging", "attributes", "most telling attribute"]
+        header = [
+            "neutraliser",
+            "encoder",
+            "AMI annotator",
+            "AMI syntax",
+            "AMI register",
+            "annotator",
+            "syntax",
+            "register",
+            "capitals",
+            "hedging",
+            "attributes",
+            "most telling attribute",
+        ]
         said = write_captions(options.captions, options.annotators, 1.0, 0)
         show(table(header, feature_rows(said, options.styles, options.dim, options.clip, options.hf)))
 

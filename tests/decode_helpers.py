@@ -6,7 +6,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ham.captioner.model import Captioner, CaptionerModel, make_projector
-from ham.captioner.prompts import StyleBank
+from ham.captioner.style_bank import StyleBank
 
 V, S, K = 211, 5, 3
 
@@ -22,10 +22,18 @@ class LetterTokenizer:
 
 def make_llm(seed: int = 0, kv_heads: int = 4, vocabulary: int = V, **options: object) -> LlamaForCausalLM:
     torch.manual_seed(seed)
-    config = LlamaConfig(vocab_size=vocabulary, hidden_size=32, intermediate_size=48, num_hidden_layers=3,
-                         num_attention_heads=4, num_key_value_heads=kv_heads, eos_token_id=2, **options)
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=kv_heads,
+        eos_token_id=2,
+        **options,
+    )
     llm = LlamaForCausalLM(config).eval()
-    for parameter in llm.parameters():                             # wider than the default, so that tokens have margins
+    for parameter in llm.parameters():  # wider than the default, so that tokens have margins
         parameter.data.mul_(5 if parameter.ndim == 2 else 1)
     return llm
 
@@ -40,7 +48,9 @@ class PatchTower(torch.nn.Module):
 
 class TinyModel(CaptionerModel):
     def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
-        quarters = torch.nn.functional.adaptive_avg_pool2d(pixels.to(self.llm.dtype), 2).flatten(2).transpose(1, 2)
+        quarters = (
+            torch.nn.functional.adaptive_avg_pool2d(pixels.to(self.llm.dtype), 2).flatten(2).transpose(1, 2)
+        )
         return self.projector(quarters * self.vision_tower.scale)
 
 
@@ -49,4 +59,6 @@ def tiny_captioner() -> Captioner:
     torch.manual_seed(1)
     bank, projector = StyleBank(S, K, 32), make_projector(3, 32)
     bank.prompts.data.normal_()
-    return Captioner(TinyModel(llm, PatchTower(), projector, bank).eval().requires_grad_(False), LetterTokenizer(), 8, 4)
+    return Captioner(
+        TinyModel(llm, PatchTower(), projector, bank).eval().requires_grad_(False), LetterTokenizer(), 8, 4
+    )

@@ -10,15 +10,22 @@ from pathlib import Path
 
 import numpy as np
 
-from ham.captioner.images import open_image
 from ham.generation.merge import merge
 from ham.generation.plan import Plan, list_images, load_plan, settle_plan
 from ham.generation.run import Caption, Run
-from ham.generation.styles import Draw
-from ham.runtime import Place
+from ham.generation.style_draws import Draw
+from ham.llava.preprocess import open_image
+from ham.runtime import DistInfo
 
-SETTINGS = {"styles": "random", "style_pool": [*range(7)], "captions_per_image": 2, "max_redraws": 4, "seed": 0,
-            "reject_slash_n": False, "fingerprint": "fake"}
+SETTINGS = {
+    "styles": "random",
+    "style_pool": [*range(7)],
+    "captions_per_image": 2,
+    "max_redraws": 4,
+    "seed": 0,
+    "reject_slash_n": False,
+    "fingerprint": "fake",
+}
 
 
 def tiny_pixels(path: Path) -> np.ndarray:
@@ -33,30 +40,43 @@ class FakeEngine:
         self.load = tiny_pixels
         self.calls: list[int] = []
 
-    def caption(self, images: Sequence[str], pixels: Sequence[np.ndarray],
-                draws: Sequence[Sequence[Draw]]) -> list[list[Caption]]:
+    def caption(
+        self, images: Sequence[str], pixels: Sequence[np.ndarray], draws: Sequence[Sequence[Draw]]
+    ) -> list[list[Caption]]:
         time.sleep(self.pause_s)
         self.calls.append(len(images))
-        return [[self._caption(image, square, draw) for draw in own]
-                for image, square, own in zip(images, pixels, draws, strict=True)]
+        return [
+            [self._caption(image, square, draw) for draw in own]
+            for image, square, own in zip(images, pixels, draws, strict=True)
+        ]
 
     def _caption(self, image: str, square: np.ndarray, draw: Draw) -> Caption:
         number = int.from_bytes(hashlib.sha256(f"{image} {draw}".encode()).digest()[:4], "big")
         if number % self.reject_every == 0:
             return Caption(f"bad {number}", 2)
-        return Caption(f"person of {image} with mean {square.mean():.1f} in style {draw.style_id} drawn {draw.attempt}", 11)
+        return Caption(
+            f"person of {image} with mean {square.mean():.1f} in style {draw.style_id} drawn {draw.attempt}",
+            11,
+        )
 
 
 def make_plan(out: Path, root: Path, shard_size: int = 5, **settings: object) -> Plan:
     return settle_plan(out, lambda: list_images(root), {**SETTINGS, **settings}, {}, shard_size)
 
 
-def run_job(out: Path, root: Path, rank: int = 0, world_size: int = 1, engine: FakeEngine | None = None, workers: int = 0,
-            **settings: object) -> Plan:
+def run_job(
+    out: Path,
+    root: Path,
+    rank: int = 0,
+    world_size: int = 1,
+    engine: FakeEngine | None = None,
+    workers: int = 0,
+    **settings: object,
+) -> Plan:
     """Do one process's share of a job; merge when everything is done."""
     plan = make_plan(out, root, **settings)
     # The helper's ranks are no torchrun: none waits for another, as a killed one would be waited for in vain.
-    run = Run(plan, engine or FakeEngine(), root, Place(rank, world_size), workers=workers)
+    run = Run(plan, engine or FakeEngine(), root, DistInfo(rank, world_size), workers=workers)
     run.wait_for_others = False
     run.work()
     return load_plan(out)

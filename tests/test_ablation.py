@@ -45,20 +45,44 @@ def test_rows_come_in_order_and_needs_before_what_needs_them() -> None:
     places = {name: place for place, name in enumerate(graph)}
     assert all(places[need] < places[name] for name, job in graph.items() for need in job.needs)
     main = [job.what for job in graph.values() if job.kind == "eval" and job.seed == 0 and job.part == 1]
-    assert main == ["none", "static", "both", "ceiling", "kmeans", "ups", "random_clusters", "one_style", "templates",
-                    "static_sampled", "random_prompts", "one_caption"]
-    last_of_0 = max(place for name, place in places.items() if name.startswith("seed0/") and "1of" not in name)
+    assert main == [
+        "none",
+        "static",
+        "both",
+        "ceiling",
+        "kmeans",
+        "ups",
+        "random_clusters",
+        "one_style",
+        "templates",
+        "static_sampled",
+        "random_prompts",
+        "one_caption",
+    ]
+    last_of_0 = max(
+        place for name, place in places.items() if name.startswith("seed0/") and "1of" not in name
+    )
     first_of_1 = min(place for name, place in places.items() if name.startswith("seed1/"))
     assert last_of_0 < first_of_1
     curve = [name for name, job in graph.items() if job.part > 1]
-    assert list(graph)[-len(curve):] == curve and len(curve) == 2 * 2 * 2 * 3       # reid and eval, seeds, rows, parts
+    assert (
+        list(graph)[-len(curve) :] == curve and len(curve) == 2 * 2 * 2 * 3
+    )  # reid and eval, seeds, rows, parts
     assert {job.what for job in graph.values() if job.kind == "tune"} == set(CLUSTERINGS)
 
 
 def test_only_what_the_rows_need_is_made() -> None:
     names = set(make_graph(GOOD, [2], ["none", "random_prompts"]))
-    assert names == {"seed2/world", "seed2/eval-none", "seed2/pool", "seed2/styles-both", "seed2/tune-both",
-                     "seed2/captions-random_prompts", "seed2/reid-random_prompts", "seed2/eval-random_prompts"}
+    assert names == {
+        "seed2/world",
+        "seed2/eval-none",
+        "seed2/pool",
+        "seed2/styles-both",
+        "seed2/tune-both",
+        "seed2/captions-random_prompts",
+        "seed2/reid-random_prompts",
+        "seed2/eval-random_prompts",
+    }
 
 
 def test_a_changed_setting_makes_stale_what_depends_on_it_and_nothing_else() -> None:
@@ -66,12 +90,18 @@ def test_a_changed_setting_makes_stale_what_depends_on_it_and_nothing_else() -> 
         before, after = make_graph(GOOD, [0], list(ROWS)), make_graph(other, [0], list(ROWS))
         return {name for name in before if before[name].key != after[name].key}
 
-    assert {name.split("/")[1].split("-")[0] for name in changed(replace(GOOD, reid=ReidOptions(lr=1e-3)))} == {"reid", "eval"}
+    assert {
+        name.split("/")[1].split("-")[0] for name in changed(replace(GOOD, reid=ReidOptions(lr=1e-3)))
+    } == {"reid", "eval"}
     assert "seed0/eval-none" not in changed(replace(GOOD, reid=ReidOptions(lr=1e-3)))
     curve = changed(replace(GOOD, curve=CurveOptions(fixed="steps")))
     assert curve and all("1of" in name for name in curve)
     styles = changed(replace(GOOD, styles=StyleOptions(total=48)))
-    assert "seed0/tune-both" in styles and "seed0/eval-ceiling" not in styles and "seed0/captions-static" not in styles
+    assert (
+        "seed0/tune-both" in styles
+        and "seed0/eval-ceiling" not in styles
+        and "seed0/captions-static" not in styles
+    )
     assert "seed0/eval-static" in changed(replace(GOOD, preset="demo"))
 
 
@@ -94,8 +124,12 @@ def test_every_row_is_shown_and_compared_ones_exist() -> None:
 
 
 def toy_graph() -> dict[str, Job]:
-    jobs = [Job("world", 0, "", 1, (), "a"), Job("reid", 0, "static", 1, ("seed0/world",), "b"),
-            Job("eval", 0, "static", 1, ("seed0/reid-static",), "c"), Job("world", 1, "", 1, (), "d")]
+    jobs = [
+        Job("world", 0, "", 1, (), "a"),
+        Job("reid", 0, "static", 1, ("seed0/world",), "b"),
+        Job("eval", 0, "static", 1, ("seed0/reid-static",), "c"),
+        Job("world", 1, "", 1, (), "d"),
+    ]
     return {job.name: job for job in jobs}
 
 
@@ -140,7 +174,7 @@ def test_two_run_at_a_time_but_never_before_their_needs(tmp_path: Path) -> None:
     work_off(graph, tmp_path, slow, 2)
     took = {name: read_json(result_file(tmp_path, name)) for name in graph}
     assert all(took[need]["to"] <= took[name]["from"] for name, job in graph.items() for need in job.needs)
-    assert took["seed1/world"]["from"] < took["seed0/world"]["to"]       # beside the first, not behind
+    assert took["seed1/world"]["from"] < took["seed0/world"]["to"]  # beside the first, not behind
 
 
 def test_a_failing_job_shows_its_log_and_spares_the_others(tmp_path: Path) -> None:
@@ -176,7 +210,9 @@ def test_a_killed_run_leaves_no_jobs_and_goes_on(tmp_path: Path) -> None:
             time.sleep(600)
         return note(tmp_path, job)
 
-    run = multiprocessing.get_context("fork").Process(target=work_off, args=(toy_graph(), tmp_path, hang_once, 1))
+    run = multiprocessing.get_context("fork").Process(
+        target=work_off, args=(toy_graph(), tmp_path, hang_once, 1)
+    )
     run.start()
     wait_for(lambda: (tmp_path / "pid").exists())
     with pytest.raises(UsageError, match="another run is at work"):
@@ -224,30 +260,43 @@ def wait_for(condition: Any, limit_s: float = 60.0) -> None:
 
 def test_means_and_paired_differences_by_hand() -> None:
     assert mean_of([]) is None and mean_of([4.0]).error is None
-    found = mean_of([1.0, 2.0, 6.0])                        # deviations -2, -1, 3: variance 14 / 2, of the mean 7 / 3
+    found = mean_of([1.0, 2.0, 6.0])  # deviations -2, -1, 3: variance 14 / 2, of the mean 7 / 3
     assert found.mean == 3.0 and found.error == pytest.approx(math.sqrt(7 / 3)) and found.count == 3
-    difference = paired({0: 10.0, 1: 30.0, 2: 20.0, 5: 99.0}, {0: 8.0, 1: 25.0, 2: 21.0, 4: 0.0})      # 2, 5, -1
-    assert difference.mean == 2.0 and difference.error == pytest.approx(math.sqrt(3)) and difference.count == 3
+    difference = paired({0: 10.0, 1: 30.0, 2: 20.0, 5: 99.0}, {0: 8.0, 1: 25.0, 2: 21.0, 4: 0.0})  # 2, 5, -1
+    assert (
+        difference.mean == 2.0 and difference.error == pytest.approx(math.sqrt(3)) and difference.count == 3
+    )
     assert difference.positive == 2
     assert paired({0: 1.0}, {1: 1.0}) is None
 
 
 def test_chance_by_hand() -> None:
-    assert binomial_error([50.0], [2500]) == pytest.approx(1.0)                 # sqrt(0.25 / 2500) = 0.01
+    assert binomial_error([50.0], [2500]) == pytest.approx(1.0)  # sqrt(0.25 / 2500) = 0.01
     assert binomial_error([50.0, 50.0, 50.0], [2500] * 3) == pytest.approx(1 / math.sqrt(3))
-    assert by_chance(3, 3) == 0.25 and by_chance(0, 3) == 0.25 and by_chance(2, 3) == 1.0 and by_chance(5, 5) == 0.0625
+    assert (
+        by_chance(3, 3) == 0.25
+        and by_chance(0, 3) == 0.25
+        and by_chance(2, 3) == 1.0
+        and by_chance(5, 5) == 0.0625
+    )
 
 
 def test_random_clusters_keep_their_sizes() -> None:
     before = [(0,), (0, 2), (1,), (), (0, 1, 2), (2,)] * 20
     after = dealt(before, seed=0)
     assert after != before and Counter(after) == Counter(before)
-    assert Counter(style for ids in after for style in ids) == Counter(style for ids in before for style in ids)
+    assert Counter(style for ids in after for style in ids) == Counter(
+        style for ids in before for style in ids
+    )
     assert dealt(before, 0) == after != dealt(before, 1)
 
 
 def test_accepted_captions_come_before_rejected_ones() -> None:
-    good, other, short = "a man in a red coat and blue jeans", "a woman in a green dress and black shoes", "a man"
+    good, other, short = (
+        "a man in a red coat and blue jeans",
+        "a woman in a green dress and black shoes",
+        "a man",
+    )
     assert chosen([short, good, other], 2) == [good, other]
     assert chosen([short, good], 2) == [good, short] and chosen([short, "a woman"], 1) == ["a woman"]
 
@@ -260,17 +309,20 @@ def test_template_hints_are_different_and_of_the_seed() -> None:
 # ------------------------------------------------------------------------------------------------------------- the door
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"preset": "huge"}, "preset huge: not known"),
-    ({"clip": "nowhere"}, "clip nowhere: no such folder"),
-    ({"seeds": [1, 1]}, "each once"),
-    ({"images": 4600}, "no multiple of reid.batch_size 96"),
-    ({"images": 9600}, "sure to have only 8000"),
-    ({"images": 0}, "images 0: expected at least 1"),
-    ({"styles": StyleOptions(total=95)}, "even number"),
-    ({"curve": CurveOptions(parts=[500])}, "do not fill one batch"),
-    ({"curve": CurveOptions(rows=["human"])}, "curve.rows human: not known"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"preset": "huge"}, "preset huge: not known"),
+        ({"clip": "nowhere"}, "clip nowhere: no such folder"),
+        ({"seeds": [1, 1]}, "each once"),
+        ({"images": 4600}, "no multiple of reid.batch_size 96"),
+        ({"images": 9600}, "sure to have only 8000"),
+        ({"images": 0}, "images 0: expected at least 1"),
+        ({"styles": StyleOptions(total=95)}, "even number"),
+        ({"curve": CurveOptions(parts=[500])}, "do not fill one batch"),
+        ({"curve": CurveOptions(rows=["human"])}, "curve.rows human: not known"),
+    ],
+)
 def test_settings_that_cannot_be_are_refused(change: dict[str, Any], message: str) -> None:
     check_settings(GOOD, list(ROWS))
     with pytest.raises(UsageError, match=message):
@@ -280,7 +332,9 @@ def test_settings_that_cannot_be_are_refused(change: dict[str, Any], message: st
 @pytest.mark.parametrize("name", ["ablation.yaml", "ablation_nano.yaml"])
 def test_the_configs_are_read(script: ModuleType, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(TOP)
-    settings, asked = script.read_settings(["--config", f"configs/{name}", "--only-seeds", "0", "--only-rows", "none", "both"])
+    settings, asked = script.read_settings(
+        ["--config", f"configs/{name}", "--only-seeds", "0", "--only-rows", "none", "both"]
+    )
     assert settings.seeds[0] == 0 and asked.only_rows == ["none", "both"]
     with pytest.raises(UsageError, match="--only-rows human: not known"):
         script.read_settings(["--config", f"configs/{name}", "--only-rows", "human"])
@@ -294,11 +348,24 @@ def test_nothing_to_collect_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_rows_from_the_world_to_the_table(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                              capsys: pytest.CaptureFixture) -> None:
+def test_two_rows_from_the_world_to_the_table(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     monkeypatch.chdir(TOP)
-    words = ["ablation.py", "--config", "configs/ablation_nano.yaml", "--work", str(tmp_path / "work"),
-             "--results", str(tmp_path / "results"), "--only-rows", "none", "both", "--curve.parts", "[]"]
+    words = [
+        "ablation.py",
+        "--config",
+        "configs/ablation_nano.yaml",
+        "--work",
+        str(tmp_path / "work"),
+        "--results",
+        str(tmp_path / "results"),
+        "--only-rows",
+        "none",
+        "both",
+        "--curve.parts",
+        "[]",
+    ]
     monkeypatch.setattr(sys, "argv", [*words, "--jobs", "1"])
     script.main()
     assert "KMeans + UPS" in capsys.readouterr().out
@@ -308,9 +375,15 @@ def test_two_rows_from_the_world_to_the_table(script: ModuleType, tmp_path: Path
     assert 0 <= both["human"]["R1"] <= 100 and 0 < both["captions"]["precision"] <= 1
     captions = read_json(tmp_path / "work" / "seed0" / "captions" / "both.json")
     assert len(captions) == 32 and all(len(texts) == 2 for texts in captions.values())
-    steps = [row["step"] for row in read_jsonl(tmp_path / "work/seed0/reid/both/metrics.jsonl") if "step" in row]
-    assert max(steps) == 4                              # 32 images x 2 captions, batches of 16, one epoch
-    assert {file.name for file in (tmp_path / "results").iterdir()} == {"ablation.json", "ablation.md", "ablation.png"}
+    steps = [
+        row["step"] for row in read_jsonl(tmp_path / "work/seed0/reid/both/metrics.jsonl") if "step" in row
+    ]
+    assert max(steps) == 4  # 32 images x 2 captions, batches of 16, one epoch
+    assert {file.name for file in (tmp_path / "results").iterdir()} == {
+        "ablation.json",
+        "ablation.md",
+        "ablation.png",
+    }
     monkeypatch.setattr(sys, "argv", [*words, "--status"])
     script.main()
     assert "8 of 8 jobs done" in capsys.readouterr().out

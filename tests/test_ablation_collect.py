@@ -10,7 +10,6 @@ from ablation_helpers import R1, make_up, settings_of
 from PIL import Image
 
 from ham.records import read_json, write_json
-from ham.report.report import read_ablation
 from scripts.ablation.collect import collect
 from scripts.ablation.gather import one_each
 from scripts.ablation.graph import result_file
@@ -19,6 +18,7 @@ from scripts.ablation.plots import apart
 from scripts.ablation.rows import ROWS
 from scripts.ablation.settings import Settings
 from scripts.ablation.statistics import Difference, Mean, by_chance_ordered, interval, ranks, spearman
+from scripts.demo_report.report import read_ablation
 
 
 @pytest.fixture
@@ -28,25 +28,46 @@ def settings(tmp_path: Path) -> Settings:
 
 def test_the_page_opens_with_what_was_run_and_a_headline(settings: Settings, tmp_path: Path) -> None:
     make_up(settings, list(R1), [0, 1, 2])
-    text = collect(settings, Path(settings.work), tmp_path / "results", lambda _: "python scripts/ablation.py --images 96")
+    text = collect(
+        settings,
+        Path(settings.work),
+        tmp_path / "results",
+        lambda _: "python scripts/ablation.py --images 96",
+    )
     opening = text.split("## ")[0]
     assert opening.startswith("# ") and "    python scripts/ablation.py --images 96\n" in opening
-    assert "Preset full, seeds 0, 1, 2 (another world" in opening and "16 retrieval steps of 48 pairs" in opening
+    assert (
+        "Preset full, seeds 0, 1, 2 (another world" in opening and "16 retrieval steps of 48 pairs" in opening
+    )
     assert "2026-11-24 16:00 to 2026-11-24 16:03 UTC" in opening
-    assert "points over 3 seeds, above 0 in 3 of 3; 95 % interval +" in opening and "So they help here." in opening
+    assert (
+        "points over 3 seeds, above 0 in 3 of 3; 95 % interval +" in opening
+        and "So they help here." in opening
+    )
     assert "% of the way" in opening and text == (tmp_path / "results" / "ablation.md").read_text()
-    for title in ("Direct transfer", "The paper's order", "Paired differences", "Each benchmark", "R1 against the number"):
+    for title in (
+        "Direct transfer",
+        "The paper's order",
+        "Paired differences",
+        "Each benchmark",
+        "R1 against the number",
+    ):
         assert text.count(f"## {title}") == 1
     assert "of 96 captions, one drawn for each image, as many in every row" in text
     written = (tmp_path / "results" / "ablation.json").read_text()
     assert str(tmp_path) not in written + text and "/tmp" not in written
     assert {row["captions"] for row in read_ablation(tmp_path / "results" / "ablation.json")["rows"]} == {
-        row.label for row in ROWS.values()}
+        row.label for row in ROWS.values()
+    }
 
 
-@pytest.mark.parametrize(("shift", "said"), [(-35.0, "So they harm here: the paper's claim does not hold"),
-                                             (None, "to tell them apart for sure")])
-def test_the_headline_does_not_flatter(settings: Settings, tmp_path: Path, shift: float | None, said: str) -> None:
+@pytest.mark.parametrize(
+    ("shift", "said"),
+    [(-35.0, "So they harm here: the paper's claim does not hold"), (None, "to tell them apart for sure")],
+)
+def test_the_headline_does_not_flatter(
+    settings: Settings, tmp_path: Path, shift: float | None, said: str
+) -> None:
     make_up(settings, ["static", "both"], [0, 1, 2])
     for seed in settings.seeds:
         file = result_file(Path(settings.work), f"seed{seed}/eval-both")
@@ -61,7 +82,10 @@ def test_the_headline_does_not_flatter(settings: Settings, tmp_path: Path, shift
 def test_one_seed_and_different_seeds_are_said(settings: Settings, tmp_path: Path) -> None:
     make_up(settings, ["static", "both"], [0])
     text = collect(settings, Path(settings.work), tmp_path / "one")
-    assert "points over 1 seed. One seed says nothing about other worlds" in text and "Rows have different seeds" not in text
+    assert (
+        "points over 1 seed. One seed says nothing about other worlds" in text
+        and "Rows have different seeds" not in text
+    )
     assert "| static, untuned, greedy | 1 | 2" in text and "## The paper's order" not in text
     make_up(settings, ["static"], [1])
     assert "Rows have different seeds so far" in collect(settings, Path(settings.work), tmp_path / "two")
@@ -75,8 +99,12 @@ def test_the_order_beside_the_papers(settings: Settings, tmp_path: Path) -> None
     found = read_json(tmp_path / "results" / "ablation.json")["order"]
     assert list(found["rows"]) == list(PAPER) and found["seeds"] == [0, 1, 2]
     ours = {row: one["ours"] for row, one in found["rows"].items()}
-    assert sorted(ours, key=ours.get) != list(PAPER) and found["rows"]["kmeans"]["our_rank"] == 5.0     # above UPS here
-    assert found["spearman"] == pytest.approx(1 - 6 * 2 / (6 * 35)) and found["chance"] == pytest.approx(6 / 720)
+    assert (
+        sorted(ours, key=ours.get) != list(PAPER) and found["rows"]["kmeans"]["our_rank"] == 5.0
+    )  # above UPS here
+    assert found["spearman"] == pytest.approx(1 - 6 * 2 / (6 * 35)) and found["chance"] == pytest.approx(
+        6 / 720
+    )
     assert [(one["row"], one["above"]) for one in found["turned"]] == [("kmeans", "ups")]
     text = (tmp_path / "results" / "ablation.md").read_text()
     assert "Spearman's rank correlation with the paper's order: +0.94** over 6 rows" in text
@@ -86,13 +114,19 @@ def test_the_order_beside_the_papers(settings: Settings, tmp_path: Path) -> None
 def test_ranks_and_their_correlation_by_hand() -> None:
     assert ranks([3.0, 1.0, 3.0, 9.0]) == [2.5, 1.0, 2.5, 4.0]
     assert spearman([1, 2, 3, 4], [10, 20, 30, 40]) == pytest.approx(1.0)
-    assert spearman([1, 2, 3, 4], [1, 2, 4, 3]) == pytest.approx(0.8)             # 1 - 6 * 2 / (4 * 15)
+    assert spearman([1, 2, 3, 4], [1, 2, 4, 3]) == pytest.approx(0.8)  # 1 - 6 * 2 / (4 * 15)
     assert spearman([1, 2, 3], [3, 2, 1]) == pytest.approx(-1.0) and spearman([1, 1, 1], [1, 2, 3]) is None
-    assert by_chance_ordered([1, 2, 3], [1, 2, 3]) == pytest.approx(1 / 6) and by_chance_ordered([3, 2, 1], [1, 2, 3]) == 1.0
+    assert (
+        by_chance_ordered([1, 2, 3], [1, 2, 3]) == pytest.approx(1 / 6)
+        and by_chance_ordered([3, 2, 1], [1, 2, 3]) == 1.0
+    )
     assert by_chance_ordered([1, 1], [1, 2]) is None
     assert [round(paper_mean(row), 2) for row in PAPER] == [32.58, 34.4, 35.38, 41.7, 43.5, 44.43]
     low, high = interval(Difference(4.0, 1.0, 3, 3))
-    assert (low, high) == (pytest.approx(4 - 4.3027, abs=1e-3), pytest.approx(4 + 4.3027, abs=1e-3))      # t(0.975, 2)
+    assert (low, high) == (
+        pytest.approx(4 - 4.3027, abs=1e-3),
+        pytest.approx(4 + 4.3027, abs=1e-3),
+    )  # t(0.975, 2)
     assert interval(Mean(4.0, None, 1)) is None
 
 

@@ -42,7 +42,12 @@ def test_a_later_session_adds_its_seed(settings: Settings, tmp_path: Path) -> No
     assert [len(point["R1"]) for point in together["curve"]["both"]] == [3, 3, 3]
 
     # once more, from a checkout that has nothing but the file, and asks for one of its seeds only
-    assert collect(replace(settings, seeds=[1], curve=CurveOptions([])), tmp_path / "nothing", tmp_path / "shared") == whole
+    assert (
+        collect(
+            replace(settings, seeds=[1], curve=CurveOptions([])), tmp_path / "nothing", tmp_path / "shared"
+        )
+        == whole
+    )
 
 
 def test_a_later_session_adds_rows_and_measures_anew(settings: Settings, tmp_path: Path) -> None:
@@ -57,12 +62,24 @@ def test_a_later_session_adds_rows_and_measures_anew(settings: Settings, tmp_pat
     write_json(file, found)
     collect(again, Path(again.work), out)
     rows = read_json(out / "ablation.json")["rows"]
-    assert list(rows) == ["static", "both"] and rows["static"]["seeds"]["0"]["benchmarks"]["RSTPReid"]["R1"] == 90.0
+    assert (
+        list(rows) == ["static", "both"]
+        and rows["static"]["seeds"]["0"]["benchmarks"]["RSTPReid"]["R1"] == 90.0
+    )
 
 
-@pytest.mark.parametrize("change", [{"images": 192}, {"preset": "demo"}, {"reid": ReidOptions(lr=1e-4, batch_size=48)},
-                                    {"captions": CaptionOptions(templates=3)}])
-def test_results_of_other_settings_are_not_lost(settings: Settings, tmp_path: Path, change: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"images": 192},
+        {"preset": "demo"},
+        {"reid": ReidOptions(lr=1e-4, batch_size=48)},
+        {"captions": CaptionOptions(templates=3)},
+    ],
+)
+def test_results_of_other_settings_are_not_lost(
+    settings: Settings, tmp_path: Path, change: dict[str, Any]
+) -> None:
     make_up(settings, ["none", "static"], [0])
     collect(settings, Path(settings.work), tmp_path / "results")
     before = (tmp_path / "results" / "ablation.json").read_bytes()
@@ -72,7 +89,7 @@ def test_results_of_other_settings_are_not_lost(settings: Settings, tmp_path: Pa
         with pytest.raises(UsageError, match=r"would be lost; name another --results"):
             refuse(other, Path(other.work), tmp_path / "results")
     assert (tmp_path / "results" / "ablation.json").read_bytes() == before
-    make_up(other, ["none", "static"], [0])                # the same rows and seeds measured anew: nothing is lost
+    make_up(other, ["none", "static"], [0])  # the same rows and seeds measured anew: nothing is lost
     collect(other, Path(other.work), tmp_path / "results")
 
 
@@ -81,7 +98,9 @@ def test_results_of_other_weights_are_not_mixed_in(settings: Settings, tmp_path:
     collect(settings, Path(settings.work), tmp_path / "results")
     check_kept(settings, tmp_path / "nothing", tmp_path / "results")
     (Path(settings.clip) / "model.safetensors").write_bytes(b"new")
-    with pytest.raises(UsageError, match="seed0/eval-none the first, were done with other settings or weights"):
+    with pytest.raises(
+        UsageError, match="seed0/eval-none the first, were done with other settings or weights"
+    ):
         check_kept(settings, tmp_path / "nothing", tmp_path / "results")
 
 
@@ -92,7 +111,9 @@ def test_a_file_of_another_kind_is_refused(settings: Settings, tmp_path: Path) -
 
 
 def test_what_is_kept_widens_the_settings(settings: Settings) -> None:
-    found = with_kept(replace(settings, seeds=[2, 1]), {"seed0/eval-static_sampled-1of8": {}, "seed3/world": {}})
+    found = with_kept(
+        replace(settings, seeds=[2, 1]), {"seed0/eval-static_sampled-1of8": {}, "seed3/world": {}}
+    )
     assert found.seeds == [0, 1, 2, 3] and found.curve.parts == [8, 4, 2]
     assert found.curve.rows == ["static", "both", "static_sampled"]
     assert with_kept(settings, {}) == settings
@@ -106,22 +127,40 @@ def script() -> ModuleType:
     return load_script()
 
 
-def test_the_command_gives_the_same_settings_and_names_no_folder(script: ModuleType, tmp_path: Path,
-                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_gives_the_same_settings_and_names_no_folder(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(TOP)
     (tmp_path / "llava").mkdir()
-    words = ["--config", str(TOP / "configs" / "ablation.yaml"), "--work", str(tmp_path), "--images", "1536",
-             "--reid.lr", "0.001", "--curve.parts", "[4]", "--instruction", "Say what you see.",
-             "--clip", str(TOP / "ham/world/weights/clip")]
+    words = [
+        "--config",
+        str(TOP / "configs" / "ablation.yaml"),
+        "--work",
+        str(tmp_path),
+        "--images",
+        "1536",
+        "--reid.lr",
+        "0.001",
+        "--curve.parts",
+        "[4]",
+        "--instruction",
+        "Say what you see.",
+        "--clip",
+        str(TOP / "ham/world/weights/clip"),
+    ]
     settings, asked = script.read_settings(words)
     files = [str(file) for file in asked.config]
     command = script.command_of(settings, files)
-    assert command == ("python scripts/ablation.py --config configs/ablation.yaml --images 1536 "
-                       "--instruction 'Say what you see.' --reid.lr 0.001 --curve.parts '[4]'")
+    assert command == (
+        "python scripts/ablation.py --config configs/ablation.yaml --images 1536 "
+        "--instruction 'Say what you see.' --reid.lr 0.001 --curve.parts '[4]'"
+    )
     again, _ = script.read_settings(script.shlex.split(command)[2:])
     assert replace(again, work=settings.work, clip=settings.clip) == settings
     elsewhere = replace(settings, llava=str(tmp_path / "llava"))
-    assert str(tmp_path) not in script.command_of(elsewhere, files) and "--llava llava" in script.command_of(elsewhere, files)
+    assert str(tmp_path) not in script.command_of(elsewhere, files) and "--llava llava" in script.command_of(
+        elsewhere, files
+    )
 
 
 def test_help_says_that_sessions_add_up(script: ModuleType) -> None:

@@ -16,23 +16,31 @@ from ham.records import read_json, read_jsonl
 from ham.runtime import UsageError, exit_code_of, log
 from ham.style import build
 from ham.style.build import build_styles
-from ham.style.settings import ClusterSettings, FeatureSettings, NeutralSettings, StyleSettings
+from ham.style.config import ClusterSettings, FeatureSettings, NeutralSettings, StyleSettings
 
 TOP = Path(__file__).resolve().parents[1]
-MANNERS = ["A {who} is wearing a {shade} {top}.", "{shade} {top}, {who}!!",
-           "in this photo there seems to be a {who} with a {top}"]
+MANNERS = [
+    "A {who} is wearing a {shade} {top}.",
+    "{shade} {top}, {who}!!",
+    "in this photo there seems to be a {who} with a {top}",
+]
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """Two small datasets with 60 + 30 training captions, one empty caption, and a test split that must not be seen."""
     folder = tmp_path / "data"
-    for name, annotation, count in (("CUHK-PEDES", "reid_raw.json", 30), ("ICFG-PEDES", "ICFG-PEDES.json", 15)):
+    for name, annotation, count in (
+        ("CUHK-PEDES", "reid_raw.json", 30),
+        ("ICFG-PEDES", "ICFG-PEDES.json", 15),
+    ):
         rows = []
         for index in range(count):
             words = {"who": ["man", "woman"][index % 2], "shade": ["red", "blue"][index % 2], "top": "coat"}
             captions = [MANNERS[at % 3].format(**words) for at in (index, index + 1)]
-            rows.append({"split": "train", "file_path": f"x/{index}.png", "id": index + 1, "captions": captions})
+            rows.append(
+                {"split": "train", "file_path": f"x/{index}.png", "id": index + 1, "captions": captions}
+            )
         rows[0]["captions"] = [*rows[0]["captions"], "  \n"]
         rows.append({"split": "test", "file_path": "x/test.png", "id": 99, "captions": ["A SECRET caption."]})
         (folder / name / "imgs").mkdir(parents=True)
@@ -42,8 +50,12 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def settings(root: Path, tmp_path: Path) -> StyleSettings:
-    return StyleSettings(str(root), str(tmp_path / "styles"), features=FeatureSettings("chars", dim=8),
-                         clusters=ClusterSettings(kmeans=3, ups=4, nearest=20))
+    return StyleSettings(
+        str(root),
+        str(tmp_path / "styles"),
+        features=FeatureSettings("chars", dim=8),
+        clusters=ClusterSettings(kmeans=3, ups=4, nearest=20),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +81,14 @@ def test_outputs_keep_their_contracts(settings: StyleSettings, root: Path) -> No
     used = sorted({record["class_id"] for record in records})
     assert used == list(range(7)) and facts["schemes"] == {"kmeans": [0, 3], "ups": [3, 7]}
     assert tensors["centres"].shape == (7, 8) and tensors["mean"].shape == tensors["deviation"].shape == (8,)
-    assert facts["counts"] == {"captions": 90, "empty_captions_dropped": 2, "styles": 7, "records": 170, "fallbacks": 0,
-                               "captions_without_style": 0}
+    assert facts["counts"] == {
+        "captions": 90,
+        "empty_captions_dropped": 2,
+        "styles": 7,
+        "records": 170,
+        "fallbacks": 0,
+        "captions_without_style": 0,
+    }
     assert (facts["K1"], facts["K2"], facts["beta"], facts["Q"], facts["seed"]) == (3, 4, 7.0, 20, 0)
     assert str(root) not in (out / "styles.json").read_text()
 
@@ -79,7 +97,12 @@ def test_the_captioner_reads_the_instructions(settings: StyleSettings) -> None:
     from ham.captioner.data import InstructionFile
 
     file = InstructionFile(build_styles(settings) / "instructions.json")
-    assert len(file) == 170 and file.styles_needed() == 7 and (file.class_ids >= 0).all() and (file.words > 0).all()
+    assert (
+        len(file) == 170
+        and file.styles_needed() == 7
+        and (file.class_ids >= 0).all()
+        and (file.words > 0).all()
+    )
 
 
 def test_kmeans_styles_are_the_manners(settings: StyleSettings) -> None:
@@ -99,7 +122,9 @@ def test_only_what_changed_is_made_again(settings: StyleSettings, monkeypatch: p
     out = build_styles(settings)
     first = (out / "assignments.jsonl").read_text()
     monkeypatch.setattr(build, "chars_features", lambda *args: pytest.fail("features were made again"))
-    monkeypatch.setattr(build, "lexicon_neutraliser", lambda *args: lambda captions: pytest.fail("texts were made again"))
+    monkeypatch.setattr(
+        build, "lexicon_neutraliser", lambda *args: lambda captions: pytest.fail("texts were made again")
+    )
     build_styles(replace(settings, clusters=ClusterSettings(kmeans=2, ups=0)))
     assert read_json(out / "styles.json")["counts"]["styles"] == 2
     build_styles(settings)
@@ -109,8 +134,9 @@ def test_only_what_changed_is_made_again(settings: StyleSettings, monkeypatch: p
 
 
 @pytest.mark.parametrize("stage", ["feature_stage", "cluster_stage", "write_instructions"])
-def test_killed_and_resumed_equals_uninterrupted(settings: StyleSettings, tmp_path: Path, stage: str,
-                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_and_resumed_equals_uninterrupted(
+    settings: StyleSettings, tmp_path: Path, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = build_styles(replace(settings, out=str(tmp_path / "whole")))
 
     def killed(*args, **kwargs):
@@ -147,25 +173,33 @@ def test_dbscan_takes_the_place_of_both(settings: StyleSettings) -> None:
     assert ids == set(range(facts["counts"]["styles"]))
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"root": "/nowhere"}, "root /nowhere: no such folder"),
-    ({"features": FeatureSettings("clip")}, r"features\.encoder clip needs features\.source"),
-    ({"clusters": ClusterSettings(kmeans=0, ups=0)}, "no styles asked for"),
-    ({"clusters": ClusterSettings(kmeans=91, ups=0)}, "k 91: more clusters than the 90 captions"),
-    ({"clusters": ClusterSettings(kmeans=0, ups=2, nearest=91)}, "nearest 91: more captions"),
-    ({"datasets": []}, "no captions"),
-    ({"datasets": ["CUHK"]}, "CUHK"),
-    ({"split": "everything"}, "everything"),
-    ({"instruction": "<image> say"}, "without <image>"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"root": "/nowhere"}, "root /nowhere: no such folder"),
+        ({"features": FeatureSettings("clip")}, r"features\.encoder clip needs features\.source"),
+        ({"clusters": ClusterSettings(kmeans=0, ups=0)}, "no styles asked for"),
+        ({"clusters": ClusterSettings(kmeans=91, ups=0)}, "k 91: more clusters than the 90 captions"),
+        ({"clusters": ClusterSettings(kmeans=0, ups=2, nearest=91)}, "nearest 91: more captions"),
+        ({"datasets": []}, "no captions"),
+        ({"datasets": ["CUHK"]}, "CUHK"),
+        ({"split": "everything"}, "everything"),
+        ({"instruction": "<image> say"}, "without <image>"),
+    ],
+)
 def test_bad_requests_are_refused(settings: StyleSettings, change: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         build_styles(replace(settings, **change))
     assert not (Path(settings.out) / "styles.json").exists()
 
 
-def test_command_line(root: Path, tmp_path: Path, script: ModuleType, monkeypatch: pytest.MonkeyPatch,
-                      capsys: pytest.CaptureFixture) -> None:
+def test_command_line(
+    root: Path,
+    tmp_path: Path,
+    script: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
     def run(*words: str) -> int:
         monkeypatch.setattr(sys, "argv", ["build_styles.py", *words])
         return exit_code_of(script.main)
@@ -174,12 +208,28 @@ def test_command_line(root: Path, tmp_path: Path, script: ModuleType, monkeypatc
     for name, value in (("handlers", []), ("propagate", log.propagate), ("level", log.level)):
         monkeypatch.setattr(log, name, value)  # main sets the log up: put it back for the other tests
     out = tmp_path / "styles"
-    words = ["--config", "configs/styles_world.yaml", "--root", str(root), "--out", str(out), "--features.dim", "8",
-             "--clusters.kmeans", "3", "--clusters.ups", "2", "--clusters.nearest", "10"]
+    words = [
+        "--config",
+        "configs/styles_world.yaml",
+        "--root",
+        str(root),
+        "--out",
+        str(out),
+        "--features.dim",
+        "8",
+        "--clusters.kmeans",
+        "3",
+        "--clusters.ups",
+        "2",
+        "--clusters.nearest",
+        "10",
+    ]
     assert run(*words) == 0
     assert "nearest: 10" in (out / "config.yaml").read_text()
     assert {record["class_id"] for record in read_json(out / "instructions.json")} == set(range(5))
-    assert run("build", "--config", str(out / "config.yaml")) == 0 and "is up to date" in capsys.readouterr().err
+    assert (
+        run("build", "--config", str(out / "config.yaml")) == 0 and "is up to date" in capsys.readouterr().err
+    )
     assert run(*words, "--clusters.nearest", "1000") == 2 and "nearest 1000" in capsys.readouterr().err
     assert run() == 2
     with pytest.raises(SystemExit) as stop:
@@ -189,5 +239,7 @@ def test_command_line(root: Path, tmp_path: Path, script: ModuleType, monkeypatc
 
 @pytest.mark.parametrize("name", ["styles", "styles_offline", "styles_world"])
 def test_configs_parse(name: str, script: ModuleType) -> None:
-    config = script.build_parser().parse_args(["--config", str(TOP / f"configs/{name}.yaml"), "--root", "r", "--out", "o"])
+    config = script.build_parser().parse_args(
+        ["--config", str(TOP / f"configs/{name}.yaml"), "--root", "r", "--out", "o"]
+    )
     assert config.clusters.kmeans > 0

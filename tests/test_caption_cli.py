@@ -16,7 +16,7 @@ from tiny_llava import CONFIG, original_tensors, write_folder
 
 import caption
 from ham.captioner.checkpoint import load_captioner
-from ham.generation.engine import fingerprint
+from ham.generation.native_engine import fingerprint
 from ham.generation.shards import read_rows
 from ham.records import read_json
 from ham.runtime import UsageError, exit_code_of, log
@@ -51,8 +51,20 @@ class Command:
     """Run caption.py's main in this process."""
 
     def __init__(self, checkpoint: Path, root: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.base = ["--model-path", str(checkpoint), "--image-root", str(root), "--out", str(out), "--max-new-tokens", "14",
-                     "--workers", "0", "--shard-size", "4"]
+        self.base = [
+            "--model-path",
+            str(checkpoint),
+            "--image-root",
+            str(root),
+            "--out",
+            str(out),
+            "--max-new-tokens",
+            "14",
+            "--workers",
+            "0",
+            "--shard-size",
+            "4",
+        ]
         self.out, self.monkeypatch = out, monkeypatch
 
     def __call__(self, *more: str) -> int:
@@ -75,12 +87,16 @@ def test_a_run_from_end_to_end(command: Command, capsys: pytest.CaptureFixture[s
     assert summary["complete"] and summary["images"] == COUNT and summary == read_json(out / "summary.json")
     rows = [row for shard in range(3) for row in read_rows(out / f"{shard:05d}.jsonl")]
     captions = read_json(out / "captions.json")
-    assert sum(map(len, captions.values())) == summary["captions_accepted"] == sum(row.status == "accepted" for row in rows)
+    assert (
+        sum(map(len, captions.values()))
+        == summary["captions_accepted"]
+        == sum(row.status == "accepted" for row in rows)
+    )
     assert {row.style_id for row in rows} == {0, 1, 2, 3}
     assert (out / "samples.html").read_text().count("<article>") == COUNT
     assert not list(out.glob("*.partial")) and not (out / "locks").exists() and not list(out.glob("*.lock"))
     before = {file.name: file.read_bytes() for file in out.iterdir() if file.name != "metrics.jsonl"}
-    assert command() == 0                                              # the same command again changes nothing
+    assert command() == 0  # the same command again changes nothing
     assert before == {file.name: file.read_bytes() for file in out.iterdir() if file.name != "metrics.jsonl"}
 
 
@@ -92,40 +108,60 @@ def test_parts_and_batch_sizes_give_the_same_captions(command: Command, tmp_path
     assert not (tmp_path / "parts" / "captions.json").exists()
     command.monkeypatch.setenv("RANK", "1")
     command.monkeypatch.setenv("WORLD_SIZE", "2")
-    assert command() == 0                                              # rank 1 has nothing left to do
+    assert command() == 0  # rank 1 has nothing left to do
     command.monkeypatch.delenv("RANK")
     command.monkeypatch.delenv("WORLD_SIZE")
-    assert command("--shards", "0:1", "--workers", "1") == 0           # the last part merges
+    assert command("--shards", "0:1", "--workers", "1") == 0  # the last part merges
     assert (tmp_path / "parts" / "captions.json").read_bytes() == expected
 
 
-@pytest.mark.parametrize(("words", "name"), [
-    (["--seed", "1"], "seed was 0, now 1"), (["--max-new-tokens", "15"], "max_new_tokens"),
-    (["--prompt", "Who is it?"], "prompt was None"), (["--styles", "all"], "styles was"),
-    (["--template", "llava_v0"], "template was"), (["--temperature", "1"], "temperature"),
-    (["--vision-tower", "checkpoint"], "model was"), (["--limit", "5"], "9 images then, 5 now"),
-    (["--dtype", "bf16"], "dtype was 'float32'"), (["--shard-size", "3"], "shard_size was 4")])
-def test_a_resume_with_other_settings_is_refused(command: Command, capsys: pytest.CaptureFixture[str], words: list[str],
-                                                 name: str) -> None:
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["--seed", "1"], "seed was 0, now 1"),
+        (["--max-new-tokens", "15"], "max_new_tokens"),
+        (["--prompt", "Who is it?"], "prompt was None"),
+        (["--styles", "all"], "styles was"),
+        (["--template", "llava_v0"], "template was"),
+        (["--temperature", "1"], "temperature"),
+        (["--vision-tower", "checkpoint"], "model was"),
+        (["--limit", "5"], "9 images then, 5 now"),
+        (["--dtype", "bf16"], "dtype was 'float32'"),
+        (["--shard-size", "3"], "shard_size was 4"),
+    ],
+)
+def test_a_resume_with_other_settings_is_refused(
+    command: Command, capsys: pytest.CaptureFixture[str], words: list[str], name: str
+) -> None:
     assert command("--shards", "0:1") == 0
     assert command(*words) == 2
     assert name in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    (["--styles", "9"], "styles 0 to 3"), (["--batch-size", "0"], "--batch-size 0: expected at least 1"),
-    (["--prompt", "<image> x"], "leave it out"), (["--top-p", "0"], "top_p 0.0"), (["--images", "gone.json"], "no such file"),
-    (["--image-root", "/gone"], "--image-root /gone: no such folder"), (["--device", "cuda"], "no GPU")])
-def test_wrong_options_end_with_one_line(command: Command, capsys: pytest.CaptureFixture[str], words: list[str],
-                                         message: str) -> None:
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--styles", "9"], "styles 0 to 3"),
+        (["--batch-size", "0"], "--batch-size 0: expected at least 1"),
+        (["--prompt", "<image> x"], "leave it out"),
+        (["--top-p", "0"], "top_p 0.0"),
+        (["--images", "gone.json"], "no such file"),
+        (["--image-root", "/gone"], "--image-root /gone: no such folder"),
+        (["--device", "cuda"], "no GPU"),
+    ],
+)
+def test_wrong_options_end_with_one_line(
+    command: Command, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
     assert command(*words) == 2
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(error) == 1 and message in error[0]
     assert not (command.out / "plan.json").exists()
 
 
-def test_a_checkpoint_that_would_crop_people_is_refused_and_the_remedy_works(command: Command, tmp_path: Path,
-                                                                             capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_checkpoint_that_would_crop_people_is_refused_and_the_remedy_works(
+    command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = {**CONFIG, "image_aspect_ratio": "anyres"}
     command.base[1] = str(write_folder(tmp_path / "anyres", original_tensors(), config))
     assert command() == 2
@@ -135,19 +171,26 @@ def test_a_checkpoint_that_would_crop_people_is_refused_and_the_remedy_works(com
     assert command(*remedy, "--limit", "2") == 0
 
 
-def test_strict_counts_failed_images(command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_strict_counts_failed_images(
+    command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "list.txt").write_text("0.png\n../1.png\ngone.png\n")
     words = ["--images", str(tmp_path / "list.txt"), "--styles", "2,1"]
     assert command(*words) == 0
     assert json.loads(capsys.readouterr().out)["images_failed"] == 2
     assert command(*words, "--strict") == 1
-    assert command.words("merge", str(command.out)) == 0 and command.words("merge", str(command.out), "--strict") == 1
+    assert (
+        command.words("merge", str(command.out)) == 0
+        and command.words("merge", str(command.out), "--strict") == 1
+    )
     rows = read_rows(command.out / "00000.jsonl")
     reasons = [row.reason for row in rows if row.status == "failed"]
     assert reasons == ["outside: the path leaves the image root", "missing: no such file"]
 
 
-def test_status_and_merge_by_themselves(command: Command, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_status_and_merge_by_themselves(
+    command: Command, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     assert command("--shards", "0:2") == 0
     capsys.readouterr()
     assert command.words("status", str(command.out)) == 0
@@ -174,8 +217,13 @@ for command in ("status", "merge"):
 
 def test_planning_and_looking_at_a_job_need_no_torch(command: Command, root: Path, tmp_path: Path) -> None:
     assert command("--shards", "0:2") == 0
-    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, str(root), str(tmp_path / "plan"), str(command.out)],
-                          cwd=TOP, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, str(root), str(tmp_path / "plan"), str(command.out)],
+        cwd=TOP,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert "2 of 3 done" in done.stdout and (command.out / "captions.json").exists()
     assert read_json(tmp_path / "plan" / "plan.json")["images"] == COUNT
@@ -187,14 +235,18 @@ def test_a_sampled_run_and_a_run_without_styles(command: Command, tmp_path: Path
     assert {row.style_id for row in rows} == {-1}
     assert len({(row.image, row.style_id, row.attempt) for row in rows}) == len(rows)
     by_image = [[row.caption for row in rows if row.image == image] for image in {row.image for row in rows}]
-    assert all(len(set(captions)) == len(captions) >= 2 for captions in by_image)          # each draw is its own
+    assert all(len(set(captions)) == len(captions) >= 2 for captions in by_image)  # each draw is its own
 
 
 def test_the_fingerprint_follows_the_weights(checkpoint: Path, tmp_path: Path) -> None:
     tensors = original_tensors()
-    assert fingerprint(load_captioner(checkpoint)) == fingerprint(load_captioner(write_folder(tmp_path / "b", tensors, CONFIG)))
+    assert fingerprint(load_captioner(checkpoint)) == fingerprint(
+        load_captioner(write_folder(tmp_path / "b", tensors, CONFIG))
+    )
     tensors["model.style_prompt.style_prompts"][-1, -1] += 1
-    assert fingerprint(load_captioner(checkpoint)) != fingerprint(load_captioner(write_folder(tmp_path / "c", tensors, CONFIG)))
+    assert fingerprint(load_captioner(checkpoint)) != fingerprint(
+        load_captioner(write_folder(tmp_path / "c", tensors, CONFIG))
+    )
 
 
 def test_help_lists_the_options(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
@@ -212,9 +264,25 @@ def test_torchrun_with_two_processes(command: Command, tmp_path: Path) -> None:
     assert command() == 0
     expected = (command.out / "captions.json").read_bytes()
     command.base[5] = str(tmp_path / "two")
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone",
-                           str(TOP / "caption.py"), *command.base, "--device", "cpu"],
-                          capture_output=True, text=True, timeout=300, cwd=TOP, check=False)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc-per-node",
+            "2",
+            "--standalone",
+            str(TOP / "caption.py"),
+            *command.base,
+            "--device",
+            "cpu",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=TOP,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "two" / "captions.json").read_bytes() == expected
     assert json.loads(done.stdout)["complete"]

@@ -51,13 +51,15 @@ def wait_for_progress(out: Path, jobs: list, num_bytes: int) -> None:
         try:
             if written() - start >= num_bytes:
                 return
-        except FileNotFoundError:        # renamed while we looked
+        except FileNotFoundError:  # renamed while we looked
             pass
         time.sleep(0.001)
 
 
 @pytest.mark.parametrize(("world_size", "seed"), [(1, 0), (2, 1)])
-def test_killed_again_and_again_equals_uninterrupted(root: Path, tmp_path: Path, world_size: int, seed: int) -> None:
+def test_killed_again_and_again_equals_uninterrupted(
+    root: Path, tmp_path: Path, world_size: int, seed: int
+) -> None:
     chance = random.Random(seed)
     run_job(tmp_path / "calm", root)
     expected = merged(tmp_path / "calm")

@@ -23,9 +23,9 @@ from tiny_llava import (
 )
 
 from ham.captioner.checkpoint import add_styles, load_captioner, main, save_adapter
-from ham.captioner.merge import merge
-from ham.captioner.shards import tensor_names, write_shards
+from ham.llava.export import merge
 from ham.runtime import UsageError, exit_code_of
+from ham.tensor_files import tensor_names, write_shards
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +53,16 @@ def test_adapter_comes_back_as_it_was_saved(adapted, original) -> None:
     assert torch.equal(logits_of(captioner, 5), logits)
     assert (captioner.num_styles, captioner.style_tokens, captioner.template) == (6, 3, "llava_v1")
     manifest = json.loads((folder / "manifest.json").read_text())
-    facts = {"base_model": str(original), "vision_tower": "plain-clip", "template": "llava_v1", "image_size_px": 28,
-             "num_styles": 6, "style_tokens": 3, "steps": 7, "max_length": 512}
+    facts = {
+        "base_model": str(original),
+        "vision_tower": "plain-clip",
+        "template": "llava_v1",
+        "image_size_px": 28,
+        "num_styles": 6,
+        "style_tokens": 3,
+        "steps": 7,
+        "max_length": 512,
+    }
     assert {key: manifest[key] for key in facts} == facts
     assert load_file(str(folder / "adapter.safetensors"))["style_prompts"].shape == (6, 3, D)
     assert {file.name for file in folder.iterdir()} == {"manifest.json", "adapter.safetensors"}
@@ -105,13 +113,31 @@ def write_lora(folder: Path, base: Path, **settings) -> dict[str, tuple[torch.Te
     """A LoRA of rank 2, alpha 6, as peft 0.4 and LLaVA's script write it."""
     generator = torch.Generator().manual_seed(9)
     names = ["model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj"]
-    pairs = {name: (torch.randn(2, llm_shapes()[f"{name}.weight"][1], generator=generator),
-                    torch.randn(llm_shapes()[f"{name}.weight"][0], 2, generator=generator)) for name in names}
+    pairs = {
+        name: (
+            torch.randn(2, llm_shapes()[f"{name}.weight"][1], generator=generator),
+            torch.randn(llm_shapes()[f"{name}.weight"][0], 2, generator=generator),
+        )
+        for name in names
+    }
     folder.mkdir(exist_ok=True)
-    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 6, "bias": "none",
-                                                            "base_model_name_or_path": str(base), **settings}))
-    tensors = {f"base_model.model.{name}.lora_{letter}.weight": tensor for name, pair in pairs.items()
-               for letter, tensor in zip("AB", pair)}
+    (folder / "adapter_config.json").write_text(
+        json.dumps(
+            {
+                "peft_type": "LORA",
+                "r": 2,
+                "lora_alpha": 6,
+                "bias": "none",
+                "base_model_name_or_path": str(base),
+                **settings,
+            }
+        )
+    )
+    tensors = {
+        f"base_model.model.{name}.lora_{letter}.weight": tensor
+        for name, pair in pairs.items()
+        for letter, tensor in zip("AB", pair)
+    }
     torch.save(tensors, folder / "adapter_model.bin")
     return pairs
 
@@ -119,7 +145,10 @@ def write_lora(folder: Path, base: Path, **settings) -> dict[str, tuple[torch.Te
 def test_lora_is_merged_at_load(original, tmp_path) -> None:
     pairs = write_lora(tmp_path / "lora", original)
     projector = torch.full((D,), 0.25)
-    torch.save({"base_model.model.model.mm_projector.0.bias": projector}, tmp_path / "lora" / "non_lora_trainables.bin")
+    torch.save(
+        {"base_model.model.model.mm_projector.0.bias": projector},
+        tmp_path / "lora" / "non_lora_trainables.bin",
+    )
     (tmp_path / "lora" / "config.json").write_text(json.dumps(CONFIG))
     state = load_captioner(tmp_path / "lora").model.state_dict()
     for name, (down, up) in pairs.items():
@@ -136,17 +165,22 @@ def test_adapter_may_carry_lora_and_merges_with_it(adapted, original, tmp_path) 
     captioner = load_captioner(folder)
     assert not torch.allclose(logits_of(captioner, 5), logits, atol=1e-2)
     merge(folder, tmp_path / "merged")
-    assert torch.allclose(logits_of(load_captioner(tmp_path / "merged"), 5), logits_of(captioner, 5), atol=1e-5)
-    save_adapter(tmp_path / "again", captioner)      # tuned on: its base is the adapter with the LoRA
+    assert torch.allclose(
+        logits_of(load_captioner(tmp_path / "merged"), 5), logits_of(captioner, 5), atol=1e-5
+    )
+    save_adapter(tmp_path / "again", captioner)  # tuned on: its base is the adapter with the LoRA
     assert torch.equal(logits_of(load_captioner(tmp_path / "again"), 5), logits_of(captioner, 5))
 
 
-@pytest.mark.parametrize("settings, message", [
-    ({"use_dora": True}, "only plain LoRA"),
-    ({"bias": "all"}, "only plain LoRA"),
-    ({"peft_type": "IA3"}, "only plain LoRA"),
-    ({"base_model_name_or_path": "lmsys/none"}, "--base-model"),
-])
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"use_dora": True}, "only plain LoRA"),
+        ({"bias": "all"}, "only plain LoRA"),
+        ({"peft_type": "IA3"}, "only plain LoRA"),
+        ({"base_model_name_or_path": "lmsys/none"}, "--base-model"),
+    ],
+)
 def test_odd_loras_are_refused(original, tmp_path, settings, message) -> None:
     write_lora(tmp_path / "lora", original, **settings)
     with pytest.raises(UsageError, match=message):
@@ -157,7 +191,9 @@ def test_odd_loras_are_refused(original, tmp_path, settings, message) -> None:
 
 
 def all_tensors(folder: Path) -> dict[str, torch.Tensor]:
-    return {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(str(file)).items()}
+    return {
+        name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(str(file)).items()
+    }
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -168,7 +204,9 @@ def test_original_to_ours_to_original_is_identical(tmp_path, dtype) -> None:
     merge(tmp_path / "adapter", tmp_path / "merged", max_shard_gib=100_000 / 2**30)
     merged = all_tensors(tmp_path / "merged")
     assert merged.keys() == tensors.keys()
-    assert all(merged[name].dtype == dtype and torch.equal(merged[name], tensor) for name, tensor in tensors.items())
+    assert all(
+        merged[name].dtype == dtype and torch.equal(merged[name], tensor) for name, tensor in tensors.items()
+    )
     assert len(list((tmp_path / "merged").glob("model-*-of-*.safetensors"))) > 2
     config = json.loads((tmp_path / "merged" / "config.json").read_text())
     assert config.pop("ham")["style_tokens"] == TOKENS
@@ -204,7 +242,9 @@ def test_llava_hf_merges_into_the_original_layout(tmp_path) -> None:
     assert merged.keys() == expected
     assert all(torch.equal(merged[name], source[name]) for name in expected)
     assert json.loads((tmp_path / "merged" / "config.json").read_text())["vocab_size"] == V
-    assert torch.equal(logits_of(load_captioner(tmp_path / "merged"), None), logits_of(load_captioner(folder), None))
+    assert torch.equal(
+        logits_of(load_captioner(tmp_path / "merged"), None), logits_of(load_captioner(folder), None)
+    )
 
 
 def test_bin_shards_with_tied_weights_merge(tmp_path) -> None:
@@ -234,16 +274,23 @@ def test_show_command_says_which_file_holds_what(adapted, original, monkeypatch,
     monkeypatch.setattr("sys.argv", ["checkpoint", "show", "--model-path", str(folder)])
     assert exit_code_of(main) == 0
     shown = capsys.readouterr().out
-    for piece in (f"adapter on {original} (original LLaVA layout)", "style prompts [6, 3, 32]",
-                  "conversation template: llava_v1", f"plain-clip, found at {original / 'plain-clip'}", "projector 4 tensors",
-                  "style prompts 1 tensors"):
+    for piece in (
+        f"adapter on {original} (original LLaVA layout)",
+        "style prompts [6, 3, 32]",
+        "conversation template: llava_v1",
+        f"plain-clip, found at {original / 'plain-clip'}",
+        "projector 4 tensors",
+        "style prompts 1 tensors",
+    ):
         assert piece in shown, shown
     assert "unknown" not in shown
 
 
 def test_merge_command(adapted, tmp_path, monkeypatch, capsys) -> None:
     folder, _ = adapted
-    monkeypatch.setattr("sys.argv", ["checkpoint", "merge", "--model-path", str(folder), "--out", str(tmp_path / "merged")])
+    monkeypatch.setattr(
+        "sys.argv", ["checkpoint", "merge", "--model-path", str(folder), "--out", str(tmp_path / "merged")]
+    )
     assert exit_code_of(main) == 0
     assert "model.style_prompt.style_prompts" in tensor_names(tmp_path / "merged")
     assert exit_code_of(main) == 2

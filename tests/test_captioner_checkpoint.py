@@ -29,9 +29,9 @@ from tiny_llava import (
     write_tower,
 )
 
-from ham.captioner import layouts
-from ham.captioner.backbone import IS_LEGACY, build_llm, llm_config
 from ham.captioner.checkpoint import load_captioner
+from ham.llava import layouts
+from ham.llava.transformers_compat import IS_LEGACY, build_llm, llm_config
 from ham.runtime import UsageError, log
 
 
@@ -63,20 +63,33 @@ def test_every_tensor_lands_where_it_belongs(original) -> None:
     for part in ("0.weight", "0.bias", "2.weight", "2.bias"):
         assert torch.equal(state[f"projector.{part}"], tensors[f"model.mm_projector.{part}"])
     assert torch.equal(state["style_bank.prompts"].flatten(0, 1), tensors["model.style_prompt.style_prompts"])
-    tower = {name.removeprefix("vision_tower."): one for name, one in state.items() if name.startswith("vision_tower.")}
-    assert tower.keys() == {name for name in tower_shapes() if not name.startswith(("post_layernorm", "encoder.layers.1."))}
+    tower = {
+        name.removeprefix("vision_tower."): one
+        for name, one in state.items()
+        if name.startswith("vision_tower.")
+    }
+    assert tower.keys() == {
+        name for name in tower_shapes() if not name.startswith(("post_layernorm", "encoder.layers.1."))
+    }
     assert all(torch.equal(tensor, plain_tower()[name]) for name, tensor in tower.items())
-    assert (captioner.num_styles, captioner.style_tokens, captioner.image_size_px, captioner.num_image_tokens) == (4, 10, 28, 4)
+    assert (
+        captioner.num_styles,
+        captioner.style_tokens,
+        captioner.image_size_px,
+        captioner.num_image_tokens,
+    ) == (4, 10, 28, 4)
     assert not any(parameter.is_meta or parameter.requires_grad for parameter in captioner.model.parameters())
     assert not any(module.training for module in captioner.model.modules())
 
 
-@pytest.mark.parametrize("form", ["safetensors shards", "bin", "old bin", "bin shards", "shards without index"])
+@pytest.mark.parametrize(
+    "form", ["safetensors shards", "bin", "old bin", "bin shards", "shards without index"]
+)
 def test_every_form_of_weight_file_is_read(tmp_path, expected, form) -> None:
     folder = write_folder(tmp_path / "llava", original_tensors(), CONFIG, form=form)
     captioner = load_captioner(folder)
     for file in folder.glob("*model*"):
-        file.unlink()      # what was loaded does not lean on the files
+        file.unlink()  # what was loaded does not lean on the files
     assert torch.equal(logits_of(captioner), expected)
 
 
@@ -95,7 +108,10 @@ def test_llava_hf_spellings_give_the_same_logits(tmp_path, original, spelling, t
 def test_what_transformers_writes_today_is_read(tmp_path, original, kind) -> None:
     transformers = pytest.importorskip("transformers", minversion="5.0")
     config = getattr(transformers, f"{kind}Config")(
-        text_config={**HF_CONFIG["text_config"], "pad_token_id": 0}, vision_config=TOWER_CONFIG, image_token_index=V)
+        text_config={**HF_CONFIG["text_config"], "pad_token_id": 0},
+        vision_config=TOWER_CONFIG,
+        image_token_index=V,
+    )
     model = getattr(transformers, f"{kind}ForConditionalGeneration")(config)
     wanted = {layouts.original_name(name): tensor for name, tensor in hf_tensors(2).items()}
     for name, parameter in model.named_parameters():
@@ -104,7 +120,9 @@ def test_what_transformers_writes_today_is_read(tmp_path, original, kind) -> Non
     for file in TOKENIZER.iterdir():
         shutil.copy(file, tmp_path / "hf")
     loaded = load_captioner(tmp_path / "hf", vision_tower="checkpoint")
-    assert torch.equal(logits_of(loaded, None), logits_of(load_captioner(original, vision_tower="checkpoint"), None))
+    assert torch.equal(
+        logits_of(loaded, None), logits_of(load_captioner(original, vision_tower="checkpoint"), None)
+    )
 
 
 def test_padding_token_beyond_the_vocabulary_becomes_unk(tmp_path, caplog) -> None:
@@ -135,7 +153,9 @@ def test_tower_choices_differ_and_are_logged(original, expected, tmp_path, caplo
 def test_tower_of_a_whole_clip_is_taken_without_its_text_half(original, expected, tmp_path) -> None:
     text_half = {"text_model.final_layer_norm.weight": torch.ones(3), "logit_scale": torch.ones(())}
     tower = write_tower(tmp_path / "clip", **text_half)
-    (tower / "config.json").write_text(json.dumps({"model_type": "clip", "vision_config": TOWER_CONFIG, "text_config": {}}))
+    (tower / "config.json").write_text(
+        json.dumps({"model_type": "clip", "vision_config": TOWER_CONFIG, "text_config": {}})
+    )
     assert torch.equal(logits_of(load_captioner(original, vision_tower=str(tower))), expected)
 
 
@@ -159,8 +179,10 @@ def test_tower_that_is_nowhere_is_an_error_with_the_ways_out(tmp_path) -> None:
 # ------------------------------------------------------------------------------------------------- incomplete, wrong, odd
 
 
-@pytest.mark.parametrize("missing", ["model.mm_projector.2.bias", "model.layers.1.mlp.up_proj.weight", "lm_head.weight",
-                                     "model.norm.weight"])
+@pytest.mark.parametrize(
+    "missing",
+    ["model.mm_projector.2.bias", "model.layers.1.mlp.up_proj.weight", "lm_head.weight", "model.norm.weight"],
+)
 def test_a_missing_tensor_is_named(tmp_path, missing) -> None:
     tensors = original_tensors()
     del tensors[missing]
@@ -187,28 +209,38 @@ def test_missing_parts_are_named(tmp_path) -> None:
         load_captioner(folder)
 
 
-@pytest.mark.parametrize("name, tensor, message", [
-    ("model.layers.0.self_attn.q_proj.bias", torch.zeros(D), "has no place in this model"),
-    ("model.layers.7.input_layernorm.weight", torch.zeros(D), "has no place in this model"),
-    ("model.norm.weight", torch.zeros(D + 1), r"is \(33,\), but config.json asks for \(32,\)"),
-    ("model.style_prompt.style_prompts", torch.zeros(STYLES * TOKENS + 3, D), "43 rows .* styles of 10 tokens"),
-])
+@pytest.mark.parametrize(
+    "name, tensor, message",
+    [
+        ("model.layers.0.self_attn.q_proj.bias", torch.zeros(D), "has no place in this model"),
+        ("model.layers.7.input_layernorm.weight", torch.zeros(D), "has no place in this model"),
+        ("model.norm.weight", torch.zeros(D + 1), r"is \(33,\), but config.json asks for \(32,\)"),
+        (
+            "model.style_prompt.style_prompts",
+            torch.zeros(STYLES * TOKENS + 3, D),
+            "43 rows .* styles of 10 tokens",
+        ),
+    ],
+)
 def test_tensors_that_do_not_fit_are_refused(tmp_path, name, tensor, message) -> None:
     folder = write_folder(tmp_path / "llava", original_tensors() | {name: tensor}, CONFIG)
     with pytest.raises(UsageError, match=message):
         load_captioner(folder)
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"image_aspect_ratio": "anyres"}, "'anyres'.*--image-aspect-ratio pad"),
-    ({"image_aspect_ratio": None}, "heads and feet"),
-    ({"model_type": "llava_mistral"}, "'llava_mistral'; expected one of llava"),
-    ({"mm_use_im_start_end": True}, "mm_use_im_start_end"),
-    ({"mm_projector_type": "linear"}, "expected mlp2x_gelu"),
-    ({"mm_vision_select_feature": "cls_patch"}, "expected patch"),
-    ({"hidden_size": None}, "no 'hidden_size'"),
-    ({"vocab_size": 400}, "tokenizer has 420 ids, the model only 400"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"image_aspect_ratio": "anyres"}, "'anyres'.*--image-aspect-ratio pad"),
+        ({"image_aspect_ratio": None}, "heads and feet"),
+        ({"model_type": "llava_mistral"}, "'llava_mistral'; expected one of llava"),
+        ({"mm_use_im_start_end": True}, "mm_use_im_start_end"),
+        ({"mm_projector_type": "linear"}, "expected mlp2x_gelu"),
+        ({"mm_vision_select_feature": "cls_patch"}, "expected patch"),
+        ({"hidden_size": None}, "no 'hidden_size'"),
+        ({"vocab_size": 400}, "tokenizer has 420 ids, the model only 400"),
+    ],
+)
 def test_configs_that_cannot_be_followed_are_refused(original, tmp_path, change, message) -> None:
     folder = write_folder(tmp_path / "llava", original_tensors(), {**CONFIG, **change})
     with pytest.raises(UsageError, match=message):
@@ -229,7 +261,7 @@ def test_folders_that_are_no_checkpoints_are_refused(tmp_path) -> None:
     with pytest.raises(UsageError, match="cannot be read as weights"):
         load_captioner(tmp_path)
     (tmp_path / "model.safetensors").unlink()
-    torch.save({"model.x": torch.nn.Linear(1, 1)}, tmp_path / "pytorch_model.bin")      # code, not tensors
+    torch.save({"model.x": torch.nn.Linear(1, 1)}, tmp_path / "pytorch_model.bin")  # code, not tensors
     with pytest.raises(UsageError, match="cannot be read as weights"):
         load_captioner(tmp_path)
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from ham.captioner.backbone import load_tokenizer
 from ham.captioner.check import check_instructions
-from ham.captioner.conversation import IGNORE, get_template
 from ham.captioner.data import Collator, InstructionDataset, InstructionFile
+from ham.llava.conversation import IGNORE_INDEX, get_template
+from ham.llava.transformers_compat import load_tokenizer
 from ham.runtime import UsageError, WorkError
 
 TOKENIZER = Path(__file__).parent / "data" / "captioner" / "tokenizer"
@@ -21,7 +21,13 @@ TOKENIZER = Path(__file__).parent / "data" / "captioner" / "tokenizer"
 
 def record(number: int, caption: str = "A man in a coat.", **changes) -> dict:
     turns = [{"from": "human", "value": "<image>\nDescribe the person."}, {"from": "gpt", "value": caption}]
-    plain = {"id": str(number), "image": f"{number}.png", "conversations": turns, "style_id": 1, "class_id": number % 3}
+    plain = {
+        "id": str(number),
+        "image": f"{number}.png",
+        "conversations": turns,
+        "style_id": 1,
+        "class_id": number % 3,
+    }
     return plain | changes
 
 
@@ -50,7 +56,9 @@ def test_words_are_the_references_lengths(parity, tmp_path):
     cases = recorded["legacy_false"]
     lengths = recorded["dataset_lengths"]["modality_lengths"]
     images = [{"image": "0.png"} if length > 0 else {} for length in lengths]
-    file = write(tmp_path, [{"conversations": case["conversation"], **image} for case, image in zip(cases, images)])
+    file = write(
+        tmp_path, [{"conversations": case["conversation"], **image} for case, image in zip(cases, images)]
+    )
     assert file.words.tolist() == lengths
 
 
@@ -58,9 +66,15 @@ def test_collator_is_the_references(parity):
     recorded = json.loads((parity / "llava_preprocess.json").read_text())
     cases = {case["name"]: case for case in recorded["legacy_false"]}
     expected = recorded["collator"]
-    samples = [{"input_ids": torch.tensor(cases[name]["input_ids"]), "labels": torch.tensor(cases[name]["labels"]),
-                "pixels": torch.zeros(3, 4, 4), "class_id": style}
-               for name, style in zip(expected["instances"], expected["class_ids"])]
+    samples = [
+        {
+            "input_ids": torch.tensor(cases[name]["input_ids"]),
+            "labels": torch.tensor(cases[name]["labels"]),
+            "pixels": torch.zeros(3, 4, 4),
+            "class_id": style,
+        }
+        for name, style in zip(expected["instances"], expected["class_ids"])
+    ]
     batch = Collator(pad_id=0)(samples)
     assert batch["input_ids"].tolist() == expected["input_ids"]
     assert batch["labels"].tolist() == expected["labels"]
@@ -69,19 +83,35 @@ def test_collator_is_the_references(parity):
 
 
 def test_the_mask_follows_lengths_not_the_padding_id():
-    samples = [{"input_ids": torch.tensor([1, 0, 5]), "labels": torch.tensor([IGNORE, 0, 5]), "pixels": torch.zeros(3, 2, 2),
-                "class_id": 0}, {"input_ids": torch.tensor([1]), "labels": torch.tensor([1]), "pixels": torch.zeros(3, 2, 2),
-                                 "class_id": 2}]
-    assert Collator(pad_id=0)(samples)["attention_mask"].tolist() == [[True, True, True], [True, False, False]]
+    samples = [
+        {
+            "input_ids": torch.tensor([1, 0, 5]),
+            "labels": torch.tensor([IGNORE_INDEX, 0, 5]),
+            "pixels": torch.zeros(3, 2, 2),
+            "class_id": 0,
+        },
+        {
+            "input_ids": torch.tensor([1]),
+            "labels": torch.tensor([1]),
+            "pixels": torch.zeros(3, 2, 2),
+            "class_id": 2,
+        },
+    ]
+    assert Collator(pad_id=0)(samples)["attention_mask"].tolist() == [
+        [True, True, True],
+        [True, False, False],
+    ]
 
 
 def test_samples_are_made_lazily_from_files(tmp_path):
     file = write(tmp_path, [record(0), record(1)])
-    dataset = InstructionDataset(file, tmp_path, load_tokenizer(TOKENIZER), get_template("v1"), image_size_px=28)
+    dataset = InstructionDataset(
+        file, tmp_path, load_tokenizer(TOKENIZER), get_template("v1"), image_size_px=28
+    )
     sample = dataset[1]
     assert sample["pixels"].shape == (3, 28, 28)
     assert sample["class_id"] == 1
-    assert (sample["labels"] != IGNORE).sum() > 1
+    assert (sample["labels"] != IGNORE_INDEX).sum() > 1
     (tmp_path / "0.png").write_bytes(b"not an image")
     with pytest.raises(WorkError, match=r"instructions\.json, record 0: .*0\.png.*not an image"):
         dataset[0]
@@ -95,21 +125,24 @@ HUMAN = {"from": "human", "value": "<image>\nDescribe the person."}
 ANSWER = {"from": "gpt", "value": "A man."}
 
 
-@pytest.mark.parametrize(("changes", "said"), [
-    ({"image": "gone.png"}, r"no image .*gone\.png"),
-    ({"image": "../0.png"}, "leaves its root"),
-    ({"image": ["0.png", "1.png"]}, "expected one path"),
-    ({"class_id": 3}, r"class_id 3, but there are 3 styles"),
-    ({"class_id": -1}, "class_id -1"),
-    ({"class_id": "2"}, "'class_id' is '2'"),
-    ({"class_id": None}, "'class_id' is None"),
-    ({"conversations": None}, "expected a list of turns"),
-    ({"conversations": [{"from": "user", "value": "hi"}, ANSWER]}, "human"),
-    ({"conversations": [{"from": "human", "value": "Describe."}, ANSWER]}, "0 times '<image>'"),
-    ({"conversations": [HUMAN, ANSWER, HUMAN, ANSWER]}, "2 times '<image>'"),
-    ({"conversations": [HUMAN, {"from": "gpt", "value": " "}]}, "empty"),
-    ({"conversations": [HUMAN]}, "no answer"),
-])
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"image": "gone.png"}, r"no image .*gone\.png"),
+        ({"image": "../0.png"}, "leaves its root"),
+        ({"image": ["0.png", "1.png"]}, "expected one path"),
+        ({"class_id": 3}, r"class_id 3, but there are 3 styles"),
+        ({"class_id": -1}, "class_id -1"),
+        ({"class_id": "2"}, "'class_id' is '2'"),
+        ({"class_id": None}, "'class_id' is None"),
+        ({"conversations": None}, "expected a list of turns"),
+        ({"conversations": [{"from": "user", "value": "hi"}, ANSWER]}, "human"),
+        ({"conversations": [{"from": "human", "value": "Describe."}, ANSWER]}, "0 times '<image>'"),
+        ({"conversations": [HUMAN, ANSWER, HUMAN, ANSWER]}, "2 times '<image>'"),
+        ({"conversations": [HUMAN, {"from": "gpt", "value": " "}]}, "empty"),
+        ({"conversations": [HUMAN]}, "no answer"),
+    ],
+)
 def test_every_violation_is_told_with_its_record(tmp_path, changes, said):
     file = write(tmp_path, [record(0), record(1, **changes), record(2)])
     with pytest.raises(UsageError, match=said) as caught:
@@ -128,9 +161,11 @@ def test_a_target_beyond_the_cut_is_a_violation(tmp_path):
 def test_the_last_allowed_length_still_has_a_target(tmp_path):
     """The check's arithmetic against the splice itself: place + patches + style tokens - 1."""
     file = write(tmp_path, [record(0)])
-    ids, labels = (InstructionDataset(file, tmp_path, load_tokenizer(TOKENIZER), get_template("v1"), 28)[0][name]
-                   for name in ("input_ids", "labels"))
-    place = int((labels != IGNORE).nonzero()[0])
+    ids, labels = (
+        InstructionDataset(file, tmp_path, load_tokenizer(TOKENIZER), get_template("v1"), 28)[0][name]
+        for name in ("input_ids", "labels")
+    )
+    place = int((labels != IGNORE_INDEX).nonzero()[0])
     assert (ids == -200).sum() == 1
     check(file, tmp_path, max_length=place + 14)
     with pytest.raises(UsageError, match="first target token"):
@@ -140,11 +175,15 @@ def test_the_last_allowed_length_still_has_a_target(tmp_path):
 def test_long_lists_are_cut_and_counted(tmp_path):
     file = write(tmp_path, [record(number, class_id=9) for number in range(12)])
     with pytest.raises(UsageError, match=r"(?s)12 violation.*\.\.\. and 7 more") as caught:
-        check_instructions(file, tmp_path, load_tokenizer(TOKENIZER), get_template("v1"), 3, 14, 512, at_most=5)
+        check_instructions(
+            file, tmp_path, load_tokenizer(TOKENIZER), get_template("v1"), 3, 14, 512, at_most=5
+        )
     assert str(caught.value).count("record ") == 5
 
 
-@pytest.mark.parametrize(("content", "said"), [("{}", "JSON list"), ("[]", "an empty list"), ("[", "not valid JSON")])
+@pytest.mark.parametrize(
+    ("content", "said"), [("{}", "JSON list"), ("[]", "an empty list"), ("[", "not valid JSON")]
+)
 def test_a_file_that_is_no_list_is_refused(tmp_path, content, said):
     (tmp_path / "x.json").write_text(content)
     with pytest.raises(UsageError, match=said):

@@ -9,8 +9,16 @@ import pytest
 import torch
 from PIL import Image
 
-from ham import pictures
-from ham.captioner.images import CLIP_MEAN, CLIP_STD, PAD_COLOUR, ImageError, open_image, pad_to_square, preprocess
+from ham import images as pictures
+from ham.llava.preprocess import (
+    CLIP_MEAN,
+    CLIP_STD,
+    PAD_COLOUR,
+    ImageError,
+    open_image,
+    pad_to_square,
+    preprocess,
+)
 
 
 def test_padding_and_pixels_match_the_reference(parity: Path) -> None:
@@ -20,7 +28,9 @@ def test_padding_and_pixels_match_the_reference(parity: Path) -> None:
             image = Image.fromarray(recorded[f"image_{number}"])
             assert np.array_equal(np.asarray(pad_to_square(image)), recorded[f"padded_{number}"])
             pixels = preprocess(image, 56)
-            assert torch.allclose(pixels, torch.from_numpy(recorded[f"pixels_train_{number}"]), atol=1e-5, rtol=0)
+            assert torch.allclose(
+                pixels, torch.from_numpy(recorded[f"pixels_train_{number}"]), atol=1e-5, rtol=0
+            )
     assert count == 5
 
 
@@ -28,7 +38,9 @@ def test_a_pedestrian_keeps_head_and_feet() -> None:
     array = np.zeros((96, 32, 3), np.uint8)
     array[:8], array[-8:] = (255, 0, 0), (0, 0, 255)
     pixels = preprocess(Image.fromarray(array), 96)
-    values = pixels * torch.tensor(CLIP_STD)[:, None, None] + torch.tensor(CLIP_MEAN)[:, None, None]      # back to 0..1
+    values = (
+        pixels * torch.tensor(CLIP_STD)[:, None, None] + torch.tensor(CLIP_MEAN)[:, None, None]
+    )  # back to 0..1
     assert pixels.dtype == torch.float32
     assert torch.allclose(values[:, 2, 48], torch.tensor([1.0, 0, 0]), atol=1e-5)
     assert torch.allclose(values[:, -2, 48], torch.tensor([0, 0, 1.0]), atol=1e-5)
@@ -51,13 +63,17 @@ def saved(path: Path, image: Image.Image, **options) -> Path:
 def test_exif_rotation_is_applied(tmp_path) -> None:
     image = Image.new("RGB", (8, 4))
     exif = Image.Exif()
-    exif[0x0112] = 6      # turn a quarter clockwise to see it upright
+    exif[0x0112] = 6  # turn a quarter clockwise to see it upright
     assert open_image(saved(tmp_path / "a.jpg", image, exif=exif)).size == (4, 8)
 
 
 def test_cmyk_palette_and_grey_become_rgb(tmp_path) -> None:
     red = Image.new("RGB", (16, 16), (255, 0, 0))
-    for name, image in (("a.jpg", red.convert("CMYK")), ("b.png", red.convert("P")), ("c.gif", red.convert("P"))):
+    for name, image in (
+        ("a.jpg", red.convert("CMYK")),
+        ("b.png", red.convert("P")),
+        ("c.gif", red.convert("P")),
+    ):
         opened = open_image(saved(tmp_path / name, image))
         assert opened.mode == "RGB"
         assert np.abs(np.asarray(opened)[8, 8].astype(int) - (255, 0, 0)).max() <= 6
@@ -68,7 +84,10 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path) -> None:
     values = np.array([[0, 257 * 100], [257 * 200, 65535]], np.uint16)
     opened = open_image(saved(tmp_path / "a.png", Image.fromarray(values)))
     assert np.asarray(opened)[:, :, 0].tolist() == [[0, 100], [200, 255]]
-    assert np.asarray(pictures.to_rgb(Image.fromarray(np.array([[0, 90]], np.int32))))[0, :, 0].tolist() == [0, 90]
+    assert np.asarray(pictures.to_rgb(Image.fromarray(np.array([[0, 90]], np.int32))))[0, :, 0].tolist() == [
+        0,
+        90,
+    ]
 
 
 def test_transparent_pixels_get_the_padding_colour(tmp_path) -> None:
@@ -92,8 +111,14 @@ def test_broken_files_say_why(tmp_path) -> None:
     png = saved(tmp_path / "whole.png", noise).read_bytes()
     (tmp_path / "cut.png").write_bytes(png[:200])
     (tmp_path / "folder.jpg").mkdir()
-    for name, reason in (("none.jpg", "missing"), ("text.jpg", "not an image"), ("empty.jpg", "not an image"),
-                         ("cut.jpg", "truncated"), ("cut.png", "truncated"), ("folder.jpg", "unreadable")):
+    for name, reason in (
+        ("none.jpg", "missing"),
+        ("text.jpg", "not an image"),
+        ("empty.jpg", "not an image"),
+        ("cut.jpg", "truncated"),
+        ("cut.png", "truncated"),
+        ("folder.jpg", "unreadable"),
+    ):
         with pytest.raises(ImageError) as caught:
             open_image(tmp_path / name)
         assert caught.value.reason.startswith(reason), (name, caught.value.reason)

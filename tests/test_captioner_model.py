@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ham.captioner.backbone import IS_LEGACY, set_checkpointing
 from ham.captioner.checkpoint import load_captioner
-from ham.captioner.conversation import encode_conversation, prompt_pieces
-from ham.captioner.images import preprocess
 from ham.captioner.model import Captioner, CaptionerModel
-from ham.captioner.prompts import StyleBank
-from ham.captioner.tokenizer import IMAGE_TOKEN
+from ham.captioner.style_bank import StyleBank
+from ham.llava.conversation import encode_conversation, prompt_pieces
+from ham.llava.preprocess import preprocess
+from ham.llava.tokenizer import IMAGE_TOKEN_INDEX
+from ham.llava.transformers_compat import IS_LEGACY, set_checkpointing
 from ham.runtime import UsageError
 
 CLASS_IDS = torch.tensor([4, 1, 4])
@@ -95,7 +95,9 @@ def test_left_padding_matches_the_reference(as_before, recorded) -> None:
 def test_truncation_matches_the_reference(as_before, recorded) -> None:
     as_before.max_length = 60
     spliced = as_before.splice(*training_batch(recorded), CLASS_IDS)
-    assert torch.allclose(spliced.embeddings.norm(dim=-1), recorded["truncated60.inputs_embeds_row_norms"], **CLOSE)
+    assert torch.allclose(
+        spliced.embeddings.norm(dim=-1), recorded["truncated60.inputs_embeds_row_norms"], **CLOSE
+    )
     assert torch.equal(spliced.labels, recorded["truncated60.labels"])
     assert torch.equal(spliced.mask, recorded["truncated60.attention_mask"])
 
@@ -119,26 +121,29 @@ def test_logits_loss_and_gradients_match_the_reference(as_before, recorded, fact
     assert torch.allclose(output.loss, recorded["train.loss"], rtol=1e-4)
 
     output.loss.backward()
-    gradient = as_before.style_bank.prompts.grad      # [S, K, D]
+    gradient = as_before.style_bank.prompts.grad  # [S, K, D]
     assert torch.allclose(gradient.flatten(0, 1), recorded["train.style_grad"], rtol=1e-3, atol=1e-6)
     norms = gradient.flatten(1).norm(dim=1)
     assert torch.allclose(norms, recorded["train.style_grad_norm_per_style"], rtol=1e-3)
     assert norms.nonzero().flatten().tolist() == facts["used_styles"]
     assert all(norms[style] == 0.0 for style in (0, 2, 3, 5))
     for name, parameter in as_before.projector.named_parameters():
-        assert parameter.grad.norm().item() == pytest.approx(facts["grad_norms"][f"model.mm_projector.{name}"], rel=1e-3)
+        assert parameter.grad.norm().item() == pytest.approx(
+            facts["grad_norms"][f"model.mm_projector.{name}"], rel=1e-3
+        )
     trained = [name for name, parameter in as_before.named_parameters() if parameter.grad is not None]
     assert all(name.startswith(("style_bank.", "projector.")) for name in trained)
 
 
 @torch.no_grad()
-def greedy(captioner: Captioner, pixels: torch.Tensor, style: int, template: str, prompt: str, stop: int, steps: int
-           ) -> tuple[list[int], torch.Tensor]:
+def greedy(
+    captioner: Captioner, pixels: torch.Tensor, style: int, template: str, prompt: str, stop: int, steps: int
+) -> tuple[list[int], torch.Tensor]:
     """The slow obvious way: the whole sequence again for every token. Returns the ids and each step's logits."""
     before, after = prompt_pieces(captioner.tokenizer, prompt, template)
     ids, scores = [], []
     while len(ids) < steps and (not ids or ids[-1] != stop):
-        sequence = torch.tensor([[*before, IMAGE_TOKEN, *after, *ids]])
+        sequence = torch.tensor([[*before, IMAGE_TOKEN_INDEX, *after, *ids]])
         logits = captioner.model(sequence, images=pixels[None], class_ids=torch.tensor([style])).logits[0, -1]
         scores.append(logits)
         ids.append(int(logits.argmax()))
@@ -151,8 +156,15 @@ def test_greedy_captions_match_the_reference(captioner, recorded, facts) -> None
     assert len(cases) >= 8
     for number, case in enumerate(cases):
         stop = case.get("eos_token_id_used", captioner.tokenizer.eos_token_id)
-        ids, scores = greedy(captioner, recorded["train.images"][case["image"]], case["style"], case["conv_mode_used"],
-                             generation["query"], stop, generation["kwargs"]["max_new_tokens"])
+        ids, scores = greedy(
+            captioner,
+            recorded["train.images"][case["image"]],
+            case["style"],
+            case["conv_mode_used"],
+            generation["query"],
+            stop,
+            generation["kwargs"]["max_new_tokens"],
+        )
         assert ids == case["new_ids"], case
         assert captioner.tokenizer.decode(ids, skip_special_tokens=True).strip() == case["text"].strip()
         if number < 2:
@@ -191,13 +203,15 @@ def tiny() -> CaptionerModel:
 
 @torch.no_grad()
 def test_splice_by_hand(tiny) -> None:
-    ids = torch.tensor([[1, 5, IMAGE_TOKEN, 6, 7], [1, IMAGE_TOKEN, 8, 0, 0]])
+    ids = torch.tensor([[1, 5, IMAGE_TOKEN_INDEX, 6, 7], [1, IMAGE_TOKEN_INDEX, 8, 0, 0]])
     labels = torch.tensor([[-100, -100, -100, 6, 7], [-100, -100, 8, -100, -100]])
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
     images = torch.tensor([[1000.0, 1001, 0], [2000, 2001, 0]])
     spliced = tiny.splice(ids, labels, mask, images, torch.tensor([2, 0]))
-    assert spliced.embeddings[:, :, 0].tolist() == [[1, 5, 1000, 1001, 300, 301, 302, 6, 7],
-                                                    [1, 2000, 2001, 100, 101, 102, 8, 0, 0]]
+    assert spliced.embeddings[:, :, 0].tolist() == [
+        [1, 5, 1000, 1001, 300, 301, 302, 6, 7],
+        [1, 2000, 2001, 100, 101, 102, 8, 0, 0],
+    ]
     assert spliced.labels.tolist() == [[-100] * 7 + [6, 7], [-100] * 6 + [8, -100, -100]]
     assert spliced.mask.tolist() == [[True] * 9, [True] * 7 + [False] * 2]
     assert spliced.position_ids.tolist() == [list(range(9)), [0, 1, 2, 3, 4, 5, 6, 0, 0]]
@@ -208,14 +222,17 @@ def test_splice_by_hand(tiny) -> None:
 @torch.no_grad()
 def test_cut_falls_inside_the_style_tokens(tiny) -> None:
     tiny.max_length = 5
-    spliced = tiny.splice(torch.tensor([[1, IMAGE_TOKEN, 6], [1, 2, 3]]), images=torch.tensor([[1000.0, 1001], [2000, 2001]]),
-                          class_ids=torch.tensor([0, 1]))
+    spliced = tiny.splice(
+        torch.tensor([[1, IMAGE_TOKEN_INDEX, 6], [1, 2, 3]]),
+        images=torch.tensor([[1000.0, 1001], [2000, 2001]]),
+        class_ids=torch.tensor([0, 1]),
+    )
     assert spliced.embeddings[:, :, 0].tolist() == [[1, 1000, 1001, 100, 101], [1, 2, 3, 0, 0]]
     assert spliced.mask.tolist() == [[True] * 5, [True] * 3 + [False] * 2]
 
 
 def test_wrong_numbers_of_images_and_styles_are_refused(tiny) -> None:
-    ids = torch.tensor([[1, IMAGE_TOKEN, 6], [1, 2, 3]])
+    ids = torch.tensor([[1, IMAGE_TOKEN_INDEX, 6], [1, 2, 3]])
     with pytest.raises(UsageError, match="take 2 images but 1 were given"):
         tiny.splice(ids, images=torch.zeros(1, 2))
     with pytest.raises(UsageError, match="no images"):
@@ -261,8 +278,10 @@ def test_gradient_checkpointing_changes_nothing(as_before, recorded) -> None:
 @pytest.mark.skipif(IS_LEGACY, reason="transformers 4.31 has one attention")
 @torch.inference_mode()
 def test_attention_implementations_agree(parity, recorded) -> None:
-    losses = [load_captioner(parity / "llava_tiny", attention=name).model(*training_batch(recorded), CLASS_IDS).loss
-              for name in ("sdpa", "eager")]
+    losses = [
+        load_captioner(parity / "llava_tiny", attention=name).model(*training_batch(recorded), CLASS_IDS).loss
+        for name in ("sdpa", "eager")
+    ]
     assert torch.allclose(*losses, rtol=1e-5)
     with pytest.raises(UsageError, match="use one of"):
         load_captioner(parity / "llava_tiny", attention="fast")

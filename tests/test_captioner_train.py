@@ -21,15 +21,20 @@ from safetensors.torch import load_file
 from tiny_llava import CONFIG, STYLES, TOKENS, TOWER_CONFIG, original_tensors, write_folder
 
 from ham.captioner import train
-from ham.captioner.backbone import IS_LEGACY
 from ham.captioner.checkpoint import load_captioner
 from ham.captioner.estimate import Settings, count_parameters, estimate
 from ham.captioner.trainer import EpochSampler
+from ham.llava.transformers_compat import IS_LEGACY
 from ham.records import read_jsonl
 from ham.runtime import UsageError, WorkError, exit_code_of, log, torch_generator
 
 TOP = Path(__file__).resolve().parent.parent
-CAPTIONS = ("A man in a red coat.", "The woman wears white shoes. She walks.", "He carries a bag.", "Dark hair, a cap.")
+CAPTIONS = (
+    "A man in a red coat.",
+    "The woman wears white shoes. She walks.",
+    "He carries a bag.",
+    "Dark hair, a cap.",
+)
 
 
 @pytest.fixture(scope="module")
@@ -47,20 +52,54 @@ def data(tmp_path_factory) -> Path:
     records = []
     for number in range(24):
         Image.fromarray(rng.integers(0, 255, (20, 8, 3), dtype=np.uint8)).save(folder / f"{number}.png")
-        turns = [{"from": "human", "value": "<image>\nDescribe the person."},
-                 {"from": "gpt", "value": CAPTIONS[number % 4] + " He runs." * (number % 3)}]
+        turns = [
+            {"from": "human", "value": "<image>\nDescribe the person."},
+            {"from": "gpt", "value": CAPTIONS[number % 4] + " He runs." * (number % 3)},
+        ]
         style = (0, 1, 3)[number % 3]
-        records.append({"id": str(number), "image": f"{number}.png", "conversations": turns, "style_id": style,
-                        "class_id": style})
+        records.append(
+            {
+                "id": str(number),
+                "image": f"{number}.png",
+                "conversations": turns,
+                "style_id": style,
+                "class_id": style,
+            }
+        )
     (folder / "instructions.json").write_text(json.dumps(records))
     return folder
 
 
 def words(base: Path, data: Path, out: Path, *more: str) -> list[str]:
-    return ["--model_name_or_path", str(base), "--data_path", str(data / "instructions.json"), "--image_folder", str(data),
-            "--output_dir", str(out), "--use_cpu", "True", "--per_device_train_batch_size", "4", "--learning_rate", "1e-2",
-            "--num_train_epochs", "2", "--logging_steps", "1", "--save_steps", "4", "--warmup_ratio", "0.03",
-            "--lr_scheduler_type", "cosine", "--group_by_modality_length", "True", *more]
+    return [
+        "--model_name_or_path",
+        str(base),
+        "--data_path",
+        str(data / "instructions.json"),
+        "--image_folder",
+        str(data),
+        "--output_dir",
+        str(out),
+        "--use_cpu",
+        "True",
+        "--per_device_train_batch_size",
+        "4",
+        "--learning_rate",
+        "1e-2",
+        "--num_train_epochs",
+        "2",
+        "--logging_steps",
+        "1",
+        "--save_steps",
+        "4",
+        "--warmup_ratio",
+        "0.03",
+        "--lr_scheduler_type",
+        "cosine",
+        "--group_by_modality_length",
+        "True",
+        *more,
+    ]
 
 
 def run(monkeypatch, *command: str) -> None:
@@ -83,7 +122,9 @@ def test_only_used_styles_and_the_projector_move(base, data, tmp_path, monkeypat
     after = load_captioner(tmp_path)
     assert after.num_styles == 4
     assert after.template == "v1"
-    start = torch.randn(4, TOKENS, CONFIG["hidden_size"], generator=torch_generator(42, "style prompts", "normal"))
+    start = torch.randn(
+        4, TOKENS, CONFIG["hidden_size"], generator=torch_generator(42, "style prompts", "normal")
+    )
     moved = (after.model.style_bank.prompts - start).flatten(1).norm(dim=1)
     assert moved[2] == 0
     assert (moved[[0, 1, 3]] > 1e-2).all()
@@ -99,15 +140,44 @@ def test_only_used_styles_and_the_projector_move(base, data, tmp_path, monkeypat
 
 
 def test_a_frozen_projector_stays(base, data, tmp_path, monkeypatch):
-    run(monkeypatch, *words(base, data, tmp_path, "--save_strategy", "no", "--freeze_mm_mlp_adapter", "True", "--max_steps",
-                            "3", "--style_init", "vocab", "--style_prompt_lr", "1e-3"))
+    run(
+        monkeypatch,
+        *words(
+            base,
+            data,
+            tmp_path,
+            "--save_strategy",
+            "no",
+            "--freeze_mm_mlp_adapter",
+            "True",
+            "--max_steps",
+            "3",
+            "--style_init",
+            "vocab",
+            "--style_prompt_lr",
+            "1e-3",
+        ),
+    )
     before, after = (load_captioner(folder).model.projector.state_dict() for folder in (base, tmp_path))
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_lora_is_kept_and_merged_at_load(base, data, tmp_path, monkeypatch):
-    command = words(base, data, tmp_path, "--save_strategy", "no", "--lora_enable", "True", "--lora_r", "4", "--lora_alpha",
-                    "8", "--max_steps", "4")
+    command = words(
+        base,
+        data,
+        tmp_path,
+        "--save_strategy",
+        "no",
+        "--lora_enable",
+        "True",
+        "--lora_r",
+        "4",
+        "--lora_alpha",
+        "8",
+        "--max_steps",
+        "4",
+    )
     if IS_LEGACY:
         with pytest.raises(UsageError, match=r"--lora_enable needs peft 0\.5 or newer, here is 0\.4\.0"):
             run(monkeypatch, *command)
@@ -115,13 +185,26 @@ def test_lora_is_kept_and_merged_at_load(base, data, tmp_path, monkeypatch):
     run(monkeypatch, *command)
     assert (tmp_path / "lora" / "adapter_model.safetensors").is_file()
     before, after = load_captioner(base).model.llm, load_captioner(tmp_path).model.llm
-    assert not torch.equal(before.model.layers[0].mlp.up_proj.weight, after.model.layers[0].mlp.up_proj.weight)
+    assert not torch.equal(
+        before.model.layers[0].mlp.up_proj.weight, after.model.layers[0].mlp.up_proj.weight
+    )
     assert torch.equal(before.lm_head.weight, after.lm_head.weight)
 
 
 @pytest.mark.skipif(IS_LEGACY, reason="needs a newer peft")
 def test_lora_resumes_exactly(base, data, tmp_path, monkeypatch):
-    options = ("--lora_enable", "True", "--lora_r", "4", "--lora_alpha", "8", "--max_steps", "4", "--save_steps", "2")
+    options = (
+        "--lora_enable",
+        "True",
+        "--lora_r",
+        "4",
+        "--lora_alpha",
+        "8",
+        "--max_steps",
+        "4",
+        "--save_steps",
+        "2",
+    )
     run(monkeypatch, *words(base, data, tmp_path / "whole", *options))
     shutil.copytree(tmp_path / "whole" / "checkpoint-2", tmp_path / "cut" / "checkpoint-2")
     run(monkeypatch, *words(base, data, tmp_path / "cut", *options))
@@ -133,13 +216,20 @@ def test_lora_resumes_exactly(base, data, tmp_path, monkeypatch):
 
 @pytest.mark.skipif(IS_LEGACY, reason="its environment has no TensorBoard")
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_keeps_float32_prompts_and_tensorboard_gets_the_figures(base, data, tmp_path, monkeypatch, precision):
+def test_half_precision_keeps_float32_prompts_and_tensorboard_gets_the_figures(
+    base, data, tmp_path, monkeypatch, precision
+):
     """On a CPU fp16 is that of the frozen weights: accelerate neither casts nor scales there."""
     pytest.importorskip("tensorboard")
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
     for name, more in (("float", ()), ("half", (f"--{precision}", "True", "--report_to", "tensorboard"))):
-        run(monkeypatch, *words(base, data, tmp_path / name, "--save_strategy", "no", "--max_steps", "4", *more))
-    assert {tensor.dtype for tensor in load_file(str(tmp_path / "half" / "adapter.safetensors")).values()} == {torch.float32}
+        run(
+            monkeypatch,
+            *words(base, data, tmp_path / name, "--save_strategy", "no", "--max_steps", "4", *more),
+        )
+    assert {
+        tensor.dtype for tensor in load_file(str(tmp_path / "half" / "adapter.safetensors")).values()
+    } == {torch.float32}
     assert losses(tmp_path / "half") == pytest.approx(losses(tmp_path / "float"), rel=0.02)
     assert losses(tmp_path / "half") != losses(tmp_path / "float")
     assert [file for file in (tmp_path / "board").rglob("events.out.tfevents*") if file.stat().st_size > 300]
@@ -147,27 +237,57 @@ def test_half_precision_keeps_float32_prompts_and_tensorboard_gets_the_figures(b
 
 def test_gradient_checkpointing_changes_nothing(base, data, tmp_path, monkeypatch):
     for name, value in (("plain", "False"), ("checkpointed", "True")):
-        run(monkeypatch, *words(base, data, tmp_path / name, "--save_strategy", "no", "--max_steps", "3",
-                                "--gradient_checkpointing", value))
+        run(
+            monkeypatch,
+            *words(
+                base,
+                data,
+                tmp_path / name,
+                "--save_strategy",
+                "no",
+                "--max_steps",
+                "3",
+                "--gradient_checkpointing",
+                value,
+            ),
+        )
     assert losses(tmp_path / "plain") == pytest.approx(losses(tmp_path / "checkpointed"), rel=1e-6)
 
 
 def test_a_non_finite_loss_stops_and_names_the_step(base, data, tmp_path, monkeypatch):
     with pytest.raises(WorkError, match=r"at step [23]"):
-        run(monkeypatch, *words(base, data, tmp_path, "--save_strategy", "no", "--learning_rate", "1e38",
-                                "--max_grad_norm", "0"))
+        run(
+            monkeypatch,
+            *words(
+                base,
+                data,
+                tmp_path,
+                "--save_strategy",
+                "no",
+                "--learning_rate",
+                "1e38",
+                "--max_grad_norm",
+                "0",
+            ),
+        )
 
 
-@pytest.mark.parametrize(("more", "said"), [
-    (("--style_count", "2"), r"--style_count 2.*class_id up to 3.*4 styles"),
-    (("--mm_projector_type", "linear"), "only mlp2x_gelu"),
-    (("--image_aspect_ratio", "anyres"), "only pad"),
-    (("--version", "v7"), "v7"),
-    (("--style_init", "zeros"), "zeros"),
-    (("--resume", "/nowhere"), "/nowhere"),
-    (("--tf32", "True"), "(?i)tf32"),
-    (("--save_strategy", "steps", "--eval_strategy", "epoch", "--load_best_model_at_end", "True"), "load_best_model_at_end"),
-])
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--style_count", "2"), r"--style_count 2.*class_id up to 3.*4 styles"),
+        (("--mm_projector_type", "linear"), "only mlp2x_gelu"),
+        (("--image_aspect_ratio", "anyres"), "only pad"),
+        (("--version", "v7"), "v7"),
+        (("--style_init", "zeros"), "zeros"),
+        (("--resume", "/nowhere"), "/nowhere"),
+        (("--tf32", "True"), "(?i)tf32"),
+        (
+            ("--save_strategy", "steps", "--eval_strategy", "epoch", "--load_best_model_at_end", "True"),
+            "load_best_model_at_end",
+        ),
+    ],
+)
 def test_wrong_options_are_told(base, data, tmp_path, monkeypatch, more, said):
     with pytest.raises(UsageError, match=said):
         run(monkeypatch, *words(base, data, tmp_path, *more))
@@ -195,6 +315,7 @@ def test_parameters_are_counted_exactly(base, data, tmp_path, monkeypatch, capsy
     assert counts["language model"] == sum(p.numel() for p in captioner.model.llm.parameters())
     assert counts["projector"] == sum(p.numel() for p in captioner.model.projector.parameters())
     from transformers import CLIPVisionConfig, CLIPVisionModel
+
     whole = CLIPVisionModel(CLIPVisionConfig(**TOWER_CONFIG))
     assert counts["vision tower"] == sum(p.numel() for p in whole.parameters())
     run(monkeypatch, *words(base, data, tmp_path / "never", "--estimate", "True"))
@@ -203,8 +324,14 @@ def test_parameters_are_counted_exactly(base, data, tmp_path, monkeypatch, capsy
 
 
 def test_llava_7b_has_the_published_sizes():
-    llm = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,
-           "num_key_value_heads": 32, "vocab_size": 32000}
+    llm = {
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "vocab_size": 32000,
+    }
     result = estimate(llm, train.CLIP_LARGE_336, Settings(num_styles=3000))
     assert result["parameters"]["language model"] == 6_738_415_616  # Llama-2-7B
     assert result["parameters"]["style prompts"] == 122_880_000  # 123 M in the paper's accounts
@@ -231,10 +358,24 @@ def launch(out: Path, *command: str, processes: int = 1) -> subprocess.Popen:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TOP)}
     start = [sys.executable, "-m", "ham.captioner.train"]
     if processes > 1:
-        start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--standalone",
-                 "-m", "ham.captioner.train"]
-    return subprocess.Popen([*start, *command], cwd=TOP, env=environment, stdout=subprocess.DEVNULL,
-                            stderr=(out.parent / f"{out.name}.err").open("w"), start_new_session=True)
+        start = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc-per-node",
+            str(processes),
+            "--standalone",
+            "-m",
+            "ham.captioner.train",
+        ]
+    return subprocess.Popen(
+        [*start, *command],
+        cwd=TOP,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=(out.parent / f"{out.name}.err").open("w"),
+        start_new_session=True,
+    )
 
 
 @pytest.mark.slow
@@ -268,7 +409,9 @@ def test_two_processes_with_and_without_deepspeed_give_the_same_curve_also_after
         command = words(base, data, out, "--per_device_train_batch_size", "2", "--save_steps", "5", *more)
         if name != "none":
             first = launch(out, *command, processes=2)
-            while first.poll() is None and not (out / "checkpoint-5" / "trainer_state.json").is_file():    # DeepSpeed compiles
+            while (
+                first.poll() is None and not (out / "checkpoint-5" / "trainer_state.json").is_file()
+            ):  # DeepSpeed compiles
                 time.sleep(0.005)
             assert first.poll() is None, (tmp_path / f"{name}.err").read_text()
             kill_all(first)

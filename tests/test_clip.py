@@ -15,12 +15,32 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ham.clip import CLIPConfig, build_clip, default_tokenizer, eot_positions, load_clip, resize_positions, save_clip, tokenize
+from ham.clip import (
+    CLIPConfig,
+    build_clip,
+    default_tokenizer,
+    eot_positions,
+    load_clip,
+    resize_positions,
+    save_clip,
+    tokenize,
+)
 from ham.runtime import UsageError
 
 TOKENS = json.loads((Path(__file__).parent / "data/clip/tokens.json").read_text(encoding="utf-8"))
-SMALL = CLIPConfig(image_size_px=(48, 16), patch_px=8, stride_px=8, embed_dim=24, vision_width=32, vision_layers=2,
-                   vision_heads=2, text_width=48, text_layers=2, text_heads=3, vocab_size=100)
+SMALL = CLIPConfig(
+    image_size_px=(48, 16),
+    patch_px=8,
+    stride_px=8,
+    embed_dim=24,
+    vision_width=32,
+    vision_layers=2,
+    vision_heads=2,
+    text_width=48,
+    text_layers=2,
+    text_heads=3,
+    vocab_size=100,
+)
 IDS = torch.tensor([[98, 5, 7, 99, 0, 0], [98, 1, 2, 3, 4, 99], [98, 99, 0, 0, 0, 0]])
 
 
@@ -46,18 +66,23 @@ def assert_same_weights(clip, other) -> None:
 def test_equals_recorded_reference(parity: Path) -> None:
     recorded = {name: torch.from_numpy(value) for name, value in np.load(parity / "clip_tiny.npz").items()}
     clip = load_clip(parity / "clip_tiny.safetensors", (96, 32), 16).eval()
-    torch.testing.assert_close(clip.visual.positional_embedding.data, recorded["resized_positional_embedding"],
-                               rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        clip.visual.positional_embedding.data, recorded["resized_positional_embedding"], rtol=0, atol=1e-6
+    )
     square = load_clip(parity / "clip_tiny.safetensors", (64, 64), 16).eval()
     image, text = recorded["image"], recorded["text"]
     with torch.no_grad():
         for name, value in {
-            "image_tokens": clip.encode_image_tokens(image), "image_global": clip.encode_image(image),
-            "text_tokens": clip.encode_text_tokens(text), "text_global": clip.encode_text(text),
+            "image_tokens": clip.encode_image_tokens(image),
+            "image_global": clip.encode_image(image),
+            "text_tokens": clip.encode_text_tokens(text),
+            "text_global": clip.encode_text(text),
             "image_square_tokens": square.encode_image_tokens(recorded["image_square"]),
             "image_square_global": square.encode_image(recorded["image_square"]),
         }.items():
-            torch.testing.assert_close(value, recorded[name], rtol=1e-4, atol=1e-5, msg=lambda why, name=name: f"{name}: {why}")
+            torch.testing.assert_close(
+                value, recorded[name], rtol=1e-4, atol=1e-5, msg=lambda why, name=name: f"{name}: {why}"
+            )
 
 
 def test_attention_rows_equal_recorded_reference(parity: Path) -> None:
@@ -72,11 +97,23 @@ def test_attention_rows_equal_recorded_reference(parity: Path) -> None:
 
 def open_clip_model(config: CLIPConfig, quick_gelu: bool = True) -> open_clip.CLIP:
     return open_clip.CLIP(
-        config.embed_dim, quick_gelu=quick_gelu,
-        vision_cfg={"image_size": config.image_size_px, "patch_size": config.patch_px, "width": config.vision_width,
-                    "layers": config.vision_layers, "head_width": config.vision_width // config.vision_heads},
-        text_cfg={"context_length": config.context_length, "vocab_size": config.vocab_size, "width": config.text_width,
-                  "heads": config.text_heads, "layers": config.text_layers}).eval()
+        config.embed_dim,
+        quick_gelu=quick_gelu,
+        vision_cfg={
+            "image_size": config.image_size_px,
+            "patch_size": config.patch_px,
+            "width": config.vision_width,
+            "layers": config.vision_layers,
+            "head_width": config.vision_width // config.vision_heads,
+        },
+        text_cfg={
+            "context_length": config.context_length,
+            "vocab_size": config.vocab_size,
+            "width": config.text_width,
+            "heads": config.text_heads,
+            "layers": config.text_layers,
+        },
+    ).eval()
 
 
 @pytest.mark.parametrize("quick_gelu", [True, False])
@@ -108,7 +145,9 @@ def test_global_features_are_the_tokens_at_cls_and_eot(small, images) -> None:
 
 def test_padding_behind_eot_does_not_change_the_feature(small) -> None:
     with torch.no_grad():
-        torch.testing.assert_close(small.encode_text(IDS[:1]), small.encode_text(IDS[:1, :4]), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            small.encode_text(IDS[:1]), small.encode_text(IDS[:1, :4]), rtol=1e-5, atol=1e-6
+        )
 
 
 def test_eot_is_the_last_highest_id() -> None:
@@ -159,7 +198,10 @@ def test_square_positions_are_resized_also_when_the_count_is_equal(tmp_path: Pat
 def test_an_input_size_that_is_not_said_is_read_from_a_persons_checkpoint(tmp_path: Path) -> None:
     """48 patches are no square: 12x4 of 8 px. A plain CLIP is taken to the project's 384x128."""
     tall = build_clip(CLIPConfig(**{**SMALL.__dict__, "image_size_px": (96, 32)}))
-    torch.save({"model": {f"base_model.{name}": value for name, value in tall.state_dict().items()}}, tmp_path / "irra.pth")
+    torch.save(
+        {"model": {f"base_model.{name}": value for name, value in tall.state_dict().items()}},
+        tmp_path / "irra.pth",
+    )
     loaded = load_clip(tmp_path / "irra.pth", None, None)
     assert (loaded.config.image_size_px, loaded.config.stride_px) == ((96, 32), 8)
     square = build_clip(CLIPConfig(**{**SMALL.__dict__, "image_size_px": (32, 32)}))
@@ -205,13 +247,17 @@ def write_layout(name: str, tensors: dict[str, torch.Tensor], folder: Path) -> P
     file = folder / "weights"
     if name == "archive":
         sizes = {key: torch.tensor(7) for key in ("input_resolution", "context_length", "vocab_size")}
-        torch.jit.save(torchscript_of({key: value.half() for key, value in tensors.items()} | sizes), str(file))
+        torch.jit.save(
+            torchscript_of({key: value.half() for key, value in tensors.items()} | sizes), str(file)
+        )
     elif name == "safetensors":
         save_file(tensors, file)
     elif name == "pt":
         torch.save(tensors, file)
     elif name == "state_dict":
-        torch.save({"epoch": 3, "state_dict": {f"module.{key}": value for key, value in tensors.items()}}, file)
+        torch.save(
+            {"epoch": 3, "state_dict": {f"module.{key}": value for key, value in tensors.items()}}, file
+        )
     elif name == "irra":
         torch.save({"model": based | heads, "epoch": 3}, file)
     elif name == "irra_module":
@@ -220,22 +266,36 @@ def write_layout(name: str, tensors: dict[str, torch.Tensor], folder: Path) -> P
         file = folder / "oc"
         file.mkdir()
         torch.save(tensors, file / "open_clip_pytorch_model.bin")
-        (file / "open_clip_config.json").write_text(json.dumps({"model_cfg": {
-            "quick_gelu": True, "vision_cfg": {"width": 32, "head_width": 16}, "text_cfg": {"heads": 3}}}))
+        (file / "open_clip_config.json").write_text(
+            json.dumps(
+                {
+                    "model_cfg": {
+                        "quick_gelu": True,
+                        "vision_cfg": {"width": 32, "head_width": 16},
+                        "text_cfg": {"heads": 3},
+                    }
+                }
+            )
+        )
     elif name == "custom_text":
         text = ("transformer", "token", "positional", "ln_final", "text_projection")
         file = folder / "weights.safetensors"
-        save_file({f"text.{key}" if key.startswith(text) else key: value for key, value in tensors.items()}, file)
+        save_file(
+            {f"text.{key}" if key.startswith(text) else key: value for key, value in tensors.items()}, file
+        )
     return file
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
-@pytest.mark.parametrize("name", ["archive", "safetensors", "pt", "state_dict", "irra", "irra_module", "open_clip",
-                                  "custom_text"])
+@pytest.mark.parametrize(
+    "name", ["archive", "safetensors", "pt", "state_dict", "irra", "irra_module", "open_clip", "custom_text"]
+)
 def test_every_layout_gives_the_same_weights(name: str, small, tmp_path: Path, caplog) -> None:
     caplog.set_level(logging.INFO, "ham")
     loaded = load_clip(write_layout(name, small.state_dict(), tmp_path), (48, 16), 8)
-    expected = {key: value.half().float() if name == "archive" else value for key, value in small.state_dict().items()}
+    expected = {
+        key: value.half().float() if name == "archive" else value for key, value in small.state_dict().items()
+    }
     for key, value in loaded.state_dict().items():
         if key != "logit_scale" or not name.startswith("irra"):
             assert torch.equal(value, expected[key]), key
@@ -249,11 +309,28 @@ def test_every_layout_gives_the_same_weights(name: str, small, tmp_path: Path, c
 
 def test_hugging_face_folder_equals_transformers(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
-    vision = {"hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 32,
-              "patch_size": 8}
-    text = {"hidden_size": 48, "intermediate_size": 192, "num_hidden_layers": 2, "num_attention_heads": 3, "vocab_size": 100,
-            "max_position_embeddings": 12, "eos_token_id": 99, "bos_token_id": 98, "pad_token_id": 0}
-    theirs = transformers.CLIPModel(transformers.CLIPConfig(vision_config=vision, text_config=text, projection_dim=24)).eval()
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "image_size": 32,
+        "patch_size": 8,
+    }
+    text = {
+        "hidden_size": 48,
+        "intermediate_size": 192,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "vocab_size": 100,
+        "max_position_embeddings": 12,
+        "eos_token_id": 99,
+        "bos_token_id": 98,
+        "pad_token_id": 0,
+    }
+    theirs = transformers.CLIPModel(
+        transformers.CLIPConfig(vision_config=vision, text_config=text, projection_dim=24)
+    ).eval()
     with torch.no_grad():  # the library's own start is too flat to tell a mistake from none
         for value in theirs.parameters():
             value.normal_(std=0.2)
@@ -279,16 +356,22 @@ def test_our_checkpoint_keeps_heads_and_image_size(small, tmp_path: Path) -> Non
 
 
 def test_half_precision_weights_become_float32(small, tmp_path: Path) -> None:
-    save_file({name: value.bfloat16() for name, value in small.state_dict().items()}, tmp_path / "half.safetensors")
+    save_file(
+        {name: value.bfloat16() for name, value in small.state_dict().items()}, tmp_path / "half.safetensors"
+    )
     loaded = load_clip(tmp_path / "half.safetensors", (48, 16), 8)
     assert {value.dtype for value in loaded.parameters()} == {torch.float32}
 
 
-@pytest.mark.parametrize(("gone", "named"), [
-    ("visual.transformer.resblocks.1.mlp.c_fc.weight", "visual.transformer.resblocks.1.mlp.c_fc.weight"),
-    ("ln_final.bias", "ln_final.bias"), ("transformer.", "transformer.resblocks"),
-    ("visual.conv1.weight", "visual.conv1.weight"),
-])
+@pytest.mark.parametrize(
+    ("gone", "named"),
+    [
+        ("visual.transformer.resblocks.1.mlp.c_fc.weight", "visual.transformer.resblocks.1.mlp.c_fc.weight"),
+        ("ln_final.bias", "ln_final.bias"),
+        ("transformer.", "transformer.resblocks"),
+        ("visual.conv1.weight", "visual.conv1.weight"),
+    ],
+)
 def test_a_tower_that_is_not_whole_is_an_error(small, tmp_path: Path, gone: str, named: str) -> None:
     kept = {name: value for name, value in small.state_dict().items() if not name.startswith(gone)}
     save_file(kept, tmp_path / "part.safetensors")
@@ -340,7 +423,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
 def test_wrong_inputs_are_named(small) -> None:
     with pytest.raises(UsageError, match=r"expected \[B, 3, height, width\]"):
         small.encode_image(torch.zeros(2, 3, 16, 48))
-    with pytest.raises(UsageError, match="tokenise with text_length=77"):
+    with pytest.raises(UsageError, match="tokenize with text_length=77"):
         small.encode_text(torch.zeros(1, 78, dtype=torch.long))
     with pytest.raises(UsageError, match="cannot be split"):
         build_clip(CLIPConfig(**{**SMALL.__dict__, "vision_heads": 5}))
@@ -355,7 +438,9 @@ def test_random_weights_follow_the_seed_and_leave_the_global_generator_alone() -
     other = build_clip(SMALL, seed=5)
     assert not torch.equal(build_clip(SMALL, seed=4).text_projection, other.text_projection)
     assert all(value.requires_grad and value.isfinite().all() for value in other.parameters())
-    assert other.visual.transformer.resblocks[0].attn.in_proj_weight.std().item() == pytest.approx(32**-0.5, rel=0.1)
+    assert other.visual.transformer.resblocks[0].attn.in_proj_weight.std().item() == pytest.approx(
+        32**-0.5, rel=0.1
+    )
     assert other.logit_scale.exp().item() == pytest.approx(1 / 0.07)
 
 
@@ -365,7 +450,9 @@ def test_random_weights_follow_the_seed_and_leave_the_global_generator_alone() -
 def test_compact_embedding_takes_standard_ids(tmp_path: Path) -> None:
     ids = tokenize(["a man in red", "a zebra in red"], text_length=16)
     kept = sorted(set(ids[0].tolist()))
-    compact = build_clip(CLIPConfig(**{**SMALL.__dict__, "vocab_size": 49408, "token_ids": tuple(kept)})).eval()
+    compact = build_clip(
+        CLIPConfig(**{**SMALL.__dict__, "vocab_size": 49408, "token_ids": tuple(kept)})
+    ).eval()
     kept = sorted({*kept, 49405})  # the mask always has a row
     assert compact.token_embedding.weight.shape == (len(kept) + 1, 48)
     rows = compact.rows_of(ids)
@@ -373,7 +460,9 @@ def test_compact_embedding_takes_standard_ids(tmp_path: Path) -> None:
     assert rows[1, 2] == len(kept) and rows[1, 1] == kept.index(320)  # zebra falls back, "a" does not
     whole = build_clip(CLIPConfig(**{**SMALL.__dict__, "vocab_size": 49408}))
     tensors = compact.state_dict()
-    tensors["token_embedding.weight"] = tensors["token_embedding.weight"][compact.rows_of(torch.arange(49408))]
+    tensors["token_embedding.weight"] = tensors["token_embedding.weight"][
+        compact.rows_of(torch.arange(49408))
+    ]
     del tensors["token_embedding.token_ids"]
     whole.load_state_dict(tensors)
     torch.testing.assert_close(compact.encode_text(ids), whole.encode_text(ids))
@@ -388,8 +477,9 @@ def test_compact_embedding_refuses_ids_outside() -> None:
 # ------------------------------------------------------------------------------------------------------------- tokenizer
 
 
-@pytest.mark.parametrize("row", [row for row in TOKENS["captions"] if row["bpe_ids"] is not None],
-                         ids=lambda row: row["text"][:24])
+@pytest.mark.parametrize(
+    "row", [row for row in TOKENS["captions"] if row["bpe_ids"] is not None], ids=lambda row: row["text"][:24]
+)
 def test_tokens_equal_recorded_reference(row: dict) -> None:
     assert default_tokenizer().encode(row["text"]) == row["bpe_ids"]
     assert tokenize(row["text"]).tolist() == [row["ids77"]]

@@ -34,11 +34,13 @@ def check_invariants(clusters: Clusters, rows: int) -> None:
 # --------------------------------------------------------------------------------------------------------------- KMeans
 
 
-@pytest.mark.parametrize("options", [{}, {"distance": "cosine"}, {"standardise": True}])
+@pytest.mark.parametrize("options", [{}, {"distance": "cosine"}, {"standardize": True}])
 def test_kmeans_finds_groups(options: dict) -> None:
     clusters = kmeans_clusters(blobs(), 4, seed=0, **options)
     check_invariants(clusters, 120)
-    assert sorted(tuple(rows) for rows in clusters.members) == [tuple(range(at, at + 30)) for at in range(0, 120, 30)]
+    assert sorted(tuple(rows) for rows in clusters.members) == [
+        tuple(range(at, at + 30)) for at in range(0, 120, 30)
+    ]
     assert (clusters.times_covered == 1).all()
 
 
@@ -77,15 +79,19 @@ def test_k_of_all_captions_is_one_each() -> None:
 
 
 @pytest.mark.parametrize("distance", ["l2", "cosine"])
-@pytest.mark.parametrize("standardise", [False, True])
+@pytest.mark.parametrize("standardize", [False, True])
 @pytest.mark.parametrize("chunk", [1, 500, 10**9])
-def test_ups_equals_plain_code(monkeypatch: pytest.MonkeyPatch, distance: str, standardise: bool, chunk: int) -> None:
+def test_ups_equals_plain_code(
+    monkeypatch: pytest.MonkeyPatch, distance: str, standardize: bool, chunk: int
+) -> None:
     monkeypatch.setattr(cluster, "CHUNK_ELEMENTS", chunk)
     features = np.random.default_rng(0).normal(size=(200, 5)) * [1, 2, 3, 4, 5] + 1
-    clusters = ups_clusters(features, 9, beta=2.0, nearest=17, seed=4, distance=distance, standardise=standardise)
+    clusters = ups_clusters(
+        features, 9, beta=2.0, nearest=17, seed=4, distance=distance, standardize=standardize
+    )
     check_invariants(clusters, 200)
 
-    space = (features - features.mean(0)) / features.std(0) if standardise else features
+    space = (features - features.mean(0)) / features.std(0) if standardize else features
     uniform = numpy_generator(4, "ups").uniform(-1, 1, (9, 5))
     prototypes = space.mean(0) + 2.0 * space.std(0) * uniform
     np.testing.assert_allclose(clusters.centres, prototypes, atol=1e-4)
@@ -108,11 +114,11 @@ def test_prototypes_fill_the_box_uniformly() -> None:
 def test_constant_dimension_keeps_its_value() -> None:
     features = np.random.default_rng(0).normal(size=(50, 3)).astype("float32")
     features[:, 1] = 0.7
-    for standardise, expected in ((False, 0.7), (True, 0.0)):
-        clusters = ups_clusters(features, 6, nearest=5, seed=0, standardise=standardise)
+    for standardize, expected in ((False, 0.7), (True, 0.0)):
+        clusters = ups_clusters(features, 6, nearest=5, seed=0, standardize=standardize)
         np.testing.assert_allclose(clusters.centres[:, 1], expected, atol=1e-6)
         check_invariants(clusters, 50)
-    check_invariants(kmeans_clusters(features, 6, seed=0, standardise=True), 50)
+    check_invariants(kmeans_clusters(features, 6, seed=0, standardize=True), 50)
 
 
 def test_all_captions_alike_still_work() -> None:
@@ -135,7 +141,9 @@ def test_overlap_and_gaps_are_counted() -> None:
 def test_any_sound_request_gives_sound_clusters(rows: int, dim: int, seed: int, data: st.DataObject) -> None:
     features = np.random.default_rng(seed).integers(-2, 3, (rows, dim))
     nearest = data.draw(st.integers(1, rows))
-    ups = ups_clusters(features, data.draw(st.integers(1, 5)), beta=data.draw(st.floats(0, 10)), nearest=nearest, seed=seed)
+    ups = ups_clusters(
+        features, data.draw(st.integers(1, 5)), beta=data.draw(st.floats(0, 10)), nearest=nearest, seed=seed
+    )
     check_invariants(ups, rows)
     assert (ups.sizes == nearest).all()
     kmeans = kmeans_clusters(features, data.draw(st.integers(1, rows)), seed)
@@ -169,27 +177,42 @@ def test_dbscan_leaves_sparse_captions_out() -> None:
 # ------------------------------------------------------------------------------------------------------------ bad input
 
 
-@pytest.mark.parametrize("call, message", [
-    (lambda f: kmeans_clusters(f, 11, seed=0), "k 11: more clusters than the 10 captions"),
-    (lambda f: kmeans_clusters(f, 0, seed=0), "k 0: expected at least 1"),
-    (lambda f: ups_clusters(f, 2, nearest=11, seed=0), "nearest 11: more captions for each prototype than the 10"),
-    (lambda f: ups_clusters(f, 2, nearest=0, seed=0), "nearest 0"),
-    (lambda f: ups_clusters(f, 0, nearest=2, seed=0), "k 0"),
-    (lambda f: ups_clusters(f, 2, beta=-1, nearest=2, seed=0), "beta -1"),
-    (lambda f: ups_clusters(f, 2, beta=float("nan"), nearest=2, seed=0), "beta nan"),
-    (lambda f: kmeans_clusters(f, 2, seed=0, distance="l1"), "distance 'l1' is not known; use one of l2, cosine"),
-    (lambda f: kmeans_clusters(f[:0], 2, seed=0), r"shape \[0, 3\]"),
-    (lambda f: ups_clusters(f[0], 2, nearest=1, seed=0), r"shape \[3\]"),
-    (lambda f: dbscan_clusters(f, min_samples=11), "min_samples 11"),
-])
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda f: kmeans_clusters(f, 11, seed=0), "k 11: more clusters than the 10 captions"),
+        (lambda f: kmeans_clusters(f, 0, seed=0), "k 0: expected at least 1"),
+        (
+            lambda f: ups_clusters(f, 2, nearest=11, seed=0),
+            "nearest 11: more captions for each prototype than the 10",
+        ),
+        (lambda f: ups_clusters(f, 2, nearest=0, seed=0), "nearest 0"),
+        (lambda f: ups_clusters(f, 0, nearest=2, seed=0), "k 0"),
+        (lambda f: ups_clusters(f, 2, beta=-1, nearest=2, seed=0), "beta -1"),
+        (lambda f: ups_clusters(f, 2, beta=float("nan"), nearest=2, seed=0), "beta nan"),
+        (
+            lambda f: kmeans_clusters(f, 2, seed=0, distance="l1"),
+            "distance 'l1' is not known; use one of l2, cosine",
+        ),
+        (lambda f: kmeans_clusters(f[:0], 2, seed=0), r"shape \[0, 3\]"),
+        (lambda f: ups_clusters(f[0], 2, nearest=1, seed=0), r"shape \[3\]"),
+        (lambda f: dbscan_clusters(f, min_samples=11), "min_samples 11"),
+    ],
+)
 def test_nonsense_is_refused(call, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         call(np.random.default_rng(0).normal(size=(10, 3)))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("scheme", [lambda f: kmeans_clusters(f, 2, 0), lambda f: ups_clusters(f, 2, nearest=2, seed=0),
-                                    lambda f: dbscan_clusters(f, min_samples=2)])
+@pytest.mark.parametrize(
+    "scheme",
+    [
+        lambda f: kmeans_clusters(f, 2, 0),
+        lambda f: ups_clusters(f, 2, nearest=2, seed=0),
+        lambda f: dbscan_clusters(f, min_samples=2),
+    ],
+)
 def test_non_finite_features_are_refused(scheme, value: float) -> None:
     features = np.ones((10, 3))
     features[4, 1] = features[7, 0] = value
@@ -200,7 +223,7 @@ def test_non_finite_features_are_refused(scheme, value: float) -> None:
 def test_callers_features_are_not_touched() -> None:
     features = np.random.default_rng(0).normal(size=(30, 3)).astype("float32")
     before = features.copy()
-    for standardise in (False, True):
-        kmeans_clusters(features, 3, 0, standardise=standardise)
-        ups_clusters(features, 3, nearest=3, seed=0, standardise=standardise)
+    for standardize in (False, True):
+        kmeans_clusters(features, 3, 0, standardize=standardize)
+        ups_clusters(features, 3, nearest=3, seed=0, standardize=standardize)
     np.testing.assert_array_equal(features, before)

@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 from transformers import LlamaTokenizer
 
-from ham.captioner.backbone import IS_LEGACY, load_tokenizer
-from ham.captioner.conversation import (
+from ham.llava.conversation import (
     DEFAULT_PROMPT,
-    IGNORE,
+    IGNORE_INDEX,
     TEMPLATES,
     encode_conversation,
     get_template,
@@ -20,7 +19,8 @@ from ham.captioner.conversation import (
     prompt_pieces,
     rounds_of,
 )
-from ham.captioner.tokenizer import IMAGE_TOKEN, continuation_ids, prompt_ids
+from ham.llava.tokenizer import IMAGE_TOKEN_INDEX, continuation_ids, prompt_ids
+from ham.llava.transformers_compat import IS_LEGACY, load_tokenizer
 from ham.runtime import UsageError, log
 
 TOKENIZER = Path(__file__).parent / "data" / "captioner" / "tokenizer"
@@ -56,7 +56,7 @@ def test_ids_and_labels_match_the_reference(parity, recorded, folder, legacy) ->
         encoded = encode_conversation(tokenizer, case["conversation"], "v1")
         assert encoded.input_ids.tolist() == case["input_ids"], case["name"]
         assert encoded.labels.tolist() == case["labels"], case["name"]
-        assert int((encoded.labels != IGNORE).sum()) == case["n_trained"]
+        assert int((encoded.labels != IGNORE_INDEX).sum()) == case["n_trained"]
         compared += 1
     assert compared == 14
 
@@ -66,7 +66,7 @@ def test_what_the_reference_masks_is_refused(parity, recorded) -> None:
     masked = [case for case in recorded["legacy_false"] if case["mismatch_warning"]]
     assert {case["name"] for case in masked} == REFUSED
     for case in masked:
-        assert set(case["labels"]) == {IGNORE}
+        assert set(case["labels"]) == {IGNORE_INDEX}
         with pytest.raises(UsageError):
             encode_conversation(tokenizer, case["conversation"])
 
@@ -79,9 +79,13 @@ def test_turns_are_rewritten_as_in_the_reference(recorded) -> None:
 
 @pytest.mark.parametrize("legacy", [False, True])
 def test_prompt_ids_match_the_reference(parity, recorded, legacy) -> None:
-    tokenizer = LlamaTokenizer.from_pretrained(parity / ("tokenizer" if IS_LEGACY else "tokenizer_v5"), legacy=legacy)
+    tokenizer = LlamaTokenizer.from_pretrained(
+        parity / ("tokenizer" if IS_LEGACY else "tokenizer_v5"), legacy=legacy
+    )
     for case in recorded["tokenizer_image_token"]:
-        assert prompt_ids(tokenizer, case["prompt"]) == case[f"ids_legacy_{str(legacy).lower()}"], case["prompt"]
+        assert prompt_ids(tokenizer, case["prompt"]) == case[f"ids_legacy_{str(legacy).lower()}"], case[
+            "prompt"
+        ]
 
 
 def test_image_conversations_are_not_cut_here(parity, recorded) -> None:
@@ -91,7 +95,9 @@ def test_image_conversations_are_not_cut_here(parity, recorded) -> None:
         assert (encoded.input_ids.tolist(), encoded.labels.tolist()) == (case["input_ids"], case["labels"])
 
 
-@pytest.mark.parametrize("name, max_length", [("text_only_batch", None), ("text_only_batch_max_length_100", 100)])
+@pytest.mark.parametrize(
+    "name, max_length", [("text_only_batch", None), ("text_only_batch_max_length_100", 100)]
+)
 def test_text_only_conversations_match_the_reference(parity, recorded, name, max_length) -> None:
     tokenizer = load_tokenizer(parity / "tokenizer")
     for number, conversation in enumerate(recorded[name]["conversations"]):
@@ -110,7 +116,7 @@ def test_caption_prompts_match_the_reference(parity, recorded) -> None:
     for name, case in prompts["by_conv_mode"].items():
         assert TEMPLATES[name].caption_prompt(DEFAULT_PROMPT) == case["prompt"]
         before, after = prompt_pieces(tokenizer, None, name)
-        assert [*before, IMAGE_TOKEN, *after] == case["input_ids"]
+        assert [*before, IMAGE_TOKEN_INDEX, *after] == case["input_ids"]
 
 
 def test_templates_match_the_reference(recorded) -> None:
@@ -127,8 +133,8 @@ def test_one_round_is_prompt_then_learned_answer(tokenizer) -> None:
     encoded = encode_conversation(tokenizer, turns("<image>\nDescribe.", "A man."))
     before, after = prompt_pieces(tokenizer, "Describe.", "v1")
     answer = [*continuation_ids(tokenizer, "A man."), tokenizer.eos_token_id]
-    assert encoded.input_ids.tolist() == [*before, IMAGE_TOKEN, *after, *answer]
-    assert encoded.labels.tolist() == [IGNORE] * (len(before) + 1 + len(after)) + answer
+    assert encoded.input_ids.tolist() == [*before, IMAGE_TOKEN_INDEX, *after, *answer]
+    assert encoded.labels.tolist() == [IGNORE_INDEX] * (len(before) + 1 + len(after)) + answer
     assert before[0] == tokenizer.bos_token_id
     assert encoded.input_ids.tolist().count(tokenizer.bos_token_id) == 1
     assert tokenizer.decode(answer).strip() == "A man.</s>"
@@ -139,37 +145,46 @@ def test_every_template_trains_on_the_prompt_it_captions_with(tokenizer, name) -
     encoded = encode_conversation(tokenizer, turns("<image>\nWho?", "A girl in red."), name)
     before, after = prompt_pieces(tokenizer, "Who?", name)
     start = len(before) + 1 + len(after)
-    assert encoded.input_ids[:start].tolist() == [*before, IMAGE_TOKEN, *after]
-    assert (encoded.labels[:start] == IGNORE).all()
+    assert encoded.input_ids[:start].tolist() == [*before, IMAGE_TOKEN_INDEX, *after]
+    assert (encoded.labels[:start] == IGNORE_INDEX).all()
     assert (encoded.labels[start:] == encoded.input_ids[start:]).all()
     learned = tokenizer.decode(encoded.labels[start:].tolist()).strip()
     assert learned == "A girl in red." + TEMPLATES[name].answer_end
 
 
 def test_only_answers_are_learned_in_a_dialogue(tokenizer) -> None:
-    dialogue = turns("<image>\nDescribe.", "A man.") + turns("Shoes?", "White.") + turns("<image>\nAnd who?", "A boy.")
+    dialogue = (
+        turns("<image>\nDescribe.", "A man.")
+        + turns("Shoes?", "White.")
+        + turns("<image>\nAnd who?", "A boy.")
+    )
     encoded = encode_conversation(tokenizer, dialogue)
-    learned = tokenizer.decode(encoded.labels[encoded.labels != IGNORE].tolist())
+    learned = tokenizer.decode(encoded.labels[encoded.labels != IGNORE_INDEX].tolist())
     assert [answer.strip() for answer in learned.split("</s>")] == ["A man.", "White.", "A boy.", ""]
-    assert encoded.input_ids.tolist().count(IMAGE_TOKEN) == 2
+    assert encoded.input_ids.tolist().count(IMAGE_TOKEN_INDEX) == 2
 
 
 def test_rounds_leave_out_an_opening_of_the_assistant() -> None:
-    assert rounds_of([{"from": "gpt", "value": "Hello!"}, *turns("Who? <image>", "A man.")]) == [("<image>\nWho?", "A man.")]
+    assert rounds_of([{"from": "gpt", "value": "Hello!"}, *turns("Who? <image>", "A man.")]) == [
+        ("<image>\nWho?", "A man.")
+    ]
 
 
-@pytest.mark.parametrize("conversation, message", [
-    ([], "no answer to its last question"),
-    ([{"from": "human", "value": "Who?"}], "no answer to its last question"),
-    ([{"from": "user", "value": "Who?"}], "turn 0 is .*expected .*'human' or 'gpt'"),
-    ([{"from": "human"}], "turn 0"),
-    (["Who?"], "turn 0"),
-    ([*turns("Who?", "A man."), {"from": "gpt", "value": "A boy."}], "two turns of 'gpt' in a row"),
-    (turns("Who?", " \n"), "an answer is empty"),
-    (turns("Who?", "A man.</s> More."), "holds '</s>'"),
-    (turns("Who?", "He said ASSISTANT: hello."), "holds ' ASSISTANT: '"),
-    (turns("Who?", "See <image> here."), "holds '<image>'"),
-])
+@pytest.mark.parametrize(
+    "conversation, message",
+    [
+        ([], "no answer to its last question"),
+        ([{"from": "human", "value": "Who?"}], "no answer to its last question"),
+        ([{"from": "user", "value": "Who?"}], "turn 0 is .*expected .*'human' or 'gpt'"),
+        ([{"from": "human"}], "turn 0"),
+        (["Who?"], "turn 0"),
+        ([*turns("Who?", "A man."), {"from": "gpt", "value": "A boy."}], "two turns of 'gpt' in a row"),
+        (turns("Who?", " \n"), "an answer is empty"),
+        (turns("Who?", "A man.</s> More."), "holds '</s>'"),
+        (turns("Who?", "He said ASSISTANT: hello."), "holds ' ASSISTANT: '"),
+        (turns("Who?", "See <image> here."), "holds '<image>'"),
+    ],
+)
 def test_conversations_that_teach_nothing_are_refused(tokenizer, conversation, message) -> None:
     with pytest.raises(UsageError, match=message):
         encode_conversation(tokenizer, conversation)
@@ -215,4 +230,11 @@ def test_byte_level_tokenizer_keeps_the_space_before_an_answer() -> None:
             return [chr(one) for one in ids]
 
     assert continuation_ids(ByteLevel(), "A") == [ord(" "), ord("A")]
-    assert prompt_ids(ByteLevel(), " a<image> b") == [1, ord(" "), ord("a"), IMAGE_TOKEN, ord(" "), ord("b")]
+    assert prompt_ids(ByteLevel(), " a<image> b") == [
+        1,
+        ord(" "),
+        ord("a"),
+        IMAGE_TOKEN_INDEX,
+        ord(" "),
+        ord("b"),
+    ]

@@ -15,26 +15,74 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ham import datasets, verify
-from ham.datasets import PackedStrings, annotation_files, contiguous_labels, image_root, open_captions, read_dataset
+from ham import datasets
+from ham.datasets import (
+    PackedStrings,
+    annotation_files,
+    contiguous_labels,
+    image_root,
+    open_captions,
+    read_dataset,
+    verify,
+)
 from ham.records import PersonImage
 from ham.runtime import UsageError
 
 ROWS = {
-    "CUHK-PEDES": ("reid_raw.json", [
-        {"split": "train", "file_path": "cam_a/1.png", "id": 1, "captions": ["A man.", "A tall man."], "tokens": []},
-        {"split": "validation", "file_path": "cam_a\\2.png", "id": 2, "captions": ["A woman."]},
-        {"split": "test", "file_path": "cam_b/3.png", "id": 9, "captions": ["A child."]}]),
-    "ICFG-PEDES": ("ICFG_PEDES.json", [
-        {"split": "train", "file_path": "test/0001/a.jpg", "id": 0, "captions": ["One."], "processed_tokens": [["one"]]},
-        {"split": "test", "file_path": "train/0002/b.jpg", "id": 5, "captions": ["Two."]}]),
-    "RSTPReid": ("data_captions.json", [
-        {"id": 0, "img_path": "0000_c1_1.jpg", "captions": ["A.", "B."], "split": "train"},
-        {"id": 7, "img_path": "0007_c1_1.jpg", "captions": ["C.", "D."], "split": "val"},
-        {"id": 8, "img_path": "0008_c1_1.jpg", "captions": ["E.", "F."], "split": "test"}]),
-    "SYNTH-PEDES": ("synthpedes_dataset.json", [
-        {"id": 3, "file_path": "Part1/3/0.jpg", "attributes": ["man"], "captions": ["G."], "prompt_caption": ["H."]},
-        {"id": 4, "file_path": "Part2/4/1.jpg", "attributes": [], "captions": ["I.", "J."], "prompt_caption": []}]),
+    "CUHK-PEDES": (
+        "reid_raw.json",
+        [
+            {
+                "split": "train",
+                "file_path": "cam_a/1.png",
+                "id": 1,
+                "captions": ["A man.", "A tall man."],
+                "tokens": [],
+            },
+            {"split": "validation", "file_path": "cam_a\\2.png", "id": 2, "captions": ["A woman."]},
+            {"split": "test", "file_path": "cam_b/3.png", "id": 9, "captions": ["A child."]},
+        ],
+    ),
+    "ICFG-PEDES": (
+        "ICFG_PEDES.json",
+        [
+            {
+                "split": "train",
+                "file_path": "test/0001/a.jpg",
+                "id": 0,
+                "captions": ["One."],
+                "processed_tokens": [["one"]],
+            },
+            {"split": "test", "file_path": "train/0002/b.jpg", "id": 5, "captions": ["Two."]},
+        ],
+    ),
+    "RSTPReid": (
+        "data_captions.json",
+        [
+            {"id": 0, "img_path": "0000_c1_1.jpg", "captions": ["A.", "B."], "split": "train"},
+            {"id": 7, "img_path": "0007_c1_1.jpg", "captions": ["C.", "D."], "split": "val"},
+            {"id": 8, "img_path": "0008_c1_1.jpg", "captions": ["E.", "F."], "split": "test"},
+        ],
+    ),
+    "SYNTH-PEDES": (
+        "synthpedes_dataset.json",
+        [
+            {
+                "id": 3,
+                "file_path": "Part1/3/0.jpg",
+                "attributes": ["man"],
+                "captions": ["G."],
+                "prompt_caption": ["H."],
+            },
+            {
+                "id": 4,
+                "file_path": "Part2/4/1.jpg",
+                "attributes": [],
+                "captions": ["I.", "J."],
+                "prompt_caption": [],
+            },
+        ],
+    ),
     "LuPerson-MLLM": ("part_a.json", {"LUP/a.jpg": "K.", "LUP/b.jpg": "L."}),
     "HAM-PEDES": ("captions.json", {"Part1/3/0.jpg": ["M.", "N."], "Part2/4/1.jpg": ["O."]}),
 }
@@ -53,7 +101,9 @@ def write_tree(root: Path, name: str, file: str, rows: list | dict) -> None:
     (root / name / file).write_text(json.dumps(rows))
     if name != "HAM-PEDES":
         folder = root / name if name == "SYNTH-PEDES" else root / name / "imgs"
-        for path in rows if isinstance(rows, dict) else [row.get("file_path", row.get("img_path")) for row in rows]:
+        for path in (
+            rows if isinstance(rows, dict) else [row.get("file_path", row.get("img_path")) for row in rows]
+        ):
             image = folder / path.replace("\\", "/")
             image.parent.mkdir(parents=True, exist_ok=True)
             Image.effect_noise((24, 48), 60).convert("RGB").save(image)
@@ -66,7 +116,8 @@ def test_cuhk_counts_any_other_split_as_val(root: Path) -> None:
     assert read_dataset(root, "CUHK-PEDES") == [
         PersonImage("cam_a/1.png", 1, ("A man.", "A tall man."), "train"),
         PersonImage("cam_a/2.png", 2, ("A woman.",), "val"),
-        PersonImage("cam_b/3.png", 9, ("A child.",), "test")]
+        PersonImage("cam_b/3.png", 9, ("A child.",), "test"),
+    ]
 
 
 def test_icfg_splits_by_annotation_and_not_by_folder(root: Path) -> None:
@@ -85,7 +136,10 @@ def test_synth_is_all_training_and_ignores_prompt_captions(root: Path) -> None:
 def test_luperson_merges_its_files(root: Path) -> None:
     (root / "LuPerson-MLLM/part_b.json").write_text(json.dumps({"LUP/b.jpg": "P.", "LUP/c.jpg": "Q."}))
     assert {record.image_path: record.captions for record in read_dataset(root, "LuPerson-MLLM")} == {
-        "LUP/a.jpg": ("K.",), "LUP/b.jpg": ("L.", "P."), "LUP/c.jpg": ("Q.",)}
+        "LUP/a.jpg": ("K.",),
+        "LUP/b.jpg": ("L.", "P."),
+        "LUP/c.jpg": ("Q.",),
+    }
     assert {record.person_id for record in read_dataset(root, "LuPerson-MLLM")} == {-1}
 
 
@@ -94,8 +148,15 @@ def test_ham_takes_identities_and_images_from_synth(root: Path) -> None:
     assert image_root(root, "HAM-PEDES") == root / "SYNTH-PEDES"
 
 
-@pytest.mark.parametrize(("name", "variant"), [("CUHK-PEDES", "caption_all.json"), ("ICFG-PEDES", "ICFG-PEDES.json"),
-                                               ("ICFG-PEDES", "ICFG-PDES.json"), ("HAM-PEDES", "anything.json")])
+@pytest.mark.parametrize(
+    ("name", "variant"),
+    [
+        ("CUHK-PEDES", "caption_all.json"),
+        ("ICFG-PEDES", "ICFG-PEDES.json"),
+        ("ICFG-PEDES", "ICFG-PDES.json"),
+        ("HAM-PEDES", "anything.json"),
+    ],
+)
 def test_every_annotation_name_is_found(root: Path, name: str, variant: str) -> None:
     before = read_dataset(root, name)
     (root / name / ROWS[name][0]).rename(root / name / variant)
@@ -113,13 +174,17 @@ def test_labels_are_contiguous_and_sorted() -> None:
 # -------------------------------------------------------------------------------------------------------------- bad input
 
 
-@pytest.mark.parametrize(("change", "said"), [
-    ({"img_path": None}, r"record 1: 'img_path' is None; expected a path"),
-    ({"id": "7"}, r"record 1: 'id' is '7'; expected a whole number"),
-    ({"id": True}, r"record 1: 'id' is True"),
-    ({"captions": "C."}, r"record 1: 'captions' is 'C.'; expected a list of strings"),
-    ({"captions": ["C.", 4]}, r"record 1: 'captions' is \['C.', 4\]"),
-    ({"split": 3}, r"record 1: 'split' is 3; expected train, val or test")])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"img_path": None}, r"record 1: 'img_path' is None; expected a path"),
+        ({"id": "7"}, r"record 1: 'id' is '7'; expected a whole number"),
+        ({"id": True}, r"record 1: 'id' is True"),
+        ({"captions": "C."}, r"record 1: 'captions' is 'C.'; expected a list of strings"),
+        ({"captions": ["C.", 4]}, r"record 1: 'captions' is \['C.', 4\]"),
+        ({"split": 3}, r"record 1: 'split' is 3; expected train, val or test"),
+    ],
+)
 def test_malformed_record_is_named(root: Path, change: dict, said: str) -> None:
     file = root / "RSTPReid/data_captions.json"
     rows = json.loads(file.read_text())
@@ -131,17 +196,23 @@ def test_malformed_record_is_named(root: Path, change: dict, said: str) -> None:
 
 def test_missing_key_lists_the_keys_found(root: Path) -> None:
     (root / "RSTPReid/data_captions.json").write_text(json.dumps([{"id": 1, "file_path": "a.jpg"}]))
-    with pytest.raises(UsageError, match=r"record 0: no key 'img_path' \(a path\); found the keys \['file_path', 'id'\]"):
+    with pytest.raises(
+        UsageError, match=r"record 0: no key 'img_path' \(a path\); found the keys \['file_path', 'id'\]"
+    ):
         read_dataset(root, "RSTPReid")
 
 
-@pytest.mark.parametrize(("name", "text", "said"), [
-    ("CUHK-PEDES", "{}", "expected a JSON list of records, found dict"),
-    ("CUHK-PEDES", "[1]", "record 0: no key 'file_path' .*found int"),
-    ("CUHK-PEDES", "[{", "not valid JSON"),
-    ("HAM-PEDES", "[]", "expected a JSON object of image path to captions, found list"),
-    ("HAM-PEDES", '{"a.jpg": 3}', "image 'a.jpg': captions are 3; expected a list of strings"),
-    ("HAM-PEDES", '{"a.jpg": ["x", null]}', "image 'a.jpg'")])
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("CUHK-PEDES", "{}", "expected a JSON list of records, found dict"),
+        ("CUHK-PEDES", "[1]", "record 0: no key 'file_path' .*found int"),
+        ("CUHK-PEDES", "[{", "not valid JSON"),
+        ("HAM-PEDES", "[]", "expected a JSON object of image path to captions, found list"),
+        ("HAM-PEDES", '{"a.jpg": 3}', "image 'a.jpg': captions are 3; expected a list of strings"),
+        ("HAM-PEDES", '{"a.jpg": ["x", null]}', "image 'a.jpg'"),
+    ],
+)
 def test_malformed_file_is_named(root: Path, name: str, text: str, said: str) -> None:
     file = root / name / ROWS[name][0]
     file.write_text(text)
@@ -177,7 +248,9 @@ def test_packed_strings_equal_the_list(tmp_path_factory: pytest.TempPathFactory,
 
 
 def test_packed_strings_pickle_as_their_path(tmp_path: Path) -> None:
-    packed = PackedStrings.write(tmp_path / "strings", (f"a caption, number {number}" for number in range(10_000)))
+    packed = PackedStrings.write(
+        tmp_path / "strings", (f"a caption, number {number}" for number in range(10_000))
+    )
     pickled = pickle.dumps(packed)
     assert len(pickled) < 500
     assert pickle.loads(pickled)[9_999] == "a caption, number 9999"
@@ -207,7 +280,9 @@ def test_caption_cache_is_used_and_renewed(root: Path, monkeypatch: pytest.Monke
     assert list(rows) == [("Part1/3/0.jpg", ("M.", "N.")), ("Part2/4/1.jpg", ("O.",))]
     assert rows.counts.tolist() == [2, 1]
     with monkeypatch.context() as context:
-        context.setattr(datasets, "read_captions_json", lambda path: pytest.fail("parsed although the cache is there"))
+        context.setattr(
+            datasets, "read_captions_json", lambda path: pytest.fail("parsed although the cache is there")
+        )
         assert list(open_captions(file)) == list(rows)
     file.write_text(json.dumps({"Part1/3/0.jpg": ["new"]}))
     os.utime(file, ns=(1, 1))
@@ -244,7 +319,9 @@ def test_verify_accepts_a_sound_tree(root: Path, capsys: pytest.CaptureFixture[s
     row = next(line.split() for line in table.splitlines() if line.startswith("CUHK-PEDES"))
     assert row[1:] == ["train", "1", "11003", "1", "34054", "2", "68126"]
     assert [line.split()[:2] for line in table.splitlines() if line.startswith("ICFG")] == [
-        ["ICFG-PEDES", "train"], ["ICFG-PEDES", "test"]]
+        ["ICFG-PEDES", "train"],
+        ["ICFG-PEDES", "test"],
+    ]
 
 
 def damage(root: Path, what: str) -> None:
@@ -269,9 +346,19 @@ def damage(root: Path, what: str) -> None:
     file.write_text(json.dumps(rows))
 
 
-@pytest.mark.parametrize("what", ["missing images", "zero-byte images", "unreadable images", "empty captions",
-                                  "images without a caption", "captions given twice to one image",
-                                  "identities in several splits", "image paths that leave the image folder"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        "missing images",
+        "zero-byte images",
+        "unreadable images",
+        "empty captions",
+        "images without a caption",
+        "captions given twice to one image",
+        "identities in several splits",
+        "image paths that leave the image folder",
+    ],
+)
 def test_verify_finds(root: Path, capsys: pytest.CaptureFixture[str], what: str) -> None:
     damage(root, what)
     assert verify.main(["verify", str(root), "--dataset", "RSTPReid"]) == 1
@@ -280,12 +367,21 @@ def test_verify_finds(root: Path, capsys: pytest.CaptureFixture[str], what: str)
     assert report.rstrip().endswith("1 things are wrong")
 
 
-def test_verify_caps_the_list_and_notes_shared_captions(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [{"id": 0, "img_path": f"{number}.jpg", "captions": ["A man."], "split": "train"} for number in range(30)]
+def test_verify_caps_the_list_and_notes_shared_captions(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        {"id": 0, "img_path": f"{number}.jpg", "captions": ["A man."], "split": "train"}
+        for number in range(30)
+    ]
     (root / "RSTPReid/data_captions.json").write_text(json.dumps(rows))
     assert verify.main(["verify", str(root), "--dataset", "RSTPReid"]) == 1
     report = capsys.readouterr().out
-    assert "WRONG: 30 missing images" in report and "... and 20 more" in report and "30 things are wrong" in report
+    assert (
+        "WRONG: 30 missing images" in report
+        and "... and 20 more" in report
+        and "30 things are wrong" in report
+    )
     assert "note: 1 captions shared by several images\n    30 images: A man." in report
 
 
@@ -297,19 +393,31 @@ def test_verify_refuses_an_empty_root(tmp_path: Path) -> None:
 
 
 def test_command_line_ends_with_an_exit_code(root: Path) -> None:
-    run = subprocess.run([sys.executable, "-m", "ham.datasets", "verify", str(root), "--dataset", "ICFG-PEDES"],
-                         capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [sys.executable, "-m", "ham.datasets", "verify", str(root), "--dataset", "ICFG-PEDES"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (run.returncode, run.stdout.splitlines()[-1]) == (0, "nothing is wrong")
-    run = subprocess.run([sys.executable, "-m", "ham.datasets", "verify", str(root / "absent")],
-                         capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [sys.executable, "-m", "ham.datasets", "verify", str(root / "absent")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert run.returncode == 2 and run.stderr.startswith("error: ") and "no such folder" in run.stderr
 
 
 @pytest.mark.slow
 def test_bench_prints_parent_and_workers(tmp_path: Path) -> None:
     script = Path(__file__).parent.parent / "scripts/bench/records.py"
-    run = subprocess.run([sys.executable, str(script), "--images", "500", "--workers", "2", "--out", str(tmp_path / "r.json")],
-                         capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, str(script), "--images", "500", "--workers", "2", "--out", str(tmp_path / "r.json")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     figures = json.loads((tmp_path / "r.json").read_text())
     assert len(figures["workers"]) == 2 and figures["parent"]["images"] == 500
     assert "worker 1, 50 random rows" in run.stdout

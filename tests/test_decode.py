@@ -17,12 +17,12 @@ from PIL import Image
 from ham.captioner import decode as decode_module
 from ham.captioner.checkpoint import load_captioner
 from ham.captioner.decode import Batches, generate
-from ham.captioner.decoder import NO_STYLE, Decoder, DecodeSettings
-from ham.captioner.fast_llama import FastLlama
-from ham.captioner.images import preprocess
+from ham.captioner.engine import NO_STYLE, Decoder, DecodeSettings
 from ham.captioner.model import Captioner
 from ham.captioner.sampling import LOGIT_RISK
-from ham.generation import styles as styles_module
+from ham.generation import style_draws as styles_module
+from ham.llava.cached_llama import FastLlama
+from ham.llava.preprocess import preprocess
 from ham.runtime import UsageError
 
 
@@ -35,7 +35,7 @@ def captioner() -> Captioner:
 def made_up_prompt(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """The tiny captioner's prompt: made-up ids. Tests with the recorded checkpoint use the real ones."""
     if "parity" not in request.fixturenames:
-        monkeypatch.setattr("ham.captioner.decoder.prompt_pieces", lambda *_: ([1, 7, 9], [11, 4, 6, 5]))
+        monkeypatch.setattr("ham.captioner.engine.prompt_pieces", lambda *_: ([1, 7, 9], [11, 4, 6, 5]))
 
 
 def pixels(count: int, seed: int = 0) -> torch.Tensor:
@@ -75,7 +75,9 @@ def test_other_templates_equal_the_reference(recorded: tuple, parity: Path) -> N
     for entry in record["other_templates"]:
         decoder = Decoder(captioner, DecodeSettings(template=entry["conv_mode_used"], max_new_tokens=20))
         batch = preprocess(images[entry["image"]], captioner.image_size_px)[None]
-        assert decoder.caption(batch, [[entry["style"]]])[0][0].ids == entry["new_ids"], entry["conv_mode_used"]
+        assert decoder.caption(batch, [[entry["style"]]])[0][0].ids == entry["new_ids"], entry[
+            "conv_mode_used"
+        ]
 
 
 def test_stopping_equals_the_reference(recorded: tuple, parity: Path) -> None:
@@ -91,7 +93,9 @@ def test_stopping_equals_the_reference(recorded: tuple, parity: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------ transformers
 
 
-@pytest.mark.parametrize("options", [{}, {"kv_heads": 2}, {"rope_scaling": {"type": "linear", "factor": 2.0}}])
+@pytest.mark.parametrize(
+    "options", [{}, {"kv_heads": 2}, {"rope_scaling": {"type": "linear", "factor": 2.0}}]
+)
 def test_logits_equal_transformers(options: dict) -> None:
     llm = make_llm(**options)
     fast = FastLlama(llm)
@@ -141,8 +145,15 @@ def test_captions_equal_a_slow_obvious_loop(captioner: Captioner) -> None:
     with torch.inference_mode():
         for image, own, captions in zip(images, styles, found, strict=True):
             for style_id, ids in zip(own, captions, strict=True):
-                x = torch.cat([model.embed(torch.tensor([[1, 7, 9]])), model.encode_images(image[None]),
-                               model.styles(torch.tensor([style_id])), model.embed(torch.tensor([[11, 4, 6, 5]]))], 1)
+                x = torch.cat(
+                    [
+                        model.embed(torch.tensor([[1, 7, 9]])),
+                        model.encode_images(image[None]),
+                        model.styles(torch.tensor([style_id])),
+                        model.embed(torch.tensor([[11, 4, 6, 5]])),
+                    ],
+                    1,
+                )
                 expected = []
                 while len(expected) < 12 and (not expected or expected[-1] != 2):
                     expected.append(int(model.llm(inputs_embeds=x).logits[0, -1].argmax()))
@@ -159,7 +170,7 @@ def near_ties(captioner: Captioner) -> Captioner:
     head = twin.model.llm.lm_head.weight.data
     half = V // 2
     noise = torch.randn(half, 32, generator=torch.Generator().manual_seed(3))
-    head[half:2 * half] = head[:half] * (1 + 1e-7 * noise)
+    head[half : 2 * half] = head[:half] * (1 + 1e-7 * noise)
     head[3] = head[4]
     return twin
 
@@ -168,14 +179,18 @@ def near_ties(captioner: Captioner) -> Captioner:
 @pytest.mark.parametrize("ties", [False, True])
 def test_captions_do_not_depend_on_the_batch(captioner: Captioner, ties: bool, temperature: float) -> None:
     captioner = near_ties(captioner) if ties else captioner
-    settings = DecodeSettings(max_new_tokens=16, temperature=temperature, top_p=0.9 if temperature else 1.0, seed=5)
+    settings = DecodeSettings(
+        max_new_tokens=16, temperature=temperature, top_p=0.9 if temperature else 1.0, seed=5
+    )
     count = 13
     images = pixels(count)
     styles = [[number % S, (number + 2) % S][: 1 + number % 2] for number in range(count)]
     decoder = Decoder(captioner, settings)
     together = ids_of(decoder, images, styles)
     assert (decoder.rechecked > 10) == ties or temperature
-    alone = [ids_of(Decoder(captioner, settings), images[i:i + 1], styles[i:i + 1])[0] for i in range(count)]
+    alone = [
+        ids_of(Decoder(captioner, settings), images[i : i + 1], styles[i : i + 1])[0] for i in range(count)
+    ]
     assert together == alone
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).tolist()
     shuffled = ids_of(Decoder(captioner, settings), images[order], [styles[i] for i in order])
@@ -198,12 +213,14 @@ def test_float32_stays_far_inside_the_referees_margin(captioner: Captioner) -> N
 
 def test_rows_that_finish_early_leave_the_rest_unchanged(captioner: Captioner) -> None:
     images, styles = pixels(6), [[0, 1, 2]] * 6
-    full = ids_of(Decoder(captioner, DecodeSettings(max_new_tokens=90)), images, styles)         # the cache grows once
+    full = ids_of(
+        Decoder(captioner, DecodeSettings(max_new_tokens=90)), images, styles
+    )  # the cache grows once
     stopping = Decoder(captioner, DecodeSettings(max_new_tokens=90))
     common = max(range(3, V), key=lambda token: sum(token in ids[1:] for own in full for ids in own))
     stopping.stop_ids = {common}
     cut = ids_of(stopping, images, styles)
-    expected = [[ids[:ids.index(common) + 1] if common in ids else ids for ids in own] for own in full]
+    expected = [[ids[: ids.index(common) + 1] if common in ids else ids for ids in own] for own in full]
     assert cut == expected and cut != full and len({len(ids) for own in cut for ids in own}) > 3
 
 
@@ -213,15 +230,18 @@ def test_samples_follow_the_probabilities_and_the_seed(captioner: Captioner) -> 
     keys = [[str(number) for number in range(draws)]]
     first = [one.ids[0] for one in decoder.caption(image, [[0] * draws], keys)[0]]
     again = [one.ids[0] for one in decoder.caption(image, [[0] * draws], keys)[0]]
-    other = Decoder(captioner, DecodeSettings(max_new_tokens=1, temperature=1.0, seed=1)).caption(image, [[0] * draws], keys)[0]
+    other = Decoder(captioner, DecodeSettings(max_new_tokens=1, temperature=1.0, seed=1)).caption(
+        image, [[0] * draws], keys
+    )[0]
     assert first == again != [one.ids[0] for one in other] and len(set(first)) > 3
 
 
 # ------------------------------------------------------------------------------------------------------ batches, bad input
 
 
-def test_a_batch_that_does_not_fit_is_halved(captioner: Captioner, caplog: pytest.LogCaptureFixture,
-                                             monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_that_does_not_fit_is_halved(
+    captioner: Captioner, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     decoder = Decoder(captioner, DecodeSettings(max_new_tokens=3))
     expected = ids_of(decoder, pixels(7), [[0]] * 7)
     whole, sizes = decoder.caption, []
@@ -245,12 +265,19 @@ def test_a_batch_that_does_not_fit_is_halved(captioner: Captioner, caplog: pytes
 
 def test_batch_size_on_a_cpu_counts_rows(captioner: Captioner) -> None:
     decoder = Decoder(captioner)
-    assert (Batches(decoder).images, Batches(decoder, None, 2).images, Batches(decoder, 5, 2).images) == (64, 32, 5)
+    assert (Batches(decoder).images, Batches(decoder, None, 2).images, Batches(decoder, 5, 2).images) == (
+        64,
+        32,
+        5,
+    )
     assert Batches(decoder, None, 1000).images == 1
     many = [[number % S for number in range(150)], [], [1, 2]]
     batches = Batches(decoder, None, 150)
     sizes, whole = [], decoder.caption
-    decoder.caption = lambda images, styles, names: (sizes.append(sum(map(len, styles))), whole(images, styles, names))[1]
+    decoder.caption = lambda images, styles, names: (
+        sizes.append(sum(map(len, styles))),
+        whole(images, styles, names),
+    )[1]
     decoder.settings = DecodeSettings(max_new_tokens=2)
     parts = [[one.ids for one in own] for own in batches.caption(pixels(3), many)]
     assert sizes == [64, 64, 24] and [len(own) for own in parts] == [150, 0, 2]
@@ -268,13 +295,17 @@ def test_without_style_and_with_ragged_styles(captioner: Captioner) -> None:
     assert ragged[2][0] == ids_of(decoder, images[2:], [[2]])[0][0]
 
 
-@pytest.mark.parametrize("wrong", [{"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.5}, {"max_new_tokens": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.5}, {"max_new_tokens": 0}]
+)
 def test_wrong_settings_are_refused(captioner: Captioner, wrong: dict) -> None:
     with pytest.raises(UsageError, match="expected >= 0"):
         Decoder(captioner, DecodeSettings(**wrong))
 
 
-def test_the_checkpoints_own_instruction_is_the_default(captioner: Captioner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_checkpoints_own_instruction_is_the_default(
+    captioner: Captioner, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(captioner.manifest, "prompt", "Who is it?")
     assert Decoder(captioner).prompt == "Who is it?"
     assert Decoder(captioner, DecodeSettings(prompt="Describe.")).prompt == "Describe."
@@ -284,7 +315,11 @@ def test_the_checkpoints_own_instruction_is_the_default(captioner: Captioner, mo
 
 def test_wrong_styles_and_lengths_are_refused(captioner: Captioner) -> None:
     decoder = Decoder(captioner)
-    for styles, message in (([[S]], f"style {S} asked for"), ([[-2]], "style -2"), ([[0, NO_STYLE]], "with and without")):
+    for styles, message in (
+        ([[S]], f"style {S} asked for"),
+        ([[-2]], "style -2"),
+        ([[0, NO_STYLE]], "with and without"),
+    ):
         with pytest.raises(UsageError, match=message):
             decoder.caption(pixels(1), styles)
     with pytest.raises(UsageError, match="1 images but 2 lists"):

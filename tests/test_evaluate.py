@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ham.clip import tokenize
-from ham.reid.augment import normalise
+from ham.reid.batch import normalize
 from ham.reid.encode import EncodeSettings, encode_images, encode_texts, evaluation_mode
 from ham.reid.evaluate import encode_split, evaluate, format_table, measure, pick_examples, write_results
 from ham.reid.metrics import METRICS
@@ -32,7 +32,7 @@ class Stub(nn.Module):
         self.scale = nn.Parameter(torch.ones(()))
         self.dropout = nn.Dropout(0.9)
         self.branches = branches
-        pixels = normalise(torch.tensor(list(COLOURS.values()), dtype=torch.uint8)[:, :, None, None])
+        pixels = normalize(torch.tensor(list(COLOURS.values()), dtype=torch.uint8)[:, :, None, None])
         self.means = dict(zip(tokenize(list(COLOURS))[:, 1].tolist(), pixels[:, :, 0, 0]))
 
     def image_features(self, images: Tensor) -> list[Tensor]:
@@ -51,8 +51,14 @@ def make_dataset(root: Path, persons: dict[int, str], per_person: int = 2, capti
     for person, colour in persons.items():
         for number in range(per_person):
             Image.new("RGB", (12, 30), COLOURS[colour]).save(folder / "imgs" / f"{person}_{number}.png")
-            rows.append({"id": person, "img_path": f"{person}_{number}.png", "split": "test",
-                         "captions": [f"{colour} coat number {n}" for n in range(captions)]})
+            rows.append(
+                {
+                    "id": person,
+                    "img_path": f"{person}_{number}.png",
+                    "split": "test",
+                    "captions": [f"{colour} coat number {n}" for n in range(captions)],
+                }
+            )
     (folder / "data_captions.json").write_text(json.dumps(rows))
     return root
 
@@ -64,9 +70,13 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("branches", [1, 2])
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_perfect_model_scores_100_both_ways(root: Path, tmp_path: Path, branches: int, workers: int) -> None:
+def test_a_perfect_model_scores_100_both_ways(
+    root: Path, tmp_path: Path, branches: int, workers: int
+) -> None:
     settings = EncodeSettings(image_size_px=(32, 16), batch_size=3, workers=workers)
-    rows, encoded = evaluate(Stub(branches), root, ["RSTPReid"], image_to_text=True, settings=settings, out=tmp_path / "out")
+    rows, encoded = evaluate(
+        Stub(branches), root, ["RSTPReid"], image_to_text=True, settings=settings, out=tmp_path / "out"
+    )
     assert [row["direction"] for row in rows] == ["text-to-image", "image-to-text"]
     assert all(row[name] == 100.0 for row in rows for name in METRICS)
     assert (rows[0]["queries"], rows[0]["gallery"], rows[1]["queries"], rows[1]["gallery"]) == (16, 8, 8, 16)
@@ -76,19 +86,28 @@ def test_a_perfect_model_scores_100_both_ways(root: Path, tmp_path: Path, branch
     assert not (tmp_path / "out" / "failed.jsonl").exists()
 
 
-def test_unreadable_image_leaves_the_gallery(root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unreadable_image_leaves_the_gallery(
+    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (root / "RSTPReid" / "imgs" / "3_0.png").write_bytes(b"broken")
     (root / "RSTPReid" / "imgs" / "3_1.png").unlink()
     settings = EncodeSettings(image_size_px=(32, 16), batch_size=1, max_failed_share=0.5)
     with caplog.at_level(logging.WARNING, logger="ham"):
         rows, _ = evaluate(Stub(), root, ["RSTPReid"], settings=settings, out=tmp_path / "out")
-    assert (rows[0]["failed_images"], rows[0]["gallery"], rows[0]["queries"], rows[0]["unmatched"]) == (2, 6, 12, 4)
+    assert (rows[0]["failed_images"], rows[0]["gallery"], rows[0]["queries"], rows[0]["unmatched"]) == (
+        2,
+        6,
+        12,
+        4,
+    )
     assert rows[0]["R1"] == 100.0
     assert "2 of 8 RSTPReid images cannot be read" in caplog.text
     failed = [json.loads(line) for line in (tmp_path / "out" / "failed.jsonl").read_text().splitlines()]
     assert [Path(row["image"]).name for row in failed] == ["3_0.png", "3_1.png"]
     assert failed[1]["reason"] == "missing: no such file" and failed[1]["dataset"] == "RSTPReid"
-    with pytest.raises(WorkError, match=r"2 of 8 RSTPReid images cannot be read, more than .* 1.0%; the first: .*3_0"):
+    with pytest.raises(
+        WorkError, match=r"2 of 8 RSTPReid images cannot be read, more than .* 1.0%; the first: .*3_0"
+    ):
         evaluate(Stub(), root, ["RSTPReid"], settings=SMALL)
 
 
@@ -98,7 +117,16 @@ def test_nothing_readable_is_an_error(tmp_path: Path) -> None:
 
 
 def test_captions_of_any_kind(root: Path) -> None:
-    odd = ["", "  ", "red", "red " * 500, "человек в красном", "穿红衣服的人", "jekyll <|endoftext|> red", "\U0001f468 red"]
+    odd = [
+        "",
+        "  ",
+        "red",
+        "red " * 500,
+        "человек в красном",
+        "穿红衣服的人",
+        "jekyll <|endoftext|> red",
+        "\U0001f468 red",
+    ]
     feats = encode_texts(Stub(), odd, SMALL)
     assert feats.shape == (8, 3) and feats.isfinite().all()
     torch.testing.assert_close(feats[2], feats[3])
@@ -130,7 +158,9 @@ def test_table_has_two_decimals_and_one_line_a_row(root: Path) -> None:
     rows, _ = evaluate(Stub(), root, ["RSTPReid"], image_to_text=True, settings=SMALL)
     lines = format_table(rows).splitlines()
     assert len(lines) == 4 and len(set(map(len, lines))) == 1
-    assert lines[0].replace(" ", "") == "|dataset|split|direction|R1|R5|R10|mAP|mINP|queries|unmatched|gallery|"
+    assert (
+        lines[0].replace(" ", "") == "|dataset|split|direction|R1|R5|R10|mAP|mINP|queries|unmatched|gallery|"
+    )
     assert lines[2].startswith("| RSTPReid | test  | text-to-image | 100.00 |")
 
 
@@ -149,7 +179,9 @@ def test_examples_are_the_same_every_time_and_know_right_from_wrong(root: Path) 
     for example in examples:
         person = Path(example["query_image"]).name.split("_")[0]
         assert [hit["right"] for hit in example["hits"]] == [True, True, False]
-        assert all(hit["right"] == (Path(hit["image"]).name.split("_")[0] == person) for hit in example["hits"])
+        assert all(
+            hit["right"] == (Path(hit["image"]).name.split("_")[0] == person) for hit in example["hits"]
+        )
         scores = [hit["score"] for hit in example["hits"]]
         assert scores == sorted(scores, reverse=True) and scores[0] == pytest.approx(1.0, abs=1e-4)
 
@@ -158,14 +190,18 @@ def _one_rank(rank: int, root: str, port_file: str, out: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{port_file}", rank=rank, world_size=2)
     try:
         rows, (encoded,) = evaluate(Stub(), root, ["RSTPReid"], settings=SMALL)
-        torch.save((rows, encoded.text_feats, encoded.image_feats, encoded.image_ids.tolist()), f"{out}/{rank}.pt")
+        torch.save(
+            (rows, encoded.text_feats, encoded.image_feats, encoded.image_ids.tolist()), f"{out}/{rank}.pt"
+        )
     finally:
         dist.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_two_ranks_give_what_one_gives(tmp_path: Path) -> None:
-    root = make_dataset(tmp_path / "data", {1: "red", 2: "green", 3: "blue"}, per_person=3)   # 9 images: slices of 4 and 5
+    root = make_dataset(
+        tmp_path / "data", {1: "red", 2: "green", 3: "blue"}, per_person=3
+    )  # 9 images: slices of 4 and 5
     rows, (encoded,) = evaluate(Stub(), root, ["RSTPReid"], settings=SMALL)
     torch.multiprocessing.spawn(_one_rank, (str(root), str(tmp_path / "meet"), str(tmp_path)), nprocs=2)
     for rank in range(2):

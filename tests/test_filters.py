@@ -13,22 +13,25 @@ DATA = Path(__file__).parent / "data" / "generation"
 GOOD = "a man in a black jacket and blue jeans"
 
 
-@pytest.mark.parametrize(("caption", "reason"), [
-    (GOOD, None),
-    ("one two three four five six seven", "short"),
-    ("one two three four five six seven eight", None),
-    ("", "short"),
-    ("       ", None),                                             # seven single spaces separate eight empty words
-    (" ".join(["w"] * 130), None),
-    (" ".join(["w"] * 131), "long"),
-    (" ".join(["w"] * 129) + "  w", "long"),                       # a doubled space makes the 131st word
-    ("\t".join(["word"] * 9), "short"),                            # only spaces separate
-    (GOOD + "\n", "newline"),
-    (GOOD + "\r", None),
-    (GOOD + " <unk>", "angle_bracket"),
-    (GOOD + " >", "angle_bracket"),
-    (GOOD + " and a black/navy bag", None),
-])
+@pytest.mark.parametrize(
+    ("caption", "reason"),
+    [
+        (GOOD, None),
+        ("one two three four five six seven", "short"),
+        ("one two three four five six seven eight", None),
+        ("", "short"),
+        ("       ", None),  # seven single spaces separate eight empty words
+        (" ".join(["w"] * 130), None),
+        (" ".join(["w"] * 131), "long"),
+        (" ".join(["w"] * 129) + "  w", "long"),  # a doubled space makes the 131st word
+        ("\t".join(["word"] * 9), "short"),  # only spaces separate
+        (GOOD + "\n", "newline"),
+        (GOOD + "\r", None),
+        (GOOD + " <unk>", "angle_bracket"),
+        (GOOD + " >", "angle_bracket"),
+        (GOOD + " and a black/navy bag", None),
+    ],
+)
 def test_rules_at_their_limits(caption: str, reason: str | None) -> None:
     assert reject_reason(caption) == reason
 
@@ -52,4 +55,6 @@ def test_equals_the_recorded_reference(parity: Path) -> None:
         assert (reject_reason(row["text"], reject_slash_n=True) is None) == row["accepted"], row
         if (reject_reason(row["text"]) is None) != row["accepted"]:
             differing.append(row["text"])
-    assert differing and all("/n" in text and "\n" not in text for text in differing)     # the typo is the only difference
+    assert differing and all(
+        "/n" in text and "\n" not in text for text in differing
+    )  # the typo is the only difference

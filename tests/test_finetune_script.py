@@ -10,7 +10,7 @@ import pytest
 from transformers import HfArgumentParser
 
 from ham.captioner.arguments import DataArguments, ModelArguments, TrainingArguments, check_fixed_options
-from ham.captioner.backbone import IS_LEGACY
+from ham.llava.transformers_compat import IS_LEGACY
 
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "v1_5" / "finetune_task.sh"
 NEEDED = {"MODEL": "llava", "DATA": "styles/instructions.json", "IMAGES": "data"}
@@ -26,10 +26,25 @@ def run(folder: Path, gpus: int, *flags: str, **variables: str) -> subprocess.Co
     python.parent.mkdir(exist_ok=True)
     python.write_text(PYTHON)
     python.chmod(0o755)
-    kept = {name: value for name, value in os.environ.items() if name not in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")}
-    return subprocess.run(["bash", str(SCRIPT), *flags], capture_output=True, text=True, check=False, env={
-        **kept, "PATH": f"{python.parent}:{os.environ['PATH']}", "VIRTUAL_ENV": str(folder), "FAKE_GPUS": str(gpus),
-        "FAKE_WORDS": str(folder / "words"), **variables})
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
+    }
+    return subprocess.run(
+        ["bash", str(SCRIPT), *flags],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={
+            **kept,
+            "PATH": f"{python.parent}:{os.environ['PATH']}",
+            "VIRTUAL_ENV": str(folder),
+            "FAKE_GPUS": str(gpus),
+            "FAKE_WORDS": str(folder / "words"),
+            **variables,
+        },
+    )
 
 
 def launched(folder: Path, gpus: int, *flags: str, **variables: str) -> tuple[list[str], list[str]]:
@@ -39,7 +54,7 @@ def launched(folder: Path, gpus: int, *flags: str, **variables: str) -> tuple[li
     words = (folder / "words").read_text().splitlines()
     assert words[:2] == ["-m", "torch.distributed.run"]
     place = words.index("ham.captioner.train")
-    return words[2:place - 1], words[place + 1:]
+    return words[2 : place - 1], words[place + 1 :]
 
 
 def value(words: list[str], option: str) -> str | None:
@@ -58,9 +73,17 @@ def test_the_papers_values_are_the_defaults_and_every_flag_is_known(tmp_path: Pa
     check_fixed_options(model, data)
     assert (model.model_name_or_path, model.version, model.style_init) == ("llava", "v1", "normal")
     assert (data.data_path, data.image_folder) == ("styles/instructions.json", "data")
-    assert (training.per_device_train_batch_size, training.num_train_epochs, training.learning_rate) == (20, 2, 4e-4)
+    assert (training.per_device_train_batch_size, training.num_train_epochs, training.learning_rate) == (
+        20,
+        2,
+        4e-4,
+    )
     assert (training.warmup_steps, training.lr_scheduler_type, training.weight_decay) == (0.03, "cosine", 0)
-    assert (training.model_max_length, training.group_by_modality_length, training.deepspeed) == (2048, True, None)
+    assert (training.model_max_length, training.group_by_modality_length, training.deepspeed) == (
+        2048,
+        True,
+        None,
+    )
     assert training.use_cpu and not training.bf16
 
 
@@ -72,21 +95,34 @@ def test_gpus_get_bf16_checkpointing_and_zero3_with_offload(tmp_path: Path) -> N
     assert (SCRIPT.parent.parent.parent / value(words, "--deepspeed")).is_file()
     _, plain = launched(tmp_path, 4, "--learning_rate", "1e-3", DEEPSPEED="none", OUT="elsewhere", NPROC="2")
     assert "--deepspeed" not in plain and value(plain, "--output_dir") == "elsewhere"
-    assert value(plain, "--learning_rate") == "1e-3"                     # flags come last and win
+    assert value(plain, "--learning_rate") == "1e-3"  # flags come last and win
 
 
 def test_several_nodes_meet_at_the_first(tmp_path: Path) -> None:
     torchrun, _ = launched(tmp_path, 8, NNODES="4", NODE_RANK="2", MASTER_ADDR="host0")
-    assert torchrun == ["--nnodes", "4", "--node-rank", "2", "--master-addr", "host0", "--master-port", "29500",
-                        "--nproc-per-node", "8"]
+    assert torchrun == [
+        "--nnodes",
+        "4",
+        "--node-rank",
+        "2",
+        "--master-addr",
+        "host0",
+        "--master-port",
+        "29500",
+        "--nproc-per-node",
+        "8",
+    ]
 
 
-@pytest.mark.parametrize(("variables", "said"), [
-    ({}, "set MODEL to the folder of a LLaVA checkpoint"),
-    ({"MODEL": "llava"}, "set DATA to instructions.json"),
-    ({**NEEDED, "NNODES": "2"}, "set NODE_RANK, 0 to NNODES - 1"),
-    ({**NEEDED, "NNODES": "2", "NODE_RANK": "0"}, "set MASTER_ADDR to the first node"),
-])
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({}, "set MODEL to the folder of a LLaVA checkpoint"),
+        ({"MODEL": "llava"}, "set DATA to instructions.json"),
+        ({**NEEDED, "NNODES": "2"}, "set NODE_RANK, 0 to NNODES - 1"),
+        ({**NEEDED, "NNODES": "2", "NODE_RANK": "0"}, "set MASTER_ADDR to the first node"),
+    ],
+)
 def test_what_is_missing_is_named(tmp_path: Path, variables: dict[str, str], said: str) -> None:
     done = run(tmp_path, 1, **variables)
     assert done.returncode != 0 and said in done.stderr

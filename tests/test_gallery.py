@@ -23,7 +23,11 @@ def picture(tmp_path: Path) -> str:
 
 
 def row(image: str, rights: list[bool | None], query: str = "a man in blue", **more) -> dict:
-    return {"query": query, "hits": [{"image": image, "score": 0.5, "right": right} for right in rights], **more}
+    return {
+        "query": query,
+        "hits": [{"image": image, "score": 0.5, "right": right} for right in rights],
+        **more,
+    }
 
 
 def corner_of(sheet: Image.Image, places: int, place: int, number: int = 0) -> tuple[int, int]:
@@ -37,7 +41,9 @@ def corner_of(sheet: Image.Image, places: int, place: int, number: int = 0) -> t
 def test_frames_tell_right_from_wrong_from_unjudged(picture: str, tmp_path: Path, with_image: bool) -> None:
     rights = [True, False, None]
     more = {"query_image": picture} if with_image else {}
-    path = draw_gallery([row(picture, rights, **more), row(picture, rights[::-1], **more)], tmp_path / "out" / "g.png")
+    path = draw_gallery(
+        [row(picture, rights, **more), row(picture, rights[::-1], **more)], tmp_path / "out" / "g.png"
+    )
     with Image.open(path) as sheet:
         assert sheet.format == "PNG"
         for number, order in enumerate((rights, rights[::-1])):
@@ -51,21 +57,42 @@ def test_frames_tell_right_from_wrong_from_unjudged(picture: str, tmp_path: Path
 def test_missing_and_broken_images_become_grey_boxes_with_words(picture: str, tmp_path: Path) -> None:
     (tmp_path / "torn.jpg").write_bytes(b"torn")
     lost = row(picture, [False] * 3)
-    lost["hits"][1]["image"], lost["hits"][2]["image"] = str(tmp_path / "torn.jpg"), str(tmp_path / "nowhere.jpg")
+    lost["hits"][1]["image"], lost["hits"][2]["image"] = (
+        str(tmp_path / "torn.jpg"),
+        str(tmp_path / "nowhere.jpg"),
+    )
     with Image.open(draw_gallery([lost], tmp_path / "g.png")) as sheet:
         for place in (1, 2):
             x, y = corner_of(sheet, 3, place)
-            box = sheet.crop((x + gallery.FRAME_PX, y + gallery.FRAME_PX, x + gallery.FRAME_PX + gallery.THUMB_PX[0],
-                              y + gallery.FRAME_PX + gallery.THUMB_PX[1]))
+            box = sheet.crop(
+                (
+                    x + gallery.FRAME_PX,
+                    y + gallery.FRAME_PX,
+                    x + gallery.FRAME_PX + gallery.THUMB_PX[0],
+                    y + gallery.FRAME_PX + gallery.THUMB_PX[1],
+                )
+            )
             colours = {colour: count for count, colour in box.getcolors(10**5)}
             grey = ImageColor.getrgb(gallery.EMPTY)
-            assert max(colours, key=colours.get) == grey and ImageColor.getrgb(gallery.INK) in colours and BLUE not in colours
+            assert (
+                max(colours, key=colours.get) == grey
+                and ImageColor.getrgb(gallery.INK) in colours
+                and BLUE not in colours
+            )
 
 
-@pytest.mark.parametrize("query", ["", "word " * 500, "человек в красном", "穿红衣服的人" * 80, "x" * 3000, "line\nbreak\ttab"])
+@pytest.mark.parametrize(
+    "query", ["", "word " * 500, "человек в красном", "穿红衣服的人" * 80, "x" * 3000, "line\nbreak\ttab"]
+)
 def test_any_caption_leaves_the_images_alone(picture: str, tmp_path: Path, query: str) -> None:
-    with Image.open(draw_gallery([row(picture, [True], query)] * 2, tmp_path / "g.png", title="a title")) as sheet, \
-            Image.open(draw_gallery([row(picture, [True], "short")] * 2, tmp_path / "h.png", title="a title")) as plain:
+    with (
+        Image.open(
+            draw_gallery([row(picture, [True], query)] * 2, tmp_path / "g.png", title="a title")
+        ) as sheet,
+        Image.open(
+            draw_gallery([row(picture, [True], "short")] * 2, tmp_path / "h.png", title="a title")
+        ) as plain,
+    ):
         column = gallery.GAP_PX + gallery.TEXT_PX + gallery.GAP_PX
         rest = (column, 0, sheet.width, sheet.height)
         assert sheet.size == plain.size

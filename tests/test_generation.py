@@ -15,15 +15,15 @@ import pytest
 from generation_helpers import FakeEngine, make_plan, merged, run_job, start
 from PIL import Image
 
+from ham.generation.diversity import bleu, distinct_n, measure, self_bleu, words_of
 from ham.generation.filters import reject_reason
-from ham.generation.measure import bleu, distinct_n, measure, self_bleu, words_of
 from ham.generation.merge import image_captions, merge
 from ham.generation.plan import list_images, load_plan, settle_plan
 from ham.generation.run import Caption, Run
-from ham.generation.samples import write_samples
 from ham.generation.shards import read_rows
 from ham.generation.status import JobWatch, describe
 from ham.records import CaptionRow, read_json
+from ham.report.samples import write_samples
 from ham.runtime import WorkError
 
 
@@ -50,7 +50,7 @@ def test_every_image_gets_its_captions(root: Path, tmp_path: Path) -> None:
     for image, own in by_image.items():
         ordered, open_draws = plan.styles.replay(image, own)
         assert ordered == own and not open_draws
-        assert [row.style_id for row in own] == plan.styles.sequence(image)[:len(own)]
+        assert [row.style_id for row in own] == plan.styles.sequence(image)[: len(own)]
         assert all((row.status == "accepted") == (reject_reason(row.caption) is None) for row in own)
     assert any(row.attempt for row in rows), "the fake captioner must have some captions rejected"
     assert len({(row.image, row.style_id, row.attempt) for row in rows}) == len(rows)
@@ -59,12 +59,15 @@ def test_every_image_gets_its_captions(root: Path, tmp_path: Path) -> None:
 def test_batches_are_full_across_shards(root: Path, tmp_path: Path) -> None:
     engine = FakeEngine(batch_images=8, reject_every=10**9)
     run_job(tmp_path / "out", root, engine=engine)
-    assert engine.calls == [8, 8, 7]                                   # 23 images in shards of 5
+    assert engine.calls == [8, 8, 7]  # 23 images in shards of 5
 
 
-@pytest.mark.parametrize(("world_size", "batch_images", "workers"), [(1, 1, 0), (2, 7, 0), (3, 100, 0), (1, 4, 2)])
-def test_output_does_not_depend_on_ranks_batches_or_workers(root: Path, tmp_path: Path, world_size: int, batch_images: int,
-                                                            workers: int) -> None:
+@pytest.mark.parametrize(
+    ("world_size", "batch_images", "workers"), [(1, 1, 0), (2, 7, 0), (3, 100, 0), (1, 4, 2)]
+)
+def test_output_does_not_depend_on_ranks_batches_or_workers(
+    root: Path, tmp_path: Path, world_size: int, batch_images: int, workers: int
+) -> None:
     run_job(tmp_path / "one", root)
     for rank in reversed(range(world_size)):
         run_job(tmp_path / "two", root, rank, world_size, FakeEngine(batch_images), workers)
@@ -80,14 +83,21 @@ def test_always_rejected_captions_are_drawn_five_times_and_left_out(root: Path, 
     assert {row.reason for row in rows} == {"short"}
     summary = merge(plan)
     assert read_json(tmp_path / "out" / "captions.json") == {}
-    assert (summary["images_without_caption"], summary["captions_rejected"], summary["reasons"]) == (23, 230, {"short": 230})
+    assert (summary["images_without_caption"], summary["captions_rejected"], summary["reasons"]) == (
+        23,
+        230,
+        {"short": 230},
+    )
     kept = (merge(plan, keep_rejected=True), read_json(tmp_path / "out" / "captions.json"))[1]
     assert len(kept) == 23 and all(len(captions) == 2 for captions in kept.values())
 
 
 def test_kept_rejected_captions_are_the_last_ones() -> None:
-    rows = [CaptionRow("x", "bad 1", 0, 0, "rejected", "short"), CaptionRow("x", "good", 1, 0, "accepted"),
-            CaptionRow("x", "bad 2", 2, 1, "rejected", "short")]
+    rows = [
+        CaptionRow("x", "bad 1", 0, 0, "rejected", "short"),
+        CaptionRow("x", "good", 1, 0, "accepted"),
+        CaptionRow("x", "bad 2", 2, 1, "rejected", "short"),
+    ]
     assert image_captions(rows, 2) == ["good"]
     assert image_captions(rows, 2, keep_rejected=True) == ["good", "bad 2"]
     assert image_captions(rows[1:2], 1, keep_rejected=True) == ["good"]
@@ -96,8 +106,10 @@ def test_kept_rejected_captions_are_the_last_ones() -> None:
 def test_merge_streams_the_same_json_as_the_library(root: Path, tmp_path: Path) -> None:
     data = merged((run_job(tmp_path / "out", root)).folder)
     captions = json.loads(data)
-    assert captions == {image: image_captions([row for row in all_rows(tmp_path / "out") if row.image == image], 2)
-                        for image in captions}
+    assert captions == {
+        image: image_captions([row for row in all_rows(tmp_path / "out") if row.image == image], 2)
+        for image in captions
+    }
     assert data.endswith(b"]\n}\n") and len(captions) == 23
 
 
@@ -115,9 +127,18 @@ def broken_images(root: Path) -> dict[str, str]:
     (root / "text.jpg").write_text("this is no picture")
     (root / "folder.jpg").mkdir()
     Image.new("1", (12000, 12000)).save(root / "bomb.png")
-    return {"cut.jpg": "truncated", "cut.png": "", "empty.jpg": "not an image", "text.jpg": "not an image",
-            "folder.jpg": "unreadable", "bomb.png": "too large", "gone.jpg": "missing", "../outside.jpg": "outside",
-            "/etc/passwd": "outside", "": "outside"}
+    return {
+        "cut.jpg": "truncated",
+        "cut.png": "",
+        "empty.jpg": "not an image",
+        "text.jpg": "not an image",
+        "folder.jpg": "unreadable",
+        "bomb.png": "too large",
+        "gone.jpg": "missing",
+        "../outside.jpg": "outside",
+        "/etc/passwd": "outside",
+        "": "outside",
+    }
 
 
 def odd_images(root: Path) -> list[str]:
@@ -142,7 +163,11 @@ def test_broken_images_are_rows_and_the_run_goes_on(root: Path, tmp_path: Path, 
     failed = {row.image: row for row in all_rows(out) if row.status == "failed"}
     assert set(failed) == set(broken)
     for image, row in failed.items():
-        assert row.reason.startswith(broken[image]) and (row.caption, row.style_id, row.attempt) == ("", None, 0), row
+        assert row.reason.startswith(broken[image]) and (row.caption, row.style_id, row.attempt) == (
+            "",
+            None,
+            0,
+        ), row
         assert str(root) not in row.reason and " at 0x" not in row.reason
     assert {row.image for row in all_rows(out) if row.status == "accepted"} == {"0/00.png", *odd}
     summary = merge(plan)
@@ -163,7 +188,7 @@ def test_two_jobs_share_the_shards(root: Path, tmp_path: Path) -> None:
     for job in jobs:
         job.join()
     assert [job.exitcode for job in jobs] == [0, 0, 0]
-    run_job(tmp_path / "two", root)                                    # what the others were writing when a job passed by
+    run_job(tmp_path / "two", root)  # what the others were writing when a job passed by
     assert merged(tmp_path / "one") == merged(tmp_path / "two")
 
 
@@ -181,12 +206,16 @@ def test_a_full_disk_leaves_whole_files_and_the_job_goes_on(root: Path, tmp_path
     run_job(tmp_path / "one", root)
     make_plan(tmp_path / "two", root)
     for limit in (700, 1100, 1300):
-        job = multiprocessing.get_context("fork").Process(target=limited_job, args=(tmp_path / "two", root, limit))
+        job = multiprocessing.get_context("fork").Process(
+            target=limited_job, args=(tmp_path / "two", root, limit)
+        )
         job.start()
         job.join()
         assert job.exitcode == 7
         for file in (tmp_path / "two").glob("*.jsonl*"):
-            assert file.read_bytes().endswith(b"\n") and [json.loads(line) for line in file.read_text().splitlines()]
+            assert file.read_bytes().endswith(b"\n") and [
+                json.loads(line) for line in file.read_text().splitlines()
+            ]
         assert not list((tmp_path / "two").glob("*.tmp"))
     run_job(tmp_path / "two", root)
     assert merged(tmp_path / "one") == merged(tmp_path / "two")
@@ -201,7 +230,11 @@ def test_status_and_merge_work_on_a_job_in_progress(root: Path, tmp_path: Path) 
     text = describe(out)
     assert "in progress" in text and "3 of 5 done" in text and "not merged yet" in text
     summary = merge(load_plan(out))
-    assert not summary["complete"] and summary["images_merged"] == 13 and len(read_json(out / "captions.json")) == 13
+    assert (
+        not summary["complete"]
+        and summary["images_merged"] == 13
+        and len(read_json(out / "captions.json")) == 13
+    )
     plan = run_job(out, root, rank=1, world_size=2)
     status = JobWatch(plan).scan()
     rows = all_rows(out)
@@ -220,14 +253,18 @@ def test_the_sample_page_is_whole_and_self_contained(root: Path, tmp_path: Path)
     assert page.count("<article>") == 10 and page.count("data:image/jpeg;base64,") == 10
     assert "http" not in page and "style " in page
     assert write_samples(plan, root, count=10).read_text() == page
-    assert write_samples(plan, root, count=99).read_text().count("<article>") == 13        # of the finished shards only
+    assert (
+        write_samples(plan, root, count=99).read_text().count("<article>") == 13
+    )  # of the finished shards only
     gone = write_samples(plan, tmp_path / "elsewhere", count=3).read_text()
     assert gone.count("no image") == 3
 
 
 def test_the_sample_page_escapes_what_a_model_may_write(root: Path, tmp_path: Path) -> None:
     engine = FakeEngine()
-    engine.caption = lambda images, pixels, draws: [[Caption("<script>a b c d e f g h", 1)] * len(own) for own in draws]
+    engine.caption = lambda images, pixels, draws: [
+        [Caption("<script>a b c d e f g h", 1)] * len(own) for own in draws
+    ]
     page = write_samples(run_job(tmp_path / "out", root, engine=engine), root).read_text()
     assert "&lt;script&gt;" in page and "<script>" not in page and "rejected: angle_bracket" in page
 
@@ -239,7 +276,7 @@ def test_distinct_counts_different_ngrams() -> None:
     texts = [words_of("A red coat, a red bag."), words_of("a RED hat")]
     assert texts == [["a", "red", "coat", "a", "red", "bag"], ["a", "red", "hat"]]
     assert distinct_n(texts, 1) == pytest.approx(100 * 5 / 9)
-    assert distinct_n(texts, 2) == pytest.approx(100 * 5 / 7)           # a red x3, red coat, coat a, red bag, red hat
+    assert distinct_n(texts, 2) == pytest.approx(100 * 5 / 7)  # a red x3, red coat, coat a, red bag, red hat
     assert distinct_n([], 1) == 0
 
 

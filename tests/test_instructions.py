@@ -11,17 +11,30 @@ from ham.records import StyleAssignment
 from ham.runtime import UsageError
 from ham.style.instructions import DEFAULT_INSTRUCTION, clean_caption, instruction_records, write_instructions
 
-ROWS = [StyleAssignment("CUHK-PEDES/imgs/a.png", 'She said "red".', (3, 0)), StyleAssignment("b.png", "in no style", ()),
-        StyleAssignment("b.png", "Ü, 红", (1,))]
+ROWS = [
+    StyleAssignment("CUHK-PEDES/imgs/a.png", 'She said "red".', (3, 0)),
+    StyleAssignment("b.png", "in no style", ()),
+    StyleAssignment("b.png", "Ü, 红", (1,)),
+]
 
 
 def test_one_record_per_caption_and_style() -> None:
     records = list(instruction_records(ROWS, "Describe."))
     assert records[0] == {
-        "id": "000000-0003", "image": "CUHK-PEDES/imgs/a.png", "style_id": 3, "class_id": 3,
-        "conversations": [{"from": "human", "value": "<image>\nDescribe."}, {"from": "gpt", "value": 'She said "red".'}]}
+        "id": "000000-0003",
+        "image": "CUHK-PEDES/imgs/a.png",
+        "style_id": 3,
+        "class_id": 3,
+        "conversations": [
+            {"from": "human", "value": "<image>\nDescribe."},
+            {"from": "gpt", "value": 'She said "red".'},
+        ],
+    }
     assert [(record["image"], record["class_id"]) for record in records] == [
-        ("CUHK-PEDES/imgs/a.png", 3), ("CUHK-PEDES/imgs/a.png", 0), ("b.png", 1)]
+        ("CUHK-PEDES/imgs/a.png", 3),
+        ("CUHK-PEDES/imgs/a.png", 0),
+        ("b.png", 1),
+    ]
     assert len({record["id"] for record in records}) == 3
 
 

@@ -13,21 +13,38 @@ from safetensors.torch import load_file
 
 from ham.clip import EOT_ID, MASK_ID, CLIPConfig, build_clip, load_clip, tokenize
 from ham.reid.irra import IRRA, IRRAOptions, parse_losses
+from ham.reid.methods import build_method, joined, similarity
 from ham.reid.mlm import augment_batch, mask_batch, mask_tokens
-from ham.reid.model import build_method, joined, similarity
 from ham.runtime import UsageError
 
-MASKING = json.loads((Path(__file__).parent / "data/clip/tokens.json").read_text(encoding="utf-8"))["mlm_masking"]
-SMALL = CLIPConfig(image_size_px=(24, 16), patch_px=8, stride_px=8, embed_dim=24, vision_width=32, vision_layers=2,
-                   text_width=24, text_layers=2, context_length=12, vocab_size=49408,
-                   token_ids=tuple(tokenize("a man in a red coat")[0].tolist()))
+MASKING = json.loads((Path(__file__).parent / "data/clip/tokens.json").read_text(encoding="utf-8"))[
+    "mlm_masking"
+]
+SMALL = CLIPConfig(
+    image_size_px=(24, 16),
+    patch_px=8,
+    stride_px=8,
+    embed_dim=24,
+    vision_width=32,
+    vision_layers=2,
+    text_width=24,
+    text_layers=2,
+    context_length=12,
+    vocab_size=49408,
+    token_ids=tuple(tokenize("a man in a red coat")[0].tolist()),
+)
 
 
 def small_batch() -> dict[str, torch.Tensor]:
     ids = tokenize(["a man in a red coat", "a red man", "a coat"], text_length=12)
     masked, labels = mask_batch(ids.numpy(), np.random.default_rng(0))
-    return {"images": torch.randn(3, 3, 24, 16, generator=torch.Generator().manual_seed(0)), "caption_ids": ids,
-            "person_ids": torch.tensor([0, 1, 0]), "mlm_ids": torch.from_numpy(masked), "mlm_labels": torch.from_numpy(labels)}
+    return {
+        "images": torch.randn(3, 3, 24, 16, generator=torch.Generator().manual_seed(0)),
+        "caption_ids": ids,
+        "person_ids": torch.tensor([0, 1, 0]),
+        "mlm_ids": torch.from_numpy(masked),
+        "mlm_labels": torch.from_numpy(labels),
+    }
 
 
 @pytest.fixture()
@@ -36,14 +53,18 @@ def recorded(parity: Path) -> dict[str, torch.Tensor]:
 
 
 def reference_model(parity: Path, losses: str) -> IRRA:
-    model = build_method(losses, load_clip(parity / "irra_tiny.safetensors", (96, 32), 16), 7, irra=IRRAOptions(cross_layers=2))
+    model = build_method(
+        losses, load_clip(parity / "irra_tiny.safetensors", (96, 32), 16), 7, irra=IRRAOptions(cross_layers=2)
+    )
     missing, unexpected = model.load_state_dict(load_file(parity / "irra_tiny.safetensors"), strict=False)
     assert (missing, unexpected) == (["base_model.logit_scale"], [])
     return model.eval()
 
 
 def batch_of(recorded: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    batch = {name.removeprefix("batch."): value for name, value in recorded.items() if name.startswith("batch.")}
+    batch = {
+        name.removeprefix("batch."): value for name, value in recorded.items() if name.startswith("batch.")
+    }
     return batch | {"person_ids": batch["pids"]}
 
 
@@ -56,18 +77,26 @@ def test_activations_equal_recorded_reference(parity: Path, recorded: dict) -> N
     former = model.cross_former(model.base_model.encode_text_tokens(batch["mlm_ids"]), image_tokens)
     image, text = model.encode_image(batch["images"]), model.encode_text(batch["caption_ids"])
     for name, value in {
-        "image_tokens": image_tokens, "text_tokens": model.base_model.encode_text_tokens(batch["caption_ids"]),
-        "image_global": image, "text_global": text, "cross_former": former,
+        "image_tokens": image_tokens,
+        "text_tokens": model.base_model.encode_text_tokens(batch["caption_ids"]),
+        "image_global": image,
+        "text_global": text,
+        "cross_former": former,
         "mlm_scores_at_labels": model.mlm_head(former).flatten(0, 1)[recorded["mlm_label_index"]],
-        "image_logits": model.classifier(image), "text_logits": model.classifier(text),
+        "image_logits": model.classifier(image),
+        "text_logits": model.classifier(text),
     }.items():
-        torch.testing.assert_close(value, recorded[name], rtol=1e-4, atol=3e-5, msg=lambda why, name=name: f"{name}: {why}")
+        torch.testing.assert_close(
+            value, recorded[name], rtol=1e-4, atol=3e-5, msg=lambda why, name=name: f"{name}: {why}"
+        )
 
 
 @pytest.mark.parametrize(("losses", "prefix"), [("sdm+mlm+id", "ret."), ("itc+sdm+cmpm+id+mlm", "ret_all.")])
 def test_losses_equal_recorded_reference(parity: Path, recorded: dict, losses: str, prefix: str) -> None:
     result = reference_model(parity, losses)(batch_of(recorded))
-    expected = {name.removeprefix(prefix): value for name, value in recorded.items() if name.startswith(prefix)}
+    expected = {
+        name.removeprefix(prefix): value for name, value in recorded.items() if name.startswith(prefix)
+    }
     assert result.keys() == expected.keys() - {"temperature", "total_loss"}
     for name, value in result.items():
         torch.testing.assert_close(value, expected[name], rtol=1e-4 if name.endswith("loss") else 0, atol=0)
@@ -80,7 +109,9 @@ def test_gradients_equal_recorded_reference(parity: Path, recorded: dict) -> Non
     torch.testing.assert_close(total, recorded["ret.total_loss"], rtol=1e-4, atol=0)
     total.backward()
     norms = json.loads((parity / "irra_tiny.json").read_text())["grad_norms_of_total_loss"]
-    trained = {name: value.grad.norm().item() for name, value in model.named_parameters() if value.requires_grad}
+    trained = {
+        name: value.grad.norm().item() for name, value in model.named_parameters() if value.requires_grad
+    }
     assert trained.keys() == norms.keys()
     assert trained == pytest.approx(norms, rel=1e-3)
 
@@ -109,7 +140,9 @@ def test_heads_exist_only_for_their_losses() -> None:
 def test_every_trainable_parameter_gets_a_gradient() -> None:
     model = build_method("irra", build_clip(SMALL), 2)
     sum(value for name, value in model(small_batch()).items() if name.endswith("_loss")).backward()
-    assert not [name for name, value in model.named_parameters() if value.requires_grad and value.grad is None]
+    assert not [
+        name for name, value in model.named_parameters() if value.requires_grad and value.grad is None
+    ]
     assert model.mlm_head.fc.weight.shape == (SMALL_ROWS, 24)
 
 
@@ -210,7 +243,9 @@ def test_augmentation_keeps_the_shares_and_the_end() -> None:
     words = ((ids > 0) & (ids < MASK_ID)).sum()
     removed = (ids != 0).sum() - (changed != 0).sum()
     masked = (changed == MASK_ID).sum()
-    assert masked / words == pytest.approx(0.2 * 0.6, abs=0.01) and removed / words == pytest.approx(0.2 * 0.2, abs=0.01)
+    assert masked / words == pytest.approx(0.2 * 0.6, abs=0.01) and removed / words == pytest.approx(
+        0.2 * 0.2, abs=0.01
+    )
     lengths = (changed != 0).sum(axis=1)
     assert (np.take_along_axis(changed, lengths[:, None] - 1, axis=1) == EOT_ID).all()
     assert (changed[-2] == ids[-2]).all() and lengths[-1] == 3

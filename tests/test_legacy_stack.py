@@ -10,9 +10,9 @@ import pytest
 import torch
 from tiny_llava import CONFIG, original_tensors, write_folder
 
-from ham.captioner import backbone
 from ham.captioner.arguments import TrainingArguments
 from ham.captioner.checkpoint import load_captioner
+from ham.llava import transformers_compat as backbone
 from ham.runtime import UsageError
 
 TOP = Path(__file__).resolve().parent.parent
@@ -31,10 +31,15 @@ def compare():
 
 
 @legacy
-@pytest.mark.parametrize(("more", "said"), [
-    ({"rope_theta": 5e5}, "rotary base"), ({"attention_bias": True}, "biases"), ({"head_dim": 32}, "head width"),
-    ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rotary scaling 'llama3'"),
-])
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"rope_theta": 5e5}, "rotary base"),
+        ({"attention_bias": True}, "biases"),
+        ({"head_dim": 32}, "head width"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rotary scaling 'llama3'"),
+    ],
+)
 def test_newer_language_models_are_refused(more, said) -> None:
     with pytest.raises(UsageError, match=rf"transformers 4\.31\.0 .*{said}.*install transformers 5"):
         backbone.llm_config({**CONFIG, **more})
@@ -58,11 +63,16 @@ def test_a_tokenizer_without_its_model_is_refused(tmp_path) -> None:
 @legacy
 def test_deepspeed_is_refused(tmp_path) -> None:
     with pytest.raises(UsageError, match=r"leave --deepspeed out.*DEEPSPEED=none"):
-        TrainingArguments(output_dir=str(tmp_path), deepspeed=str(TOP / "configs" / "deepspeed" / "zero2.json"))
+        TrainingArguments(
+            output_dir=str(tmp_path), deepspeed=str(TOP / "configs" / "deepspeed" / "zero2.json")
+        )
 
 
 def test_linear_rotary_scaling_is_the_same_on_both() -> None:
-    made = [backbone.llm_config({**CONFIG, "rope_scaling": {name: "linear", "factor": 2.0}}) for name in ("type", "rope_type")]
+    made = [
+        backbone.llm_config({**CONFIG, "rope_scaling": {name: "linear", "factor": 2.0}})
+        for name in ("type", "rope_type")
+    ]
     x = torch.randn(1, 7, CONFIG["hidden_size"], generator=torch.Generator().manual_seed(0))
     logits = []
     for config in (*made, backbone.llm_config(CONFIG)):
@@ -70,7 +80,11 @@ def test_linear_rotary_scaling_is_the_same_on_both() -> None:
         generator = torch.Generator().manual_seed(1)
         for name, parameter in list(llm.named_parameters()):
             owner, _, last = name.rpartition(".")
-            setattr(llm.get_submodule(owner), last, torch.nn.Parameter(torch.randn(parameter.shape, generator=generator)))
+            setattr(
+                llm.get_submodule(owner),
+                last,
+                torch.nn.Parameter(torch.randn(parameter.shape, generator=generator)),
+            )
         with torch.no_grad():
             logits.append(llm(inputs_embeds=x).logits)
     assert torch.equal(logits[0], logits[1])
@@ -81,8 +95,11 @@ def test_linear_rotary_scaling_is_the_same_on_both() -> None:
 
 
 def result(compare, loss: float = 2.0, captions: tuple[str, ...] = ("a", "b")) -> dict:
-    return {"stack": {"transformers": "0"}, "numbers": {name: [loss, 1.0] for name, kind, _ in compare.ROWS if kind != "equal"},
-            "equal": {name: list(captions) for name, kind, _ in compare.ROWS if kind == "equal"}}
+    return {
+        "stack": {"transformers": "0"},
+        "numbers": {name: [loss, 1.0] for name, kind, _ in compare.ROWS if kind != "equal"},
+        "equal": {name: list(captions) for name, kind, _ in compare.ROWS if kind == "equal"},
+    }
 
 
 def test_equal_stacks_pass_and_unequal_ones_do_not(compare) -> None:

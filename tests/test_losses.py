@@ -29,16 +29,21 @@ def pair(recorded: dict, suffix: str = "") -> tuple[torch.Tensor, torch.Tensor]:
     return tuple(recorded[f"{side}_features{suffix}"].clone().requires_grad_() for side in ("image", "text"))
 
 
-def batch(size: int = 8, width: int = 16, persons: int = 3, seed: int = 0, dtype: torch.dtype = torch.float64):
+def batch(
+    size: int = 8, width: int = 16, persons: int = 3, seed: int = 0, dtype: torch.dtype = torch.float64
+):
     draw = torch.Generator().manual_seed(seed)
     image, text = (torch.randn(size, width, generator=draw, dtype=dtype).requires_grad_() for _ in range(2))
     return image, text, torch.randint(persons, (size,), generator=draw)
 
 
 def every_loss(image: torch.Tensor, text: torch.Tensor, ids: torch.Tensor) -> dict[str, torch.Tensor]:
-    scalars = {"sdm": losses.sdm_loss(image, text, ids, 50.0), "itc": losses.itc_loss(image, text, 50.0),
-               "sdm_image_ids": losses.sdm_loss(image, text, ids, 50.0, image_ids=torch.arange(len(ids))),
-               "cmpm": losses.cmpm_loss(image, text, ids)}
+    scalars = {
+        "sdm": losses.sdm_loss(image, text, ids, 50.0),
+        "itc": losses.itc_loss(image, text, 50.0),
+        "sdm_image_ids": losses.sdm_loss(image, text, ids, 50.0, image_ids=torch.arange(len(ids))),
+        "cmpm": losses.cmpm_loss(image, text, ids),
+    }
     return scalars | {kind: losses.pair_losses(kind, image, text, ids).sum() for kind in PER_PAIR}
 
 
@@ -49,10 +54,12 @@ def every_loss(image: torch.Tensor, text: torch.Tensor, ids: torch.Tensor) -> di
 def test_irra_losses_and_gradients_equal_the_reference(recorded: dict, name: str) -> None:
     image, text = pair(recorded)
     ids, scale = recorded["pids"], recorded["logit_scale"]
-    loss = {"sdm": lambda: losses.sdm_loss(image, text, ids, scale),
-            "sdm_image_id": lambda: losses.sdm_loss(image, text, ids, scale, image_ids=recorded["image_ids"]),
-            "itc": lambda: losses.itc_loss(image, text, scale),
-            "cmpm": lambda: losses.cmpm_loss(image, text, ids)}[name]()
+    loss = {
+        "sdm": lambda: losses.sdm_loss(image, text, ids, scale),
+        "sdm_image_id": lambda: losses.sdm_loss(image, text, ids, scale, image_ids=recorded["image_ids"]),
+        "itc": lambda: losses.itc_loss(image, text, scale),
+        "cmpm": lambda: losses.cmpm_loss(image, text, ids),
+    }[name]()
     torch.testing.assert_close(loss, recorded[f"irra.{name}"], **VALUE)
     loss.backward()
     torch.testing.assert_close(image.grad, recorded[f"irra.{name}.grad_image"], **GRADIENT)
@@ -61,11 +68,15 @@ def test_irra_losses_and_gradients_equal_the_reference(recorded: dict, name: str
 
 def test_other_irra_losses_equal_the_reference(recorded: dict) -> None:
     image, text = pair(recorded)
-    softened = losses.sdm_loss(image, text, recorded["pids"], 50.0, recorded["image_ids"], factor=0.7, epsilon=1e-6)
+    softened = losses.sdm_loss(
+        image, text, recorded["pids"], 50.0, recorded["image_ids"], factor=0.7, epsilon=1e-6
+    )
     torch.testing.assert_close(softened, recorded["irra.sdm_image_id_f07"], **VALUE)
     found = losses.id_loss(recorded["id_image_logits"], recorded["id_text_logits"], recorded["id_labels"])
     torch.testing.assert_close(found, recorded["irra.id"], **VALUE)
-    torch.testing.assert_close(losses.mlm_loss(recorded["mlm_scores"], recorded["mlm_labels"]), recorded["irra.mlm"], **VALUE)
+    torch.testing.assert_close(
+        losses.mlm_loss(recorded["mlm_scores"], recorded["mlm_labels"]), recorded["irra.mlm"], **VALUE
+    )
 
 
 @pytest.mark.parametrize("kind", PER_PAIR)
@@ -107,14 +118,19 @@ def test_two_orthogonal_pairs_by_hand() -> None:
     assert losses.itc_loss(eye, eye, 2.0).item() == pytest.approx(-math.log(right), rel=1e-6)
     sdm = 2 * (right * math.log(right / (1 + 1e-8)) + wrong * (math.log(wrong) - math.log(1e-8)))
     assert losses.sdm_loss(eye, eye, ids, 2.0).item() == pytest.approx(sdm, rel=1e-5)
-    assert losses.tal_loss(eye, eye, ids, 0.5, 1.5).tolist() == pytest.approx([1.0, 1.0], abs=1e-6)   # 2 * [1.5 - 1 + 0]
+    assert losses.tal_loss(eye, eye, ids, 0.5, 1.5).tolist() == pytest.approx(
+        [1.0, 1.0], abs=1e-6
+    )  # 2 * [1.5 - 1 + 0]
     assert losses.trl_loss(eye, eye, ids, 0.5, 0.5).tolist() == [0.0, 0.0]
-    assert losses.trl_loss(eye, -eye, ids, 0.5, 0.25).tolist() == [2.5, 2.5]                            # 2 * [0.25 + 1 + 0]
+    assert losses.trl_loss(eye, -eye, ids, 0.5, 0.25).tolist() == [2.5, 2.5]  # 2 * [0.25 + 1 + 0]
 
 
 def test_hardest_negative_below_zero_counts_as_it_is() -> None:
     image = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
-    assert losses.trl_loss(image, image, torch.tensor([0, 1]), 0.02, 2.5).tolist() == [1.0, 1.0]   # 2 * [2.5 - 1 - 1]
+    assert losses.trl_loss(image, image, torch.tensor([0, 1]), 0.02, 2.5).tolist() == [
+        1.0,
+        1.0,
+    ]  # 2 * [2.5 - 1 - 1]
 
 
 def test_tal_equals_the_formula_row_by_row() -> None:
@@ -127,7 +143,10 @@ def test_tal_equals_the_formula_row_by_row() -> None:
         for row in (cosine[i], cosine[:, i]):
             same = ids == ids[i]
             weight = torch.exp(row[same] / tau) / torch.exp(row[same] / tau).sum()
-            total += max(0.0, (margin - (weight * row[same]).sum() + tau * torch.exp(row[~same] / tau).sum().log()).item())
+            total += max(
+                0.0,
+                (margin - (weight * row[same]).sum() + tau * torch.exp(row[~same] / tau).sum().log()).item(),
+            )
         expected.append(total)
     assert losses.tal_loss(image, text, ids, tau, margin).tolist() == pytest.approx(expected, rel=1e-9)
 
@@ -135,10 +154,14 @@ def test_tal_equals_the_formula_row_by_row() -> None:
 def test_sdm_rows_sum_to_one_on_request() -> None:
     image, text, _ = batch(4)
     ids, image_ids = torch.tensor([0, 0, 0, 1]), torch.tensor([0, 0, 1, 2])
-    target = torch.tensor([[1.0, 1, 0.3, 0], [1, 1, 0.3, 0], [0.3, 0.3, 1, 0], [0, 0, 0, 1]], dtype=torch.float64)
+    target = torch.tensor(
+        [[1.0, 1, 0.3, 0], [1, 1, 0.3, 0], [0.3, 0.3, 1, 0], [0, 0, 0, 1]], dtype=torch.float64
+    )
     target = target / target.sum(1, keepdim=True)
     logits = 5.0 * losses.cosine_scores(image, text)
-    expected = sum((p.softmax(1) * (p.log_softmax(1) - (target + 1e-8).log())).sum(1).mean() for p in (logits, logits.T))
+    expected = sum(
+        (p.softmax(1) * (p.log_softmax(1) - (target + 1e-8).log())).sum(1).mean() for p in (logits, logits.T)
+    )
     found = losses.sdm_loss(image, text, ids, 5.0, image_ids, rows_sum_to_one=True)
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
     assert not torch.allclose(losses.sdm_loss(image, text, ids, 5.0, image_ids), expected)
@@ -149,7 +172,9 @@ def test_gradients_are_the_slope(name: str) -> None:
     """TAL and TRL hold their positives' weights constant, so with one image a person the slope is exact."""
     image, text, _ = batch(5, 6)
     ids = torch.arange(5) if name in losses.SUMMED_LOSSES else torch.tensor([0, 1, 0, 2, 1])
-    assert torch.autograd.gradcheck(lambda a, b: every_loss(a, b, ids)[name], (image, text), atol=1e-4, rtol=1e-3)
+    assert torch.autograd.gradcheck(
+        lambda a, b: every_loss(a, b, ids)[name], (image, text), atol=1e-4, rtol=1e-3
+    )
 
 
 def test_mlm_ignores_label_zero_and_survives_an_unmasked_batch() -> None:
@@ -216,7 +241,9 @@ def test_no_clean_pair_costs_nothing() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10**6), size=st.integers(1, 12), persons=st.integers(1, 6))
-def test_losses_ignore_order_length_of_features_and_names_of_persons(seed: int, size: int, persons: int) -> None:
+def test_losses_ignore_order_length_of_features_and_names_of_persons(
+    seed: int, size: int, persons: int
+) -> None:
     image, text, ids = batch(size, 8, persons, seed)
     before = every_loss(image, text, ids)
     shuffle = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
@@ -225,7 +252,7 @@ def test_losses_ignore_order_length_of_features_and_names_of_persons(seed: int, 
     for name, value in before.items():
         assert value.isfinite()
         torch.testing.assert_close(after[name], value, rtol=1e-8, atol=1e-8, msg=name)
-        if name != "cmpm":   # the one loss that depends on the length of the features
+        if name != "cmpm":  # the one loss that depends on the length of the features
             torch.testing.assert_close(scaled[name], value, rtol=1e-8, atol=1e-8, msg=name)
 
 

@@ -17,7 +17,9 @@ from ham.reid.metrics import METRICS, retrieval_metrics, similarity_metrics
 from ham.runtime import UsageError, WorkError
 
 
-def slow_metrics(similarity: torch.Tensor, query_ids: torch.Tensor, gallery_ids: torch.Tensor) -> dict[str, float]:
+def slow_metrics(
+    similarity: torch.Tensor, query_ids: torch.Tensor, gallery_ids: torch.Tensor
+) -> dict[str, float]:
     """The obvious way: a full stable argsort and cumulative sums."""
     order = similarity.argsort(dim=1, descending=True, stable=True)
     matches = (gallery_ids[order] == query_ids[:, None]).double()
@@ -37,7 +39,9 @@ def only(found: dict[str, float]) -> dict[str, float]:
 def test_equal_the_recorded_reference(parity: Path) -> None:
     with np.load(parity / "rank.npz") as file:
         recorded = {name: torch.from_numpy(file[name]) for name in file.files}
-    text_to_image = similarity_metrics(recorded["similarity"], recorded["q_pids"], recorded["g_pids"], chunk=7)
+    text_to_image = similarity_metrics(
+        recorded["similarity"], recorded["q_pids"], recorded["g_pids"], chunk=7
+    )
     image_to_text = similarity_metrics(recorded["similarity"].T, recorded["g_pids"], recorded["q_pids"])
     for side, found in (("t2i", text_to_image), ("i2t", image_to_text)):
         cmc = recorded[f"{side}.cmc"].tolist()
@@ -64,9 +68,17 @@ def test_equal_similarities_keep_the_gallery_order() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 10**6), queries=st.integers(1, 12), gallery=st.integers(1, 30), persons=st.integers(1, 8),
-       levels=st.sampled_from([2, 5, 1000]), chunk=st.sampled_from([1, 3, 256]))
-def test_equal_a_full_sort_with_ties_too(seed: int, queries: int, gallery: int, persons: int, levels: int, chunk: int) -> None:
+@given(
+    seed=st.integers(0, 10**6),
+    queries=st.integers(1, 12),
+    gallery=st.integers(1, 30),
+    persons=st.integers(1, 8),
+    levels=st.sampled_from([2, 5, 1000]),
+    chunk=st.sampled_from([1, 3, 256]),
+)
+def test_equal_a_full_sort_with_ties_too(
+    seed: int, queries: int, gallery: int, persons: int, levels: int, chunk: int
+) -> None:
     draw = torch.Generator().manual_seed(seed)
     similarity = torch.randint(levels, (queries, gallery), generator=draw).float()
     query_ids = torch.randint(persons, (queries,), generator=draw)
@@ -85,20 +97,29 @@ def test_both_ranking_kernels_agree() -> None:
     similarity = torch.randint(9, (20, 50), generator=draw).float()
     columns = np.stack([np.random.default_rng(i).permutation(50)[:6] for i in range(20)])
     columns[::3, 4:] = -1
-    assert np.array_equal(metrics._ranks_numpy(similarity, columns), metrics._ranks_torch(similarity, columns))
+    assert np.array_equal(
+        metrics._ranks_numpy(similarity, columns), metrics._ranks_torch(similarity, columns)
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_features_are_normalised_on_both_sides(dtype: torch.dtype) -> None:
+def test_features_are_normalized_on_both_sides(dtype: torch.dtype) -> None:
     draw = torch.Generator().manual_seed(1)
     query, gallery = (torch.randn(n, 16, generator=draw).to(dtype) for n in (30, 80))
     query_ids, gallery_ids = (torch.randint(9, (n,), generator=draw) for n in (30, 80))
     lengths = torch.rand(80, 1, generator=draw).to(dtype) + 0.5
-    similarity = torch.nn.functional.normalize(query.double(), dim=1) @ torch.nn.functional.normalize(gallery.double(), dim=1).T
+    similarity = (
+        torch.nn.functional.normalize(query.double(), dim=1)
+        @ torch.nn.functional.normalize(gallery.double(), dim=1).T
+    )
     expected = slow_metrics(similarity, query_ids, gallery_ids)
-    assert only(retrieval_metrics(2 * query, gallery, query_ids, gallery_ids, chunk=7)) == pytest.approx(expected, abs=1e-9)
-    if dtype != torch.bfloat16:   # rescaling rounds there
-        assert only(retrieval_metrics(query, lengths * gallery, query_ids, gallery_ids)) == pytest.approx(expected, abs=1e-9)
+    assert only(retrieval_metrics(2 * query, gallery, query_ids, gallery_ids, chunk=7)) == pytest.approx(
+        expected, abs=1e-9
+    )
+    if dtype != torch.bfloat16:  # rescaling rounds there
+        assert only(retrieval_metrics(query, lengths * gallery, query_ids, gallery_ids)) == pytest.approx(
+            expected, abs=1e-9
+        )
 
 
 def test_queries_without_a_match_are_counted_named_and_left_out(caplog: pytest.LogCaptureFixture) -> None:

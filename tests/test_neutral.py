@@ -9,11 +9,22 @@ import pytest
 import torch
 
 from ham.runtime import UsageError
+from ham.style.lexicon import (
+    GENERAL,
+    SAME_KIND,
+    correction,
+    forms_of,
+    lexicon,
+    plural_of,
+    read_sections,
+    verb_forms,
+)
 from ham.style.llm_neutral import LlmNeutraliser, refusal, tidy
 from ham.style.neutral import NeutralText, keep, lexicon_neutraliser, neutral_text, neutralise_cached
-from ham.style.words import GENERAL, SAME_KIND, correction, forms_of, lexicon, plural_of, read_sections, verb_forms
 
-CASES = json.loads((Path(__file__).parent / "data" / "style" / "neutral_cases.json").read_text(encoding="utf-8"))
+CASES = json.loads(
+    (Path(__file__).parent / "data" / "style" / "neutral_cases.json").read_text(encoding="utf-8")
+)
 
 
 @pytest.mark.parametrize("caption, neutral", CASES, ids=range(len(CASES)))
@@ -27,15 +38,32 @@ def test_neutral_text_is_already_neutral(caption: str, neutral: str) -> None:
 
 
 def test_two_persons_described_alike_become_equal() -> None:
-    texts = {neutral_text(f"A {who} in {shade} {top} and {low}, holding {thing}.") for who, shade, top, low, thing in [
-        ("man", "a navy blue", "jacket", "dark jeans", "an umbrella"),
-        ("woman", "an orange", "tank top", "black shorts", "a cup"),
-        ("lady", "a light-grey", "t-shirt", "olive green trousers", "a mobile phone")]}
+    texts = {
+        neutral_text(f"A {who} in {shade} {top} and {low}, holding {thing}.")
+        for who, shade, top, low, thing in [
+            ("man", "a navy blue", "jacket", "dark jeans", "an umbrella"),
+            ("woman", "an orange", "tank top", "black shorts", "a cup"),
+            ("lady", "a light-grey", "t-shirt", "olive green trousers", "a mobile phone"),
+        ]
+    }
     assert texts == {"A person in a coloured top and coloured bottoms, holding an item."}
 
 
-@pytest.mark.parametrize("caption", ["", " ", "...", "她穿着红色外套。", "Ein Mann trägt Blau", "a" * 500, "red\n\tred", "1, 2",
-                                     "'s", "a a an"])
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "",
+        " ",
+        "...",
+        "她穿着红色外套。",
+        "Ein Mann trägt Blau",
+        "a" * 500,
+        "red\n\tred",
+        "1, 2",
+        "'s",
+        "a a an",
+    ],
+)
 def test_odd_captions_do_not_break(caption: str) -> None:
     assert isinstance(neutral_text(caption), str)
 
@@ -44,20 +72,31 @@ def test_other_alphabets_stay() -> None:
     assert neutral_text("她穿着红色外套。 Женщина, red coat") == "她穿着红色外套。 Женщина, coloured top"
 
 
-def test_generalise_decides_about_unlisted_words() -> None:
+def test_generalize_decides_about_unlisted_words() -> None:
     caption = "A man with epaulettes and a charming gizmo sauntering, ironed."
     assert neutral_text(caption) == "A person with things and a certain thing going, ironed."
-    assert neutral_text(caption, generalise=False) == "A person with epaulettes and a charming gizmo going, ironed."
+    assert (
+        neutral_text(caption, generalize=False)
+        == "A person with epaulettes and a charming gizmo going, ironed."
+    )
 
 
 def test_slips_of_function_words_are_manner_and_stay() -> None:
-    assert neutral_text("teh man wiht a balck jaket adn glases") == "teh person wiht a coloured top adn accessories"
+    assert (
+        neutral_text("teh man wiht a balck jaket adn glases")
+        == "teh person wiht a coloured top adn accessories"
+    )
     assert correction("hoddie") == "hoodie" and correction("zzzzzz") == "zzzzzz"
 
 
 def test_forms_of_words() -> None:
     assert [plural_of(noun) for noun in ("watch", "accessory", "shoe", "dress", "key")] == [
-        "watches", "accessories", "shoes", "dresses", "keys"]
+        "watches",
+        "accessories",
+        "shoes",
+        "dresses",
+        "keys",
+    ]
     assert verb_forms("jog") == {"base": "jog", "third": "jogs", "ing": "jogging", "past": "jogged"}
     assert verb_forms("ride", "rode") == {"base": "ride", "third": "rides", "ing": "riding", "past": "rode"}
     assert verb_forms("carry")["past"] == "carried" and verb_forms("go", "went")["third"] == "goes"
@@ -82,29 +121,34 @@ def test_lists_are_sound() -> None:
 CAPTION = "A woman in a red coat and black jeans walks away."
 
 
-@pytest.mark.parametrize("answer, reason", [
-    ("A person in a coloured top and coloured bottoms goes away.", None),
-    ("A person in a certain garment and certain garments walks away.", None),
-    ("", "empty"),
-    ("Sure! A person in a garment and a garment walks away.", "chatter"),
-    ("A person in a garment walks away.\nI replaced the words.", "chatter"),
-    ("A person.", "length ratio 0.18"),
-    ("word " * 30, "length ratio 2.73"),
-    ("A person in a red garment and black jeans walks away.", "left: black, jeans, red"),
-    ("A person in a RED garment and a garment walks away.", "left: red"),
-    ("Somebody moves while wearing some garments there.", "only 0 % of the function words kept"),
-])
+@pytest.mark.parametrize(
+    "answer, reason",
+    [
+        ("A person in a coloured top and coloured bottoms goes away.", None),
+        ("A person in a certain garment and certain garments walks away.", None),
+        ("", "empty"),
+        ("Sure! A person in a garment and a garment walks away.", "chatter"),
+        ("A person in a garment walks away.\nI replaced the words.", "chatter"),
+        ("A person.", "length ratio 0.18"),
+        ("word " * 30, "length ratio 2.73"),
+        ("A person in a red garment and black jeans walks away.", "left: black, jeans, red"),
+        ("A person in a RED garment and a garment walks away.", "left: red"),
+        ("Somebody moves while wearing some garments there.", "only 0 % of the function words kept"),
+    ],
+)
 def test_answers_are_checked(answer: str, reason: str | None) -> None:
     assert refusal(CAPTION, answer.strip()) == reason
 
 
 def test_refused_answer_becomes_a_marked_fallback() -> None:
     answers = {"A man in red.": "Sure, here it is", "A man in blue.": '"A person in colour."'}
-    neutraliser = LlmNeutraliser("", answer=lambda texts: [answers[text.rsplit("Description: ")[-1]] for text in texts])
+    neutraliser = LlmNeutraliser(
+        "", answer=lambda texts: [answers[text.rsplit("Description: ")[-1]] for text in texts]
+    )
     refused, taken = neutraliser(list(answers))
     assert refused == NeutralText("A man in red.", "A person in colour.", "fallback", "chatter")
     assert taken == NeutralText("A man in blue.", "A person in colour.")
-    assert tidy(' “a b” ') == "a b" and tidy('say "a"') == 'say "a"'
+    assert tidy(" “a b” ") == "a b" and tidy('say "a"') == 'say "a"'
 
 
 def test_missing_model_is_named(tmp_path: Path) -> None:
@@ -118,17 +162,45 @@ def tiny_chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    words = ["<unk>", "<s>", "</s>", "A", "person", "in", "a", "coloured", "top", "man", "woman", "red", "walks", ".", ","]
+    words = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        "A",
+        "person",
+        "in",
+        "a",
+        "coloured",
+        "top",
+        "man",
+        "woman",
+        "red",
+        "walks",
+        ".",
+        ",",
+    ]
     vocabulary = {word: index for index, word in enumerate(words)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
-    fast.chat_template = "{% for message in messages %}{{ message['role'] }} {{ message['content'] }} {% endfor %}"
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
+    fast.chat_template = (
+        "{% for message in messages %}{{ message['role'] }} {{ message['content'] }} {% endfor %}"
+    )
     folder = tmp_path_factory.mktemp("chat")
     torch.manual_seed(0)
     fast.save_pretrained(folder)
-    config = LlamaConfig(vocab_size=len(fast), hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-                         bos_token_id=1, eos_token_id=2, max_position_embeddings=512)
+    config = LlamaConfig(
+        vocab_size=len(fast),
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        bos_token_id=1,
+        eos_token_id=2,
+        max_position_embeddings=512,
+    )
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
 
@@ -138,7 +210,9 @@ def test_model_answers_in_batches_as_one_by_one(tiny_chat_model: Path) -> None:
     requests = ["A man in red .", "A woman in a blue coat walks , walks , walks ."]
     together = neutraliser.answer(requests)
     assert together == [neutraliser.answer([request])[0] for request in requests]
-    assert all(row.status == "fallback" and row.reason for row in neutraliser(requests))  # a random model babbles
+    assert all(
+        row.status == "fallback" and row.reason for row in neutraliser(requests)
+    )  # a random model babbles
 
 
 # ---------------------------------------------------------------------------------------------------------------- cache
@@ -161,7 +235,10 @@ def test_cache_asks_nothing_twice_and_survives_a_torn_line(tmp_path: Path) -> No
     rows = neutralise_cached(["b", "c", "a", "ü\u2028"], neutraliser, cache, batch_size=2)
     assert [row.neutral for row in rows] == ["B", "C", "A", "Ü\u2028"]
     assert asked == ["a", "b", "boom", "c", "ü\u2028"]
-    assert [row.caption for row in neutralise_cached(["ü\u2028", "a"], neutraliser, cache)] == ["ü\u2028", "a"]
+    assert [row.caption for row in neutralise_cached(["ü\u2028", "a"], neutraliser, cache)] == [
+        "ü\u2028",
+        "a",
+    ]
     assert len(asked) == 5
 
 

@@ -36,26 +36,42 @@ def test_settings_equal_the_recorded_reference(parity: Path) -> None:
     with safe_open(parity / "irra_tiny.safetensors", framework="pt") as weights:
         assert set(recorded["Adam"]["groups"]) <= set(weights.keys())
     for name, expected in recorded["Adam"]["groups"].items():
-        found = parameter_settings(name, options["lr"], options["weight_decay"], options["bias_lr_factor"],
-                                   options["weight_decay_bias"], options["lr_factor"])
+        found = parameter_settings(
+            name,
+            options["lr"],
+            options["weight_decay"],
+            options["bias_lr_factor"],
+            options["weight_decay_bias"],
+            options["lr_factor"],
+        )
         assert found == (expected["lr"], expected["weight_decay"]), name
         assert parameter_settings(name, options["lr"]) == found, "the reference's options are our defaults"
     for name in ("Adam", "AdamW", "SGD"):
         optimizer = build_optimizer(Small(), name, options["lr"])
-        for key in set(recorded[name]["defaults"]) - {"weight_decay"}:   # every group has its own decay
+        for key in set(recorded[name]["defaults"]) - {"weight_decay"}:  # every group has its own decay
             value = optimizer.defaults[key]
-            assert (list(value) if isinstance(value, tuple) else value) == recorded[name]["defaults"][key], (name, key)
+            assert (list(value) if isinstance(value, tuple) else value) == recorded[name]["defaults"][key], (
+                name,
+                key,
+            )
 
 
 def test_rules_override_in_order() -> None:
     model = Small()
-    settings = {name: (group["lr"], group["weight_decay"])
-                for group in parameter_groups(model, 1e-5, own_lr=TSE_LR) for name in group["names"]}
+    settings = {
+        name: (group["lr"], group["weight_decay"])
+        for group in parameter_groups(model, 1e-5, own_lr=TSE_LR)
+        for name in group["names"]
+    }
     assert settings == {
-        "base.weight": (1e-5, 4e-5), "base.bias": (2e-5, 0.0),
-        "cross_attn.weight": (5e-5, 4e-5), "cross_attn.bias": (2e-5, 0.0),
-        "classifier.weight": (5e-5, 4e-5), "classifier.bias": (5e-5, 0.0),
-        "visul_emb_layer.weight": (1e-3, 4e-5), "visul_emb_layer.bias": (1e-3, 0.0),
+        "base.weight": (1e-5, 4e-5),
+        "base.bias": (2e-5, 0.0),
+        "cross_attn.weight": (5e-5, 4e-5),
+        "cross_attn.bias": (2e-5, 0.0),
+        "classifier.weight": (5e-5, 4e-5),
+        "classifier.bias": (5e-5, 0.0),
+        "visul_emb_layer.weight": (1e-3, 4e-5),
+        "visul_emb_layer.bias": (1e-3, 0.0),
     }
 
 
@@ -73,8 +89,11 @@ def test_fused_groups_step_like_one_plain_group_per_parameter(name: str) -> None
     ours, plain = Small(), Small()
     fused = build_optimizer(ours, name, lr=1e-2)
     assert all(group["fused"] for group in fused.param_groups)
-    groups = [{"params": [parameter], **dict(zip(("lr", "weight_decay"), parameter_settings(key, 1e-2)))}
-              for key, parameter in plain.named_parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [parameter], **dict(zip(("lr", "weight_decay"), parameter_settings(key, 1e-2)))}
+        for key, parameter in plain.named_parameters()
+        if parameter.requires_grad
+    ]
     options = {key: value for key, value in fused.defaults.items() if key in ("betas", "eps", "momentum")}
     slow = type(fused)(groups, lr=1e-2, foreach=False, **options)
     values = torch.randn(5, 4, generator=torch.Generator().manual_seed(1))
@@ -92,7 +111,9 @@ def test_factor_multiplies_the_base_rate_and_survives_a_checkpoint() -> None:
     optimizer = build_optimizer(model, lr=1e-5)
     set_lr_factor(optimizer, 0.1)
     set_lr_factor(optimizer, 0.5)
-    assert [group["lr"] for group in optimizer.param_groups] == [group["base_lr"] * 0.5 for group in optimizer.param_groups]
+    assert [group["lr"] for group in optimizer.param_groups] == [
+        group["base_lr"] * 0.5 for group in optimizer.param_groups
+    ]
     again = build_optimizer(model, lr=1.0)
     again.load_state_dict(optimizer.state_dict())
     set_lr_factor(again, 1.0)

@@ -11,20 +11,33 @@ import torch
 from safetensors.torch import load_file
 
 from ham.clip import CLIPConfig, build_clip, load_clip, tokenize
-from ham.reid.ccd import LOOSE, TIGHT, clean_probability, divide, mixture_settings, split_clean
-from ham.reid.model import build_method, similarity
+from ham.reid.methods import build_method, similarity
 from ham.reid.rde import RDE, RDEOptions, select
+from ham.reid.rde_division import LOOSE, TIGHT, clean_probability, divide, mixture_settings, split_clean
 from ham.runtime import UsageError, WorkError
 
-SMALL = CLIPConfig(image_size_px=(24, 16), patch_px=8, stride_px=8, embed_dim=24, vision_width=32, vision_layers=2,
-                   text_width=24, text_layers=2, vocab_size=49408,
-                   token_ids=tuple(tokenize("a man in a red coat")[0].tolist()))
+SMALL = CLIPConfig(
+    image_size_px=(24, 16),
+    patch_px=8,
+    stride_px=8,
+    embed_dim=24,
+    vision_width=32,
+    vision_layers=2,
+    text_width=24,
+    text_layers=2,
+    vocab_size=49408,
+    token_ids=tuple(tokenize("a man in a red coat")[0].tolist()),
+)
 HARD = ["", "coat", "a man " * 60, "!", "a red coat"]
 
 
 def small_batch(captions: list[str]) -> dict[str, torch.Tensor]:
     images = torch.randn(len(captions), 3, 24, 16, generator=torch.Generator().manual_seed(0))
-    return {"images": images, "caption_ids": tokenize(captions), "person_ids": torch.arange(len(captions)) // 2}
+    return {
+        "images": images,
+        "caption_ids": tokenize(captions),
+        "person_ids": torch.arange(len(captions)) // 2,
+    }
 
 
 @pytest.fixture()
@@ -33,14 +46,18 @@ def recorded(parity: Path) -> dict[str, torch.Tensor]:
 
 
 def reference_model(parity: Path, loss: str = "TAL") -> RDE:
-    model = build_method("rde", load_clip(parity / "rde_tiny.safetensors", (96, 48), 16), rde=RDEOptions(loss=loss))
+    model = build_method(
+        "rde", load_clip(parity / "rde_tiny.safetensors", (96, 48), 16), rde=RDEOptions(loss=loss)
+    )
     missing, unexpected = model.load_state_dict(load_file(parity / "rde_tiny.safetensors"), strict=False)
     assert (missing, unexpected) == (["base_model.logit_scale"], [])
     return model.eval()
 
 
 def batch_of(recorded: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    batch = {name.removeprefix("batch."): value for name, value in recorded.items() if name.startswith("batch.")}
+    batch = {
+        name.removeprefix("batch."): value for name, value in recorded.items() if name.startswith("batch.")
+    }
     return batch | {"person_ids": batch["pids"]}
 
 
@@ -64,7 +81,11 @@ def test_embeddings_equal_recorded_reference(parity: Path, recorded: dict) -> No
 
 @pytest.mark.parametrize("loss", ["TAL", "TRL", "InfoNCE", "SDM"])
 def test_losses_equal_recorded_reference(parity: Path, recorded: dict, loss: str) -> None:
-    model, batch, prefix = reference_model(parity, loss), batch_of(recorded), "" if loss == "TAL" else f"{loss}."
+    model, batch, prefix = (
+        reference_model(parity, loss),
+        batch_of(recorded),
+        "" if loss == "TAL" else f"{loss}.",
+    )
     result, (bge, tse) = model(batch), model.per_pair(batch)
     torch.testing.assert_close(result["bge_loss"], recorded[f"{prefix}ret.bge_loss"], rtol=1e-4, atol=0)
     torch.testing.assert_close(result["tse_loss"], recorded[f"{prefix}ret.tse_loss"], rtol=1e-4, atol=0)
@@ -76,12 +97,20 @@ def test_gradients_equal_recorded_reference(parity: Path, recorded: dict) -> Non
     model = reference_model(parity)
     sum(model(batch_of(recorded)).values()).backward()
     norms = json.loads((parity / "rde_tiny.json").read_text())["grad_norms_of_total_loss"]
-    ours = {name: None if value.grad is None else value.grad.norm().item() for name, value in model.named_parameters()
-            if name != "base_model.logit_scale"}
-    assert {name for name, norm in ours.items() if norm is None} == {name for name, norm in norms.items() if norm is None}
+    ours = {
+        name: None if value.grad is None else value.grad.norm().item()
+        for name, value in model.named_parameters()
+        if name != "base_model.logit_scale"
+    }
+    assert {name for name, norm in ours.items() if norm is None} == {
+        name for name, norm in norms.items() if norm is None
+    }
     assert {k: v for k, v in ours.items() if v is not None} == pytest.approx(
-        {k: v for k, v in norms.items() if v is not None}, rel=1e-3)
-    assert not [name for name, value in model.named_parameters() if value.requires_grad and value.grad is None]
+        {k: v for k, v in norms.items() if v is not None}, rel=1e-3
+    )
+    assert not [
+        name for name, value in model.named_parameters() if value.requires_grad and value.grad is None
+    ]
 
 
 def test_training_mode_equals_recorded_reference(parity: Path, recorded: dict) -> None:
@@ -96,10 +125,14 @@ def test_training_mode_equals_recorded_reference(parity: Path, recorded: dict) -
         torch.testing.assert_close(state[name.removeprefix(after)], recorded[name], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize(("name", "settings"), [
-    ("loose", mixture_settings("CUHK-PEDES", 0.2)), ("tight", mixture_settings("CUHK-PEDES", 0.5)),
-    ("rstp", mixture_settings("RSTPReid", 0.0)),
-])
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("loose", mixture_settings("CUHK-PEDES", 0.2)),
+        ("tight", mixture_settings("CUHK-PEDES", 0.5)),
+        ("rstp", mixture_settings("RSTPReid", 0.0)),
+    ],
+)
 def test_division_equals_recorded_reference(parity: Path, name: str, settings) -> None:
     recorded = np.load(parity / "rde_division.npz")
     for branch in "AB":
@@ -127,7 +160,11 @@ def test_short_and_empty_captions_neither_crash_nor_spread_nan(training: bool) -
     result = model(small_batch(HARD))
     sum(result.values()).backward()
     assert all(value.isfinite() for value in result.values())
-    assert not [name for name, value in model.named_parameters() if value.grad is not None and not value.grad.isfinite().all()]
+    assert not [
+        name
+        for name, value in model.named_parameters()
+        if value.grad is not None and not value.grad.isfinite().all()
+    ]
 
 
 def test_a_caption_without_words_is_zeros_and_leaves_the_others_alone() -> None:
@@ -166,7 +203,9 @@ def test_text_selection_keeps_the_most_attended_words_only() -> None:
 def test_shorter_padding_gives_the_same_embedding() -> None:
     model = build_method("rde", build_clip(SMALL)).eval()
     captions = ["a man in a red coat", "coat", "a " * 9]
-    torch.testing.assert_close(model.encode_text_tse(tokenize(captions, 12)), model.encode_text_tse(tokenize(captions)))
+    torch.testing.assert_close(
+        model.encode_text_tse(tokenize(captions, 12)), model.encode_text_tse(tokenize(captions))
+    )
 
 
 def test_noisy_pairs_weigh_nothing() -> None:
@@ -202,12 +241,16 @@ def test_agreement_decides_and_disagreement_is_a_seeded_coin() -> None:
     losses = two_heaps()
     other = losses.copy()
     other[:40] += 0.6  # the second branch calls these 40 noisy
-    divisions = [divide(losses, other, seed=seed, epoch=epoch) for seed, epoch in ((0, 0), (0, 0), (0, 1), (1, 0))]
+    divisions = [
+        divide(losses, other, seed=seed, epoch=epoch) for seed, epoch in ((0, 0), (0, 0), (0, 1), (1, 0))
+    ]
     first = divisions[0]
     assert first.disagree == 40 and first.clean[40:80].all() and not first.clean[80:].any()
     assert 8 < first.clean[:40].sum() < 32
     assert np.array_equal(first.clean, divisions[1].clean)
-    assert not np.array_equal(first.clean, divisions[2].clean) and not np.array_equal(first.clean, divisions[3].clean)
+    assert not np.array_equal(first.clean, divisions[2].clean) and not np.array_equal(
+        first.clean, divisions[3].clean
+    )
 
 
 def test_all_clean_forces_the_lowest_percent_noisy() -> None:

@@ -36,21 +36,28 @@ def commands_of(text: str) -> list[str]:
 
 def demo_commands() -> list[str]:
     text = (TOP / "scripts" / "demo.sh").read_text().replace("\\\n", " ")
-    text = re.sub(r'\$\{\w+\[@\]\+"[^"]*"\}', "", text)      # the options of --fast
+    text = re.sub(r'\$\{\w+\[@\]\+"[^"]*"\}', "", text)  # the options of --fast
     text = text.replace("$RUN", "runs/demo").replace("$NPROC", "2").replace("$preset", "demo")
     return [match.strip() for match in re.findall(r"(?m)^\s*(?:[A-Z_]+=\S+ +)*run (.*)$", text)]
 
 
 def help_of(*words: str) -> str:
     environment = {**os.environ, "COLUMNS": "300", "PYTHONPATH": str(TOP)}
-    done = subprocess.run([sys.executable, *words, "--help"], cwd=TOP, capture_output=True, text=True, env=environment,
-                          timeout=120)
+    done = subprocess.run(
+        [sys.executable, *words, "--help"],
+        cwd=TOP,
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def known_to_help(*start: str) -> Callable[[list[str]], None]:
     """Check that a command's help names its subcommand's every option."""
+
     def check(words: list[str]) -> None:
         said = help_of(*start, words[0])
         unknown = [word for word in words if word.startswith("--") and word.split("=")[0] not in said]
@@ -75,7 +82,9 @@ def train_reid(words: list[str]) -> None:
 def build_styles(words: list[str]) -> None:
     from scripts import build_styles as program
 
-    parser, words = (program.inspect_parser(), words[1:]) if words[0] == "inspect" else (program.build_parser(), words)
+    parser, words = (
+        (program.inspect_parser(), words[1:]) if words[0] == "inspect" else (program.build_parser(), words)
+    )
     parser.parse_args(words)
 
 
@@ -106,11 +115,13 @@ def check_command(command: str) -> None:
         assert script.is_file(), f"no {script}"
         assert subprocess.run(["bash", "-n", str(script)]).returncode == 0
         used = script.read_text()
-        assert all(name.rstrip("=") in used for name in re.findall(r"[A-Z_]+=", command)), "a variable that the script ignores"
+        assert all(name.rstrip("=") in used for name in re.findall(r"[A-Z_]+=", command)), (
+            "a variable that the script ignores"
+        )
         return
     if program == "torchrun":
         while words[0].startswith("-"):
-            del words[:2 if words[0] != "-m" else 0]
+            del words[: 2 if words[0] != "-m" else 0]
             if words[0] == "-m":
                 break
     name, *rest = words[1:] if words[0] == "-m" else words
@@ -124,7 +135,9 @@ def check_command(command: str) -> None:
     assert not unknown, f"{file} does not know {unknown}"
 
 
-@pytest.mark.parametrize("command", sorted({command for file in READMES for command in commands_of(file.read_text())}))
+@pytest.mark.parametrize(
+    "command", sorted({command for file in READMES for command in commands_of(file.read_text())})
+)
 def test_readme_command_parses(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(TOP)
     check_command(command)
@@ -145,8 +158,12 @@ def test_commands_are_found() -> None:
 
 def test_a_wrong_command_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(TOP)
-    for command in ("bash scripts/none.sh", "python caption.py --model-path a --image-root b --out c --no-such 1",
-                    "python -m ham.world build --out x --preset huge", "python scripts/nothing.py"):
+    for command in (
+        "bash scripts/none.sh",
+        "python caption.py --model-path a --image-root b --out c --no-such 1",
+        "python -m ham.world build --out x --preset huge",
+        "python scripts/nothing.py",
+    ):
         with pytest.raises((AssertionError, SystemExit)):
             check_command(command)
 

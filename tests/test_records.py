@@ -35,8 +35,10 @@ def test_atomic_write_gives_an_ordinary_files_permissions(tmp_path):
 
 
 def test_rows_come_back_as_they_were_written(tmp_path):
-    rows = [CaptionRow("a/b.jpg", "Ein Mann\u2028 naïve", 3, 0, "accepted"),
-            CaptionRow("c.jpg", "", None, 0, "failed", "truncated")]
+    rows = [
+        CaptionRow("a/b.jpg", "Ein Mann\u2028 naïve", 3, 0, "accepted"),
+        CaptionRow("c.jpg", "", None, 0, "failed", "truncated"),
+    ]
     write_jsonl(tmp_path / "rows.jsonl", rows)
     assert [from_dict(CaptionRow, row, "rows.jsonl") for row in read_jsonl(tmp_path / "rows.jsonl")] == rows
 

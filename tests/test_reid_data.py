@@ -16,10 +16,18 @@ from PIL import Image, ImageOps
 
 from ham.clip import tokenize
 from ham.reid import data
-from ham.reid.augment import augment_images, draw_images, normalise
-from ham.reid.data import FailedImages, PairImages, caption_file_pairs, dataset_pairs, fingerprint, image_loader, pack_pairs
+from ham.reid.batch import augment_images, draw_images, normalize
+from ham.reid.data import (
+    FailedImages,
+    PairImages,
+    caption_file_pairs,
+    dataset_pairs,
+    fingerprint,
+    image_loader,
+    pack_pairs,
+)
 from ham.reid.images import PIXEL_MEAN, PIXEL_STD
-from ham.reid.sampler import SAMPLERS, identity_batches, random_batches, share_of
+from ham.reid.sampler import SAMPLERS, identity_batches, random_batches, rank_slice
 from ham.runtime import UsageError, WorkError
 
 SIZE = (24, 8)
@@ -30,8 +38,15 @@ def root(tmp_path: Path) -> Path:
     """RSTPReid of 6 images (3 persons, 2 captions each) and one test image."""
     folder = tmp_path / "RSTPReid"
     (folder / "imgs").mkdir(parents=True)
-    rows = [{"id": 10 * (number // 2), "img_path": f"{number}.png", "split": "train",
-             "captions": [f"person {number} in red", f"someone {number} walking"]} for number in range(6)]
+    rows = [
+        {
+            "id": 10 * (number // 2),
+            "img_path": f"{number}.png",
+            "split": "train",
+            "captions": [f"person {number} in red", f"someone {number} walking"],
+        }
+        for number in range(6)
+    ]
     rows.append({"id": 99, "img_path": "9.png", "split": "test", "captions": ["a test"]})
     for number, row in enumerate(rows):
         Image.new("RGB", (16, 32), (number, 10 * number, 200)).save(folder / "imgs" / row["img_path"])
@@ -53,8 +68,14 @@ def test_pairs_hold_the_training_split(root: Path) -> None:
     assert pairs.person.tolist() == [0] * 4 + [1] * 4 + [2] * 4
     assert [Path(path).name for path in pairs.image_paths] == [f"{number}.png" for number in range(6)]
     rows = pairs.rows(np.array([3, 8]))
-    assert torch.equal(torch.from_numpy(rows["caption_ids"]), tokenize(["someone 1 walking", "person 4 in red"], 12))
-    assert (rows["person_ids"].tolist(), rows["image_ids"].tolist(), rows["index"].tolist()) == ([0, 2], [1, 4], [3, 8])
+    assert torch.equal(
+        torch.from_numpy(rows["caption_ids"]), tokenize(["someone 1 walking", "person 4 in red"], 12)
+    )
+    assert (rows["person_ids"].tolist(), rows["image_ids"].tolist(), rows["index"].tolist()) == (
+        [0, 2],
+        [1, 4],
+        [3, 8],
+    )
 
 
 def test_pairs_are_packed_once_and_pickle_small(root: Path) -> None:
@@ -71,15 +92,21 @@ def test_no_caption_at_all_is_an_error(tmp_path: Path) -> None:
 
 
 def test_caption_files_name_persons_by_image_or_folder(tmp_path: Path) -> None:
-    (tmp_path / "captions.json").write_text(json.dumps({"Part1/5/0.jpg": ["A.", "B."], "Part1/5/1.jpg": ["C."]}))
+    (tmp_path / "captions.json").write_text(
+        json.dumps({"Part1/5/0.jpg": ["A.", "B."], "Part1/5/1.jpg": ["C."]})
+    )
     rows = list(caption_file_pairs([tmp_path / "captions.json"], tmp_path))
     assert rows[0] == (str(tmp_path / "Part1/5/0.jpg"), "Part1/5/0.jpg", "A.")
     assert [person for _, person, _ in rows] == ["Part1/5/0.jpg", "Part1/5/0.jpg", "Part1/5/1.jpg"]
-    assert {person for _, person, _ in caption_file_pairs([tmp_path / "captions.json"], tmp_path, "folder")} == {"Part1/5"}
+    assert {
+        person for _, person, _ in caption_file_pairs([tmp_path / "captions.json"], tmp_path, "folder")
+    } == {"Part1/5"}
 
 
 def test_a_limit_chooses_the_same_images_every_time(tmp_path: Path) -> None:
-    (tmp_path / "captions.json").write_text(json.dumps({f"{number}.jpg": ["A.", "B."] for number in range(50)}))
+    (tmp_path / "captions.json").write_text(
+        json.dumps({f"{number}.jpg": ["A.", "B."] for number in range(50)})
+    )
     rows = list(caption_file_pairs([tmp_path / "captions.json"], tmp_path, limit=7))
     assert len(rows) == 14 and len({file for file, _, _ in rows}) == 7
     assert rows == list(caption_file_pairs([str(tmp_path / "captions.json")], tmp_path, limit=7))
@@ -116,7 +143,7 @@ def test_unreadable_image_gives_its_place_to_the_next_pair(root: Path) -> None:
     pairs = packed(root)
     (root / "RSTPReid/imgs/1.png").write_bytes(b"")
     pixels, index, failures = PairImages(pairs, [np.array([0, 2, 11])], SIZE)[0]
-    assert index.tolist() == [0, 4, 11]          # pairs 2 and 3 are image 1's
+    assert index.tolist() == [0, 4, 11]  # pairs 2 and 3 are image 1's
     assert pixels[1, 0, 0].tolist() == [2, 20, 200]
     assert [Path(file).name for file, _ in failures] == ["1.png", "1.png"]
 
@@ -134,9 +161,13 @@ def test_failed_images_are_listed_once_and_counted(tmp_path: Path) -> None:
     failed.add([("a.jpg", "empty"), ("a.jpg", "empty")])
     failed.add([("b.jpg", "truncated")])
     rows = [json.loads(line) for line in (tmp_path / "failed.jsonl").read_text().splitlines()]
-    assert rows == [{"image": "a.jpg", "status": "failed", "reason": "empty"},
-                    {"image": "b.jpg", "status": "failed", "reason": "truncated"}]
-    with pytest.raises(WorkError, match=r"3 of 100 images could not be read, more than --max_failed_share 0\.02"):
+    assert rows == [
+        {"image": "a.jpg", "status": "failed", "reason": "empty"},
+        {"image": "b.jpg", "status": "failed", "reason": "truncated"},
+    ]
+    with pytest.raises(
+        WorkError, match=r"3 of 100 images could not be read, more than --max_failed_share 0\.02"
+    ):
         failed.add([("c.jpg", "missing")])
     again = FailedImages(tmp_path / "failed.jsonl", total=100, max_share=0.02)
     again.add([("a.jpg", "empty")])
@@ -155,9 +186,15 @@ def test_random_batches_are_a_permutation_cut_short() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(counts=st.lists(st.integers(1, 9), min_size=1, max_size=12), persons=st.integers(1, 4), instances=st.integers(1, 4),
-       epoch=st.integers(0, 3))
-def test_identity_batches_hold_distinct_persons(counts: list[int], persons: int, instances: int, epoch: int) -> None:
+@given(
+    counts=st.lists(st.integers(1, 9), min_size=1, max_size=12),
+    persons=st.integers(1, 4),
+    instances=st.integers(1, 4),
+    epoch=st.integers(0, 3),
+)
+def test_identity_batches_hold_distinct_persons(
+    counts: list[int], persons: int, instances: int, epoch: int
+) -> None:
     labels = np.repeat(np.arange(len(counts)), counts)
     labels = np.random.default_rng(0).permutation(labels)
     plan = identity_batches(labels, persons * instances, seed=0, epoch=epoch, instances=instances)
@@ -167,7 +204,7 @@ def test_identity_batches_hold_distinct_persons(counts: list[int], persons: int,
         assert len(found) == persons and set(times) == {instances}
     used = plan.ravel()
     for person, count in enumerate(counts):
-        if count >= instances:                   # such persons never repeat a pair
+        if count >= instances:  # such persons never repeat a pair
             mine = used[labels[used] == person]
             assert len(set(mine.tolist())) == len(mine)
     if len(counts) >= persons:
@@ -177,7 +214,7 @@ def test_identity_batches_hold_distinct_persons(counts: list[int], persons: int,
 
 def test_identity_batches_use_almost_every_group() -> None:
     labels = np.repeat(np.arange(20), 8)
-    plan = identity_batches(labels, 16, seed=0, epoch=0, instances=4)      # 40 groups, 4 to a batch
+    plan = identity_batches(labels, 16, seed=0, epoch=0, instances=4)  # 40 groups, 4 to a batch
     assert len(plan) >= 9
 
 
@@ -191,18 +228,23 @@ def test_shares_of_all_processes_make_up_the_batch(name: str) -> None:
     batch = SAMPLERS[name](np.arange(64) // 4, 24, 0, 0)[0]
     for world in (1, 2, 3):
         for parts in (1, 2, 4):
-            whole = [[batch[share_of(batch, rank, world, part, parts)] for rank in range(world)] for part in range(parts)]
+            whole = [
+                [batch[rank_slice(batch, rank, world, part, parts)] for rank in range(world)]
+                for part in range(parts)
+            ]
             assert np.array_equal(np.concatenate([share for row in whole for share in row]), batch)
             assert np.array_equal([np.concatenate(row) for row in whole], np.split(batch, parts))
-    with pytest.raises(UsageError, match="batch_size 24 does not divide by 5 processes x 1 accumulation steps"):
-        share_of(batch, 0, 5)
+    with pytest.raises(
+        UsageError, match="batch_size 24 does not divide by 5 processes x 1 accumulation steps"
+    ):
+        rank_slice(batch, 0, 5)
 
 
 # ------------------------------------------------------------------------------------------------------------ augmentation
 
 
 def augment_one(image: np.ndarray, draws, at: int, pad: int = 10) -> np.ndarray:
-    """Flip, pad, crop with Pillow, normalise and erase with loops: what the reference's transforms do to one image."""
+    """Flip, pad, crop with Pillow, normalize and erase with loops: what the reference's transforms do to one image."""
     picture = Image.fromarray(image)
     if draws.flip[at]:
         picture = ImageOps.mirror(picture)
@@ -236,7 +278,9 @@ def test_draws_follow_the_reference_distribution() -> None:
     assert share.min() > 0.018 and share.max() < 0.41
     ratio = draws.erase_height[erased] / draws.erase_width[erased]
     assert ratio.min() > 0.28 and ratio.max() < 3.5
-    assert (draws.erase_top + draws.erase_height <= 384).all() and (draws.erase_left + draws.erase_width <= 128).all()
+    assert (draws.erase_top + draws.erase_height <= 384).all() and (
+        draws.erase_left + draws.erase_width <= 128
+    ).all()
     assert draws.erase_width.max() < 128
     assert (draws.top.min(), draws.top.max(), draws.left.min(), draws.left.max()) == (0, 20, 0, 20)
 
@@ -247,5 +291,7 @@ def test_slices_of_draws_belong_to_their_rows() -> None:
     draws = draw_images(6, SIZE, draw)
     whole = augment_images(images, draws)
     assert torch.equal(augment_images(images[2:5], draws[2:5]), whole[2:5])
-    still = replace(draws, flip=np.zeros(6, bool), top=np.full(6, 10), left=np.full(6, 10), erase_height=np.zeros(6, int))
-    assert torch.equal(augment_images(images, still), normalise(images.permute(0, 3, 1, 2)))
+    still = replace(
+        draws, flip=np.zeros(6, bool), top=np.full(6, 10), left=np.full(6, 10), erase_height=np.zeros(6, int)
+    )
+    assert torch.equal(augment_images(images, still), normalize(images.permute(0, 3, 1, 2)))

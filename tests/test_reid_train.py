@@ -22,15 +22,21 @@ from safetensors.torch import load_file
 from ham.clip import MASK_ID, CLIPConfig, build_clip, save_clip, tokenize
 from ham.reid import run as run_module
 from ham.reid import train as train_module
+from ham.reid.checkpoints import Progress, find_folder, plain, save_folder, trim_metrics, write_state
 from ham.reid.config import TrainConfig
-from ham.reid.meter import Meter
 from ham.reid.run import set_up
-from ham.reid.state import Progress, find_folder, plain, save_folder, trim_metrics, write_state
 from ham.reid.train import make_batch, train
+from ham.reid.train_log import Meter
 from ham.runtime import UsageError, WorkError
 
 SCRIPT = Path(__file__).parent.parent / "train_reid.py"
-COLOURS = {"red": (200, 30, 30), "green": (30, 180, 40), "blue": (30, 40, 200), "black": (20, 20, 20), "white": (230, 230, 230)}
+COLOURS = {
+    "red": (200, 30, 30),
+    "green": (30, 180, 40),
+    "blue": (30, 40, 200),
+    "black": (20, 20, 20),
+    "white": (230, 230, 230),
+}
 
 
 def write_world(root: Path) -> Path:
@@ -46,12 +52,31 @@ def write_world(root: Path) -> Path:
             pixels[:24], pixels[24:] = COLOURS[top], COLOURS[legs]
             pixels = np.clip(pixels + draw.normal(0, 15, pixels.shape), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / f"imgs/{person}_{view}.png")
-            rows.append({"id": 3 * person, "img_path": f"{person}_{view}.png", "split": split,
-                         "captions": [f"a person in a {top} shirt and {legs} trousers", f"someone wearing {top} over {legs}"]})
+            rows.append(
+                {
+                    "id": 3 * person,
+                    "img_path": f"{person}_{view}.png",
+                    "split": split,
+                    "captions": [
+                        f"a person in a {top} shirt and {legs} trousers",
+                        f"someone wearing {top} over {legs}",
+                    ],
+                }
+            )
     (folder / "data_captions.json").write_text(json.dumps(rows))
     ids = tokenize([caption for row in rows for caption in row["captions"]]).unique().tolist()
-    clip = CLIPConfig(image_size_px=(48, 16), patch_px=8, stride_px=8, embed_dim=32, vision_width=32, vision_layers=2,
-                      text_width=32, text_layers=2, context_length=24, token_ids=(*ids, MASK_ID))
+    clip = CLIPConfig(
+        image_size_px=(48, 16),
+        patch_px=8,
+        stride_px=8,
+        embed_dim=32,
+        vision_width=32,
+        vision_layers=2,
+        text_width=32,
+        text_layers=2,
+        context_length=24,
+        token_ids=(*ids, MASK_ID),
+    )
     save_clip(build_clip(clip), root / "clip")
     return root
 
@@ -62,9 +87,25 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config_for(world: Path, out: Path, **changes) -> TrainConfig:
-    config = TrainConfig(output_dir=out, weights=world / "clip", method="sdm", data_root=world, train_datasets=["RSTPReid"],
-                         image_size_px=(48, 16), stride_px=8, text_length=24, epochs=2, batch_size=8, lr=1e-3, num_workers=0,
-                         warmup_epochs=1, device="cpu", precision="fp32", log_every=1, eval_every=0)
+    config = TrainConfig(
+        output_dir=out,
+        weights=world / "clip",
+        method="sdm",
+        data_root=world,
+        train_datasets=["RSTPReid"],
+        image_size_px=(48, 16),
+        stride_px=8,
+        text_length=24,
+        epochs=2,
+        batch_size=8,
+        lr=1e-3,
+        num_workers=0,
+        warmup_epochs=1,
+        device="cpu",
+        precision="fp32",
+        log_every=1,
+        eval_every=0,
+    )
     return replace(config, **changes)
 
 
@@ -74,18 +115,24 @@ def rows_of(out: Path, event: str = "step") -> list[dict]:
 
 
 def losses_of(out: Path) -> list[tuple]:
-    return [(row["step"], *(value for name, value in sorted(row.items()) if name.endswith(("_loss", "_acc"))))
-            for row in rows_of(out)]
+    return [
+        (row["step"], *(value for name, value in sorted(row.items()) if name.endswith(("_loss", "_acc"))))
+        for row in rows_of(out)
+    ]
 
 
 def assert_same_run(one: Path, other: Path) -> None:
-    """Assert that two runs ended in the same weights and optimiser state bit for bit, by the same losses."""
+    """Assert that two runs ended in the same weights and optimizer state bit for bit, by the same losses."""
     first, second = load_file(one / "last/model.safetensors"), load_file(other / "last/model.safetensors")
     assert first.keys() == second.keys()
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
-    first, second = (torch.load(folder / "last/trainer_state/optimizer.pt", weights_only=True)["optimizer"]["state"]
-                     for folder in (one, other))
-    assert [name for name in first if not torch.equal(first[name]["exp_avg_sq"], second[name]["exp_avg_sq"])] == []
+    first, second = (
+        torch.load(folder / "last/trainer_state/optimizer.pt", weights_only=True)["optimizer"]["state"]
+        for folder in (one, other)
+    )
+    assert [
+        name for name in first if not torch.equal(first[name]["exp_avg_sq"], second[name]["exp_avg_sq"])
+    ] == []
     assert losses_of(one) == losses_of(other)
 
 
@@ -93,14 +140,31 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["sdm", "irra", "rde", "itc+cmpm"])
-def test_training_lowers_the_loss_and_leaves_what_it_promises(world: Path, tmp_path: Path, method: str) -> None:
-    result = train(config_for(world, tmp_path, method=method, epochs=4, test_datasets=["RSTPReid"], val_datasets=["RSTPReid"],
-                              eval_every=2))
-    losses = [sum(value for name, value in row.items() if name.endswith("_loss")) for row in rows_of(tmp_path)]
+def test_training_lowers_the_loss_and_leaves_what_it_promises(
+    world: Path, tmp_path: Path, method: str
+) -> None:
+    result = train(
+        config_for(
+            world,
+            tmp_path,
+            method=method,
+            epochs=4,
+            test_datasets=["RSTPReid"],
+            val_datasets=["RSTPReid"],
+            eval_every=2,
+        )
+    )
+    losses = [
+        sum(value for name, value in row.items() if name.endswith("_loss")) for row in rows_of(tmp_path)
+    ]
     assert len(losses) == 4 * (40 // 8)
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
     assert [(row["split"], row["epoch"]) for row in rows_of(tmp_path, "eval")] == [
-        ("val", 2), ("test", 2), ("val", 4), ("test", 4)]
+        ("val", 2),
+        ("test", 2),
+        ("val", 4),
+        ("test", 4),
+    ]
     assert {row["split"] for row in result["rows"]} == {"val", "test"}
     for name, word in (("val-best", "val split"), ("test-best", "TEST split: an upper bound")):
         note = json.loads((tmp_path / name / "results.json").read_text())
@@ -110,11 +174,23 @@ def test_training_lowers_the_loss_and_leaves_what_it_promises(world: Path, tmp_p
 
 
 def test_pretraining_on_a_caption_file(world: Path, tmp_path: Path) -> None:
-    captions = {f"{person}_{view}.png": [f"red {person}", f"blue {view}"] for person in range(10) for view in range(2)}
+    captions = {
+        f"{person}_{view}.png": [f"red {person}", f"blue {view}"] for person in range(10) for view in range(2)
+    }
     (tmp_path / "captions.json").write_text(json.dumps(captions))
     out = tmp_path / "out"
-    train(config_for(world, out, train_datasets=[], train_captions=[str(tmp_path / "captions.json")], epochs=1,
-                     train_images=world / "RSTPReid/imgs", sampler="identity", instances=2))
+    train(
+        config_for(
+            world,
+            out,
+            train_datasets=[],
+            train_captions=[str(tmp_path / "captions.json")],
+            epochs=1,
+            train_images=world / "RSTPReid/imgs",
+            sampler="identity",
+            instances=2,
+        )
+    )
     assert len(rows_of(out)) == 20 * 2 // 8
 
 
@@ -133,7 +209,10 @@ def test_workers_do_not_change_the_run(world: Path, tmp_path: Path) -> None:
 
 def test_bf16_keeps_fp32_weights(world: Path, tmp_path: Path) -> None:
     train(config_for(world, tmp_path, epochs=1, precision="bf16"))
-    assert {tensor.dtype for tensor in load_file(tmp_path / "last/model.safetensors").values()} <= {torch.float32, torch.int64}
+    assert {tensor.dtype for tensor in load_file(tmp_path / "last/model.safetensors").values()} <= {
+        torch.float32,
+        torch.int64,
+    }
     assert all(np.isfinite(row["sdm_loss"]) for row in rows_of(tmp_path))
 
 
@@ -159,19 +238,27 @@ def test_masked_captions_go_to_all_losses_or_to_one(world: Path, tmp_path: Path)
 def test_only_rde_scrambles_captions_unless_told(world: Path, tmp_path: Path) -> None:
     plain_ids = batch_of(world, tmp_path / "a", method="sdm")["caption_ids"]
     assert not torch.equal(batch_of(world, tmp_path / "b", method="rde")["caption_ids"], plain_ids)
-    assert torch.equal(batch_of(world, tmp_path / "c", method="rde", scramble_words=False)["caption_ids"], plain_ids)
-    assert not torch.equal(batch_of(world, tmp_path / "d", method="sdm", scramble_words=True)["caption_ids"], plain_ids)
+    assert torch.equal(
+        batch_of(world, tmp_path / "c", method="rde", scramble_words=False)["caption_ids"], plain_ids
+    )
+    assert not torch.equal(
+        batch_of(world, tmp_path / "d", method="sdm", scramble_words=True)["caption_ids"], plain_ids
+    )
 
 
 def test_rde_divides_every_pair_and_weighs_the_batch(world: Path, tmp_path: Path) -> None:
-    run = set_up(config_for(world, tmp_path, method="rde", batch_size=16))         # 40 pairs: the last batch is not full
+    run = set_up(
+        config_for(world, tmp_path, method="rde", batch_size=16)
+    )  # 40 pairs: the last batch is not full
     run.model.train()
     run.clean = train_module.divide_pairs(run, epoch=0)
     assert run.clean.shape == (40,) and set(run.clean.tolist()) <= {0.0, 1.0} and 0 < run.clean.sum() < 40
-    assert run.method.training                                                     # the first release of RDE forgot
+    assert run.method.training  # the first release of RDE forgot
     assert np.array_equal(run.clean, train_module.divide_pairs(run, epoch=0))
     planned = np.arange(16)
-    batch, _ = make_batch(run, torch.zeros(16, 48, 16, 3, dtype=torch.uint8), torch.arange(16), planned, slice(0, 16), 0, 0, 0)
+    batch, _ = make_batch(
+        run, torch.zeros(16, 48, 16, 3, dtype=torch.uint8), torch.arange(16), planned, slice(0, 16), 0, 0, 0
+    )
     assert batch["label_hat"].tolist() == run.clean[:16].tolist()
 
 
@@ -179,21 +266,22 @@ def test_rde_without_division_counts_every_pair(world: Path, tmp_path: Path) -> 
     for name, ccd in (("without", False), ("with", True)):
         train(config_for(world, tmp_path / name, method="rde", epochs=1, ccd=ccd))
         assert (tmp_path / name / "last/trainer_state/clean.npy").exists() == ccd
-    assert losses_of(tmp_path / "without") > losses_of(tmp_path / "with")          # a sum over more pairs
+    assert losses_of(tmp_path / "without") > losses_of(tmp_path / "with")  # a sum over more pairs
 
 
 # ------------------------------------------------------------------------------------------------------------------ resume
 
 
 @pytest.mark.parametrize("method", ["irra", "rde"])
-def test_an_interrupted_run_goes_on_where_it_was(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                 method: str) -> None:
+def test_an_interrupted_run_goes_on_where_it_was(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
     more = {"method": method, "save_every_steps": 2, "val_datasets": ["RSTPReid"], "eval_every": 1}
     train(config_for(world, tmp_path / "whole", **more))
     config, calls = config_for(world, tmp_path / "cut", **more), []
 
     def add(meter: Meter, step: int, values: dict) -> None:
-        if step == 8 and not calls:             # the fourth batch of the second epoch; saved at step 6
+        if step == 8 and not calls:  # the fourth batch of the second epoch; saved at step 6
             calls.append(step)
             raise KeyboardInterrupt
         original(meter, step, values)
@@ -209,8 +297,11 @@ def test_an_interrupted_run_goes_on_where_it_was(world: Path, tmp_path: Path, mo
 
 
 def arguments_of(config: TrainConfig) -> list[str]:
-    return [f"--{name}={json.dumps(value) if isinstance(value, list | bool) or value is None else value}"
-            for name, value in plain(config).items() if not isinstance(value, dict)]
+    return [
+        f"--{name}={json.dumps(value) if isinstance(value, list | bool) or value is None else value}"
+        for name, value in plain(config).items()
+        if not isinstance(value, dict)
+    ]
 
 
 @pytest.mark.slow
@@ -222,7 +313,7 @@ def test_a_killed_run_equals_an_uninterrupted_one(world: Path, tmp_path: Path) -
     state = tmp_path / "killed/last/trainer_state/progress.json"
     while victim.poll() is None and not state.exists():
         time.sleep(0.01)
-    time.sleep(0.2)                             # somewhere in the middle of something
+    time.sleep(0.2)  # somewhere in the middle of something
     victim.send_signal(signal.SIGKILL)
     assert victim.wait() == -signal.SIGKILL
     assert find_folder(tmp_path / "killed/last") and 0 < json.loads(state.read_text())["step"] < 60
@@ -273,32 +364,62 @@ for name, changes in json.loads({runs!r}).items():
 @pytest.mark.slow
 def test_two_processes_equal_one(world: Path, tmp_path: Path) -> None:
     """With gathering the loss curve is one process's; without, each process is a part of an accumulated batch."""
-    two = {"gathered": {"method": "irra", "gather": True}, "apart": {"method": "sdm"},
-           "divided": {"method": "rde", "gather": False, "epochs": 1, "test_datasets": ["RSTPReid"]}}
+    two = {
+        "gathered": {"method": "irra", "gather": True},
+        "apart": {"method": "sdm"},
+        "divided": {"method": "rde", "gather": False, "epochs": 1, "test_datasets": ["RSTPReid"]},
+    }
     script = tmp_path / "two.py"
-    script.write_text(TWO_PROCESSES.format(tests=str(Path(__file__).parent), world=str(world), out=str(tmp_path),
-                                           runs=json.dumps(two)))
-    run = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0",
-                          "--standalone", str(script)], capture_output=True, text=True, check=False,
-                         env={**os.environ, "OMP_NUM_THREADS": "1"})
+    script.write_text(
+        TWO_PROCESSES.format(
+            tests=str(Path(__file__).parent), world=str(world), out=str(tmp_path), runs=json.dumps(two)
+        )
+    )
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc-per-node",
+            "2",
+            "--master-port",
+            "0",
+            "--standalone",
+            str(script),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     assert run.returncode == 0, run.stderr[-3000:]
     train(config_for(world, tmp_path / "one", method="irra"))
     train(config_for(world, tmp_path / "parts", accumulation_steps=2))
-    np.testing.assert_allclose(losses_of(tmp_path / "gathered"), losses_of(tmp_path / "one"), rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(losses_of(tmp_path / "apart"), losses_of(tmp_path / "parts"), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        losses_of(tmp_path / "gathered"), losses_of(tmp_path / "one"), rtol=1e-4, atol=1e-4
+    )
+    np.testing.assert_allclose(
+        losses_of(tmp_path / "apart"), losses_of(tmp_path / "parts"), rtol=1e-4, atol=1e-4
+    )
     assert rows_of(tmp_path / "divided", "eval")[0]["gallery"] == 10
     solo = set_up(config_for(world, tmp_path / "solo", method="rde"))
     clean = np.load(tmp_path / "divided/last/trainer_state/clean.npy")
-    assert np.mean(clean == train_module.divide_pairs(solo, 0)) > 0.9             # a last digit may flip a borderline pair
+    assert (
+        np.mean(clean == train_module.divide_pairs(solo, 0)) > 0.9
+    )  # a last digit may flip a borderline pair
 
 
 # --------------------------------------------------------------------------------------------------------------- bad input
 
 
-def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_checkpoint(world: Path, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_checkpoint(
+    world: Path, tmp_path: Path
+) -> None:
     # the first epoch has a learning rate of 0, the second one beyond all bounds
     config = config_for(world, tmp_path, lr=1e38, warmup_factor=0.0)
-    with pytest.raises(WorkError, match=r"step [78]: sdm_loss is nan; training stopped. The last good checkpoint stands"):
+    with pytest.raises(
+        WorkError, match=r"step [78]: sdm_loss is nan; training stopped. The last good checkpoint stands"
+    ):
         train(config)
     assert json.loads((tmp_path / "last/trainer_state/progress.json").read_text())["step"] == 5
     weights = load_file(tmp_path / "last/model.safetensors")
@@ -314,7 +435,9 @@ def test_a_full_disk_leaves_the_previous_checkpoint(world: Path, tmp_path: Path)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
-        with pytest.raises(WorkError, match=r"last could not be saved: .*; the previous checkpoint is untouched"):
+        with pytest.raises(
+            WorkError, match=r"last could not be saved: .*; the previous checkpoint is untouched"
+        ):
             train_module.save_last(run)
         with pytest.raises(WorkError, match="state could not be saved"):
             large = {"a": torch.zeros(100_000)}
@@ -330,7 +453,9 @@ def test_a_kill_between_the_two_renames_is_mended(tmp_path: Path) -> None:
     (tmp_path / "last").rename(tmp_path / ".last.previous")
     assert (find_folder(tmp_path / "last") / "a").read_text() == "old"
     save_folder(tmp_path / "last", lambda folder: (folder / "a").write_text("new"))
-    assert (tmp_path / "last/a").read_text() == "new" and [path.name for path in tmp_path.iterdir()] == ["last"]
+    assert (tmp_path / "last/a").read_text() == "new" and [path.name for path in tmp_path.iterdir()] == [
+        "last"
+    ]
 
 
 def test_broken_images_are_listed_and_too_many_stop_the_run(tmp_path: Path) -> None:
@@ -340,27 +465,35 @@ def test_broken_images_are_listed_and_too_many_stop_the_run(tmp_path: Path) -> N
     config = config_for(world, tmp_path / "out", epochs=1, max_failed_share=0.1)
     train(config)
     rows = [json.loads(line) for line in (tmp_path / "out/failed.jsonl").read_text().splitlines()]
-    assert sorted(Path(row["image"]).name for row in rows) == ["0_0.png", "3_1.png"] and rows[0]["status"] == "failed"
+    assert (
+        sorted(Path(row["image"]).name for row in rows) == ["0_0.png", "3_1.png"]
+        and rows[0]["status"] == "failed"
+    )
     with pytest.raises(WorkError, match="2 of 20 images could not be read"):
         train(replace(config, output_dir=tmp_path / "strict", max_failed_share=0.05))
 
 
-@pytest.mark.parametrize(("changes", "said"), [
-    ({"weights": None}, "--weights is missing"),
-    ({"train_datasets": []}, "nothing to train on: set --train_datasets"),
-    ({"train_captions": ["a.json"]}, "--train_captions needs --train_images"),
-    ({"data_root": None}, "--data_root is missing"),
-    ({"epochs": 0}, "--epochs is 0; expected at least 1"),
-    ({"method": "irraa"}, "method 'irraa' is not known: use rde, irra, or a loss list"),
-    ({"method": "sdm+foo"}, "does not know 'foo'; join some of itc, sdm, cmpm, id, mlm"),
-    ({"batch_size": 64}, "40 training pairs of 10 persons do not fill one batch of 64"),
-    ({"accumulation_steps": 3}, "batch_size 8 does not divide by 1 processes x 3 accumulation steps"),
-    ({"precision": "fp16"}, "--precision fp16 needs a GPU"),
-    ({"train_datasets": ["CUHK"]}, "dataset 'CUHK' is not known; use one of CUHK-PEDES"),
-    ({"test_datasets": ["RSTPReid", "ICFG-PEDES"]}, "ICFG-PEDES: no image folder; looked for"),
-    ({"text_length": 77}, "text_length"),
-])
-def test_wrong_options_are_named_before_any_work(world: Path, tmp_path: Path, changes: dict, said: str) -> None:
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"weights": None}, "--weights is missing"),
+        ({"train_datasets": []}, "nothing to train on: set --train_datasets"),
+        ({"train_captions": ["a.json"]}, "--train_captions needs --train_images"),
+        ({"data_root": None}, "--data_root is missing"),
+        ({"epochs": 0}, "--epochs is 0; expected at least 1"),
+        ({"method": "irraa"}, "method 'irraa' is not known: use rde, irra, or a loss list"),
+        ({"method": "sdm+foo"}, "does not know 'foo'; join some of itc, sdm, cmpm, id, mlm"),
+        ({"batch_size": 64}, "40 training pairs of 10 persons do not fill one batch of 64"),
+        ({"accumulation_steps": 3}, "batch_size 8 does not divide by 1 processes x 3 accumulation steps"),
+        ({"precision": "fp16"}, "--precision fp16 needs a GPU"),
+        ({"train_datasets": ["CUHK"]}, "dataset 'CUHK' is not known; use one of CUHK-PEDES"),
+        ({"test_datasets": ["RSTPReid", "ICFG-PEDES"]}, "ICFG-PEDES: no image folder; looked for"),
+        ({"text_length": 77}, "text_length"),
+    ],
+)
+def test_wrong_options_are_named_before_any_work(
+    world: Path, tmp_path: Path, changes: dict, said: str
+) -> None:
     with pytest.raises(UsageError, match=said.replace("+", r"\+").replace("(", r"\(")):
         train(config_for(world, tmp_path, **changes))
     assert not (tmp_path / "last").exists()

@@ -12,14 +12,26 @@ from safetensors.torch import load_file
 
 from ham.clip import CLIPConfig, build_clip, load_clip, save_clip, tokenize
 from ham.reid.irra import IRRAOptions
-from ham.reid.model import build_method
+from ham.reid.methods import build_method
 from ham.reid.rde import RDEOptions
 from ham.reid.weights import export_pth, import_pth, load_method, main, save_method, start_method
 from ham.runtime import UsageError, exit_code_of
 
-SMALL = CLIPConfig(image_size_px=(24, 16), patch_px=8, stride_px=8, embed_dim=24, vision_width=32, vision_layers=2,
-                   vision_heads=4, text_width=24, text_layers=2, text_heads=2, context_length=12, vocab_size=49408,
-                   token_ids=tuple(tokenize("a man in a red coat")[0].tolist()))
+SMALL = CLIPConfig(
+    image_size_px=(24, 16),
+    patch_px=8,
+    stride_px=8,
+    embed_dim=24,
+    vision_width=32,
+    vision_layers=2,
+    vision_heads=4,
+    text_width=24,
+    text_layers=2,
+    text_heads=2,
+    context_length=12,
+    vocab_size=49408,
+    token_ids=tuple(tokenize("a man in a red coat")[0].tolist()),
+)
 IRRA_SMALL = IRRAOptions(cross_layers=2)
 IMAGES = torch.randn(3, 3, 24, 16, generator=torch.Generator().manual_seed(0))
 IDS = tokenize(["a man in a red coat", "a zebra", "coat"], text_length=12)
@@ -74,7 +86,10 @@ def test_export_of_a_whole_vocabulary_returns_tensor_for_tensor(tmp_path: Path) 
     save_method(build_method("irra", whole, 5, irra=IRRA_SMALL), tmp_path / "ours")
     export_pth(tmp_path / "ours", tmp_path / "theirs.pth")
     import_pth(tmp_path / "theirs.pth", tmp_path / "back")
-    ours, back = load_file(tmp_path / "ours/model.safetensors"), load_file(tmp_path / "back/model.safetensors")
+    ours, back = (
+        load_file(tmp_path / "ours/model.safetensors"),
+        load_file(tmp_path / "back/model.safetensors"),
+    )
     assert ours.keys() == back.keys()
     assert all(torch.equal(ours[name], back[name]) for name in ours)
 
@@ -84,7 +99,9 @@ def test_command_line_exports_and_imports(tmp_path: Path, monkeypatch, capsys) -
         monkeypatch.setattr(sys, "argv", ["ham.reid.weights", *map(str, words)])
         return exit_code_of(main)
 
-    monkeypatch.setattr("ham.reid.weights.set_up_logging", lambda: None)  # it would take the log away from later tests
+    monkeypatch.setattr(
+        "ham.reid.weights.set_up_logging", lambda: None
+    )  # it would take the log away from later tests
     save_method(small_method("irra"), tmp_path / "ours")
     assert run("export", tmp_path / "ours", tmp_path / "a.pth") == 0
     assert run("import", tmp_path / "a.pth", tmp_path / "b", "--image-size-px", 48, 32, "--stride-px", 8) == 0
@@ -99,7 +116,10 @@ def test_command_line_exports_and_imports(tmp_path: Path, monkeypatch, capsys) -
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_reference_irra_checkpoint_loads_whole(parity: Path, tmp_path: Path, prefix: str, caplog) -> None:
     tensors = load_file(parity / "irra_tiny.safetensors")
-    torch.save({"model": {f"{prefix}{name}": value for name, value in tensors.items()}, "epoch": 60}, tmp_path / "best.pth")
+    torch.save(
+        {"model": {f"{prefix}{name}": value for name, value in tensors.items()}, "epoch": 60},
+        tmp_path / "best.pth",
+    )
     caplog.set_level(logging.INFO, "ham")
     method = start_method("irra", tmp_path / "best.pth", 7, (96, 32), 16, irra=IRRA_SMALL)
     state = method.state_dict()
@@ -112,8 +132,10 @@ def test_reference_rde_checkpoint_loads_whole(parity: Path, tmp_path: Path, capl
     tensors = load_file(parity / "rde_tiny.safetensors")
     torch.save({"model": tensors}, tmp_path / "best.pth")
     caplog.set_level(logging.INFO, "ham")
-    for method in (start_method("rde", tmp_path / "best.pth", image_size_px=(96, 48)),
-                   load_method(tmp_path / "best.pth", image_size_px=(96, 48), stride_px=16)):
+    for method in (
+        start_method("rde", tmp_path / "best.pth", image_size_px=(96, 48)),
+        load_method(tmp_path / "best.pth", image_size_px=(96, 48), stride_px=16),
+    ):
         state = method.state_dict()
         assert all(torch.equal(state[name], value) for name, value in tensors.items())
     assert "unexpected: none" in caplog.text and "new: none; not used: none" in caplog.text
@@ -122,10 +144,19 @@ def test_reference_rde_checkpoint_loads_whole(parity: Path, tmp_path: Path, capl
 # ------------------------------------------------------------------------------------------------------------ fine points
 
 
-@pytest.mark.parametrize(("name", "heads"), [
-    ("irra", "new: classifier, cross_attn, cross_modal_transformer, ln_pre_t, ln_pre_i, ln_post and 1 more"),
-    ("rde", "new: visul_emb_layer, texual_emb_layer")])
-def test_finetune_start_takes_the_towers_and_says_that_the_heads_are_new(name: str, heads: str, tmp_path: Path, caplog) -> None:
+@pytest.mark.parametrize(
+    ("name", "heads"),
+    [
+        (
+            "irra",
+            "new: classifier, cross_attn, cross_modal_transformer, ln_pre_t, ln_pre_i, ln_post and 1 more",
+        ),
+        ("rde", "new: visul_emb_layer, texual_emb_layer"),
+    ],
+)
+def test_finetune_start_takes_the_towers_and_says_that_the_heads_are_new(
+    name: str, heads: str, tmp_path: Path, caplog
+) -> None:
     pretrained = small_method("sdm")
     save_method(pretrained, tmp_path)
     caplog.set_level(logging.INFO, "ham")
@@ -135,7 +166,9 @@ def test_finetune_start_takes_the_towers_and_says_that_the_heads_are_new(name: s
     assert f"heads loaded: none; {heads}; not used: none" in caplog.text
 
 
-def test_a_classifier_of_another_number_of_persons_is_new_and_the_other_heads_are_kept(tmp_path: Path, caplog) -> None:
+def test_a_classifier_of_another_number_of_persons_is_new_and_the_other_heads_are_kept(
+    tmp_path: Path, caplog
+) -> None:
     save_method(small_method("irra"), tmp_path)
     caplog.set_level(logging.INFO, "ham")
     method = start_method("irra", tmp_path, 9, (24, 16), 8, irra=IRRA_SMALL)
@@ -155,14 +188,18 @@ def test_a_text_tower_never_fills_the_cross_modal_transformer(tmp_path: Path) ->
 @pytest.mark.parametrize("name", ["sdm", "irra"])
 def test_wrong_checkpoint_names_the_missing_heads(name: str, tmp_path: Path) -> None:
     save_method(small_method(name), tmp_path)
-    with pytest.raises(UsageError, match="no RDE checkpoint: the heads visul_emb_layer, texual_emb_layer are missing"):
+    with pytest.raises(
+        UsageError, match="no RDE checkpoint: the heads visul_emb_layer, texual_emb_layer are missing"
+    ):
         load_method(tmp_path, "rde")
 
 
 def test_rde_checkpoint_serves_as_plain_clip_when_asked(tmp_path: Path) -> None:
     method = small_method("rde")
     save_method(method, tmp_path)
-    assert_same(features(load_method(tmp_path, "irra")), [method.encode_image(IMAGES), method.encode_text(IDS)])
+    assert_same(
+        features(load_method(tmp_path, "irra")), [method.encode_image(IMAGES), method.encode_text(IDS)]
+    )
     assert torch.equal(load_clip(tmp_path, None, None).encode_image(IMAGES), method.encode_image(IMAGES))
 
 

@@ -17,33 +17,93 @@ import pytest
 from PIL import Image
 
 from ham.records import read_json, write_json, write_jsonl
-from ham.report.folder import NEEDED, read_run
-from ham.report.report import read_ablation
 from ham.runtime import UsageError, exit_code_of, log
+from scripts.demo_report.folder import NEEDED, read_run
+from scripts.demo_report.report import read_ablation
 
 TOP = Path(__file__).resolve().parent.parent
 CHROMIUM = shutil.which("chromium")
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync", "--allow-file-access-from-files", "--virtual-time-budget=5000"]
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--allow-file-access-from-files",
+    "--virtual-time-budget=5000",
+]
 DATASETS = ("CUHK-PEDES", "ICFG-PEDES", "RSTPReid")
-HOSTILE = "A man in <script>alert(1)</script> & \"red\" " + "verylongword" * 20
-ATTRIBUTES = {"gender": "man", "hair_length": "short", "hair_colour": "black", "upper": "jacket", "upper_colour": "red",
-              "lower": "jeans", "lower_colour": "blue", "bag": "none", "view": "front"}
-SECTIONS = ("five-stages-that-meet-on-disk", "the-world", "the-styles", "one-pedestrian-several-manners",
-            "how-varied-the-captions-are", "how-true-the-captions-are", "training", "direct-transfer", "finetuning",
-            "queries-and-what-was-found", "a-search", "machine-versions-seeds-times")
+HOSTILE = 'A man in <script>alert(1)</script> & "red" ' + "verylongword" * 20
+ATTRIBUTES = {
+    "gender": "man",
+    "hair_length": "short",
+    "hair_colour": "black",
+    "upper": "jacket",
+    "upper_colour": "red",
+    "lower": "jeans",
+    "lower_colour": "blue",
+    "bag": "none",
+    "view": "front",
+}
+SECTIONS = (
+    "five-stages-that-meet-on-disk",
+    "the-world",
+    "the-styles",
+    "one-pedestrian-several-manners",
+    "how-varied-the-captions-are",
+    "how-true-the-captions-are",
+    "training",
+    "direct-transfer",
+    "finetuning",
+    "queries-and-what-was-found",
+    "a-search",
+    "machine-versions-seeds-times",
+)
 
 
 def scores(dataset: str, r1: float, **more) -> dict:
-    return {"dataset": dataset, "split": "test", "direction": "text-to-image", "R1": r1, "R5": r1 + 1, "R10": r1 + 2,
-            "mAP": r1 / 2, "mINP": r1 / 4, "queries": 20, "gallery": 10, "unmatched": 0, "failed_images": 0, **more}
+    return {
+        "dataset": dataset,
+        "split": "test",
+        "direction": "text-to-image",
+        "R1": r1,
+        "R5": r1 + 1,
+        "R10": r1 + 2,
+        "mAP": r1 / 2,
+        "mINP": r1 / 4,
+        "queries": 20,
+        "gallery": 10,
+        "unmatched": 0,
+        "failed_images": 0,
+        **more,
+    }
 
 
 def make_training(folder: Path, datasets: tuple[str, ...], losses: tuple[str, ...], final: float) -> None:
-    steps = [{"event": "step", "step": step, "epoch": 1 + step // 3, "time_s": step, **dict.fromkeys(losses, 3 / step)}
-             for step in range(1, 7)]
-    evals = [{"event": "eval", "step": step, "epoch": epoch, "time_s": step + 1, **scores(name, final - 5 * (2 - epoch))}
-             for epoch, step in ((1, 3), (2, 6)) for name in datasets]
+    steps = [
+        {
+            "event": "step",
+            "step": step,
+            "epoch": 1 + step // 3,
+            "time_s": step,
+            **dict.fromkeys(losses, 3 / step),
+        }
+        for step in range(1, 7)
+    ]
+    evals = [
+        {
+            "event": "eval",
+            "step": step,
+            "epoch": epoch,
+            "time_s": step + 1,
+            **scores(name, final - 5 * (2 - epoch)),
+        }
+        for epoch, step in ((1, 3), (2, 6))
+        for name in datasets
+    ]
     write_jsonl(folder / "metrics.jsonl", steps + evals)
     (folder / "config.yaml").write_text("# git revision abc123\nepochs: 2\nseed: 7\n")
     write_json(folder / "val-best" / "results.json", {"step": 3, "epoch": 1, "rows": []})
@@ -53,7 +113,9 @@ def make_training(folder: Path, datasets: tuple[str, ...], losses: tuple[str, ..
 def run(tmp_path: Path) -> Path:
     """A whole run of four pedestrians and two styles, written by hand."""
     folder = tmp_path / "run"
-    counts = {name: {"train": {"persons": 2, "images": 4, "captions": 8}} for name in (*DATASETS, "SYNTH-PEDES")}
+    counts = {
+        name: {"train": {"persons": 2, "images": 4, "captions": 8}} for name in (*DATASETS, "SYNTH-PEDES")
+    }
     write_json(folder / "world" / "world.json", {"preset": "nano", "seed": 3, "counts": counts})
     for name in (*DATASETS, "SYNTH-PEDES"):
         images = [f"{at}.jpg" for at in range(4)]
@@ -61,32 +123,77 @@ def run(tmp_path: Path) -> Path:
         root.mkdir(parents=True)
         for at, image in enumerate(images):
             Image.new("RGB", (40, 100), (60 * at, 90, 160)).save(root / image)
-        write_jsonl(folder / "world" / "truth" / f"{name}-images.jsonl",
-                    ({"image_path": image, "attributes": ATTRIBUTES} for image in images))
-        write_jsonl(folder / "world" / "truth" / f"{name}-captions.jsonl",
-                    ({"image_path": image, "caption": f"A man with short black hair, a red jacket and blue jeans, {image}"}
-                     for image in images))
-    write_json(folder / "styles" / "styles.json", {
-        "datasets": ["CUHK-PEDES"], "schemes": {"kmeans": [0, 1], "ups": [1, 2]}, "seed": 4, "git_revision": "abc123",
-        "counts": {"captions": 1234, "styles": 2, "records": 1300, "captions_without_style": 0}})
+        write_jsonl(
+            folder / "world" / "truth" / f"{name}-images.jsonl",
+            ({"image_path": image, "attributes": ATTRIBUTES} for image in images),
+        )
+        write_jsonl(
+            folder / "world" / "truth" / f"{name}-captions.jsonl",
+            (
+                {
+                    "image_path": image,
+                    "caption": f"A man with short black hair, a red jacket and blue jeans, {image}",
+                }
+                for image in images
+            ),
+        )
+    write_json(
+        folder / "styles" / "styles.json",
+        {
+            "datasets": ["CUHK-PEDES"],
+            "schemes": {"kmeans": [0, 1], "ups": [1, 2]},
+            "seed": 4,
+            "git_revision": "abc123",
+            "counts": {"captions": 1234, "styles": 2, "records": 1300, "captions_without_style": 0},
+        },
+    )
     write_jsonl(folder / "styles" / "metrics.jsonl", [{"stage": "clusters", "seconds": 5.0}])
-    write_jsonl(folder / "styles" / "assignments.jsonl",
-                ({"image": "a", "caption": HOSTILE, "style_ids": [at]} for at in (0, 1)))
-    write_json(folder / "captioner" / "training.json", {"num_styles": 2, "git_revision": "abc123", "training": {"seed": 5}})
+    write_jsonl(
+        folder / "styles" / "assignments.jsonl",
+        ({"image": "a", "caption": HOSTILE, "style_ids": [at]} for at in (0, 1)),
+    )
+    write_json(
+        folder / "captioner" / "training.json",
+        {"num_styles": 2, "git_revision": "abc123", "training": {"seed": 5}},
+    )
     write_json(folder / "captioner" / "manifest.json", {})
-    write_jsonl(folder / "captioner" / "metrics.jsonl", [
-        {"step": 1, "loss": 2.5, "time_s": 9}, {"step": 2, "loss": 1.25, "time_s": 4},
-        {"step": 2, "train_loss": 1.8, "time_s": 5}])
-    write_json(folder / "captions" / "plan.json", {
-        "settings": {"captions_per_image": 2, "prompt": "Describe <it>.", "seed": 6}, "info": {"git_revision": "abc123"}})
-    write_json(folder / "captions" / "summary.json",
-               {"complete": True, "images": 4, "captions_accepted": 8, "acceptance_pct": 97.5})
+    write_jsonl(
+        folder / "captioner" / "metrics.jsonl",
+        [
+            {"step": 1, "loss": 2.5, "time_s": 9},
+            {"step": 2, "loss": 1.25, "time_s": 4},
+            {"step": 2, "train_loss": 1.8, "time_s": 5},
+        ],
+    )
+    write_json(
+        folder / "captions" / "plan.json",
+        {
+            "settings": {"captions_per_image": 2, "prompt": "Describe <it>.", "seed": 6},
+            "info": {"git_revision": "abc123"},
+        },
+    )
+    write_json(
+        folder / "captions" / "summary.json",
+        {"complete": True, "images": 4, "captions_accepted": 8, "acceptance_pct": 97.5},
+    )
     write_json(folder / "captions" / "00000.json", {"seconds": 3.5})
-    write_json(folder / "captions" / "captions.json", {
-        f"{at}.jpg": ["A man in a green jacket and blue jeans", f"He has red shoes {at}"] for at in range(4)})
-    write_json(folder / "transfer_start" / "evaluation.json", {"results": [scores(name, 10.0) for name in DATASETS]})
-    write_json(folder / "transfer" / "evaluation.json", {"git_revision": "abc123", "results": [
-        scores(name, r1) for name, r1 in zip(DATASETS, (33.33, 20.0, 30.0))]})
+    write_json(
+        folder / "captions" / "captions.json",
+        {
+            f"{at}.jpg": ["A man in a green jacket and blue jeans", f"He has red shoes {at}"]
+            for at in range(4)
+        },
+    )
+    write_json(
+        folder / "transfer_start" / "evaluation.json", {"results": [scores(name, 10.0) for name in DATASETS]}
+    )
+    write_json(
+        folder / "transfer" / "evaluation.json",
+        {
+            "git_revision": "abc123",
+            "results": [scores(name, r1) for name, r1 in zip(DATASETS, (33.33, 20.0, 30.0))],
+        },
+    )
     make_training(folder / "pretrain", DATASETS, ("sdm_loss",), 33.0)
     make_training(folder / "finetune_irra", DATASETS[:1], ("sdm_loss", "id_loss", "mlm_loss"), 41.5)
     make_training(folder / "finetune_rde", DATASETS[:1], ("bge_loss", "tse_loss"), 44.25)
@@ -95,8 +202,10 @@ def run(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def script(run: Path, monkeypatch: pytest.MonkeyPatch):
-    """scripts/report.py with its models replaced: what they would say is fixed here."""
-    spec = importlib.util.spec_from_file_location("report_script", TOP / "scripts" / "report.py")
+    """scripts/demo_report/__main__.py with its models replaced: what they would say is fixed here."""
+    spec = importlib.util.spec_from_file_location(
+        "report_script", TOP / "scripts" / "demo_report" / "__main__.py"
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     for name, value in (("handlers", []), ("propagate", log.propagate), ("level", log.level)):
@@ -104,18 +213,35 @@ def script(run: Path, monkeypatch: pytest.MonkeyPatch):
     rng = np.random.default_rng(0)
     sizes = {"kmeans": np.array([700]), "ups": np.array([20])}
     view = SimpleNamespace(
-        facts={}, points=rng.normal(size=(50, 2)), centres={"kmeans": np.zeros((1, 2)), "ups": np.full((1, 2), 9.0)},
-        outside={"kmeans": 0, "ups": 1}, sizes=sizes, times_covered={name: np.ones(50, int) for name in sizes}, examples=[],
-        explained_pct=41.0)
-    images = [str(run / "world" / "CUHK-PEDES" / "imgs" / f"{at % 4}.jpg") for at in range(9)] + ["/nowhere.jpg"]
+        facts={},
+        points=rng.normal(size=(50, 2)),
+        centres={"kmeans": np.zeros((1, 2)), "ups": np.full((1, 2), 9.0)},
+        outside={"kmeans": 0, "ups": 1},
+        sizes=sizes,
+        times_covered={name: np.ones(50, int) for name in sizes},
+        examples=[],
+        explained_pct=41.0,
+    )
+    images = [str(run / "world" / "CUHK-PEDES" / "imgs" / f"{at % 4}.jpg") for at in range(9)] + [
+        "/nowhere.jpg"
+    ]
     hits = [{"image": image, "score": 0.5 - at / 10, "right": at == 1} for at, image in enumerate(images)]
     monkeypatch.setattr(module, "look_at_styles", lambda folder: view)
-    monkeypatch.setattr(module, "rank_queries", lambda run, seed: [{"query": HOSTILE, "query_image": images[0], "hits": hits}])
-    monkeypatch.setattr(module, "search_world", lambda run, query: (
-        [{"query": query, "hits": [{**hit, "right": None} for hit in hits]}], 67))
+    monkeypatch.setattr(
+        module, "rank_queries", lambda run, seed: [{"query": HOSTILE, "query_image": images[0], "hits": hits}]
+    )
+    monkeypatch.setattr(
+        module,
+        "search_world",
+        lambda run, query: ([{"query": query, "hits": [{**hit, "right": None} for hit in hits]}], 67),
+    )
     monkeypatch.setattr("ham.captioner.checkpoint.load_captioner", lambda path: None)
-    monkeypatch.setattr("ham.captioner.decode.generate", lambda captioner, images, styles, prompt, max_new_tokens: [
-        ["A man in a green jacket.", HOSTILE][:len(styles[0])]])
+    monkeypatch.setattr(
+        "ham.captioner.decode.generate",
+        lambda captioner, images, styles, prompt, max_new_tokens: [
+            ["A man in a green jacket.", HOSTILE][: len(styles[0])]
+        ],
+    )
     return module
 
 
@@ -156,21 +282,34 @@ def test_page_is_whole_and_self_contained(script, run: Path, monkeypatch: pytest
     assert tuple(outline.sections) == SECTIONS and not outline.open
     tags = [tag for tag, _ in outline.found]
     assert not {"script", "link", "iframe"} & set(tags) and tags.count("svg") >= 8
-    assert all(facts["alt"] and facts["src"].startswith("data:image/jpeg;base64,") for tag, facts in outline.found
-               if tag == "img")
-    assert re.findall(r"https?://[^\"<]+", page) == ["https://arxiv.org/abs/2503.09962"] and "url(" not in page
-    assert {facts["href"] for tag, facts in outline.found if tag == "a"} == {"https://arxiv.org/abs/2503.09962",
-                                                                            *(f"#{name}" for name in SECTIONS)}
+    assert all(
+        facts["alt"] and facts["src"].startswith("data:image/jpeg;base64,")
+        for tag, facts in outline.found
+        if tag == "img"
+    )
+    assert (
+        re.findall(r"https?://[^\"<]+", page) == ["https://arxiv.org/abs/2503.09962"] and "url(" not in page
+    )
+    assert {facts["href"] for tag, facts in outline.found if tag == "a"} == {
+        "https://arxiv.org/abs/2503.09962",
+        *(f"#{name}" for name in SECTIONS),
+    }
 
 
 def test_figures_of_the_run_are_on_the_page(script, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = make_page(script, run, monkeypatch)
-    assert "10 → 27.8" in page and "rose from 10 to 27.8" in page            # mean of 33.33, 20 and 30
-    assert "<b>1,234</b> human captions" in page and "97.5 % pass the filters" in page and "loss 2.50 → 1.25" in page
+    assert "10 → 27.8" in page and "rose from 10 to 27.8" in page  # mean of 33.33, 20 and 30
+    assert (
+        "<b>1,234</b> human captions" in page
+        and "97.5 % pass the filters" in page
+        and "loss 2.50 → 1.25" in page
+    )
     assert "<tr class=strong><td>pretrained</td><td class=n>33.33</td>" in page
     assert "<td>IRRA, last epoch</td><td class=n>41.50</td>" in page
     assert "<td>IRRA, best on val</td><td class=n>36.50</td>" in page
-    assert "right in 71.4 % of their claims and tell 31.2 % of what is worth" in page      # 5 of 7; green and shoes are wrong
+    assert (
+        "right in 71.4 % of their claims and tell 31.2 % of what is worth" in page
+    )  # 5 of 7; green and shoes are wrong
     assert page.count('<li class="right">') == 1 and page.count('<li class="wrong">') == 9
     assert page.count("no picture: missing") == 2
     assert "of 3 claims right</span>; wrong: green upper garment" in page
@@ -180,29 +319,64 @@ def test_figures_of_the_run_are_on_the_page(script, run: Path, monkeypatch: pyte
 
 def test_data_is_escaped(script, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = make_page(script, run, monkeypatch, "--query", "<img src=x onerror=alert(1)>")
-    assert "<script" not in page and page.count("&lt;script&gt;alert(1)&lt;/script&gt; &amp; &quot;red&quot;") >= 3
-    assert "<img src=x" not in page and "&lt;img src=x onerror=alert(1)&gt;" in page and "“Describe &lt;it&gt;”." in page
+    assert (
+        "<script" not in page
+        and page.count("&lt;script&gt;alert(1)&lt;/script&gt; &amp; &quot;red&quot;") >= 3
+    )
+    assert (
+        "<img src=x" not in page
+        and "&lt;img src=x onerror=alert(1)&gt;" in page
+        and "“Describe &lt;it&gt;”." in page
+    )
 
 
 def test_optional_parts_are_shown(script, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     same = {f"{at}.jpg": ["A man in a red jacket"] for at in range(4)}
     write_json(run / "captions_static" / "captions.json", same)
     write_json(run / "captions_template" / "captions.json", same)
-    write_jsonl(run / "steps.jsonl", [{"step": "1. Styles", "seconds": 61}, {"step": "Search", "seconds": 2},
-                                      {"step": "1. Styles", "seconds": 2.4}])
-    write_json(run / "ablation.json", {"rows": [{"row": "no <pretraining>", "R1": 3.0}, {"row": "both", "R1": None}]})
+    write_jsonl(
+        run / "steps.jsonl",
+        [
+            {"step": "1. Styles", "seconds": 61},
+            {"step": "Search", "seconds": 2},
+            {"step": "1. Styles", "seconds": 2.4},
+        ],
+    )
+    write_json(
+        run / "ablation.json", {"rows": [{"row": "no <pretraining>", "R1": 3.0}, {"row": "both", "R1": None}]}
+    )
     page = make_page(script, run, monkeypatch, "--ablation", str(run / "ablation.json"))
     assert "static captions 100 % and" in page and "in this run:" not in page
     assert "1 min 3 s" in page and "1 min 5 s" in page and "from nothing to this page" in page
-    assert "<td>no &lt;pretraining&gt;</td><td class=n>3.00</td>" in page and "<td>both</td><td class=n>–</td>" in page
+    assert (
+        "<td>no &lt;pretraining&gt;</td><td class=n>3.00</td>" in page
+        and "<td>both</td><td class=n>–</td>" in page
+    )
 
 
 def test_the_experiments_rows_are_averaged_over_seeds(tmp_path: Path) -> None:
-    seeds = {"0": {"human": {"R1": 10.0, "mAP": 4.0}, "captions": {"precision": 0.5, "recall": 0.25, "distinct_2": 8.0}},
-             "1": {"human": {"R1": 20.0, "mAP": 6.0}, "captions": None}}
-    write_json(tmp_path / "ablation.json", {"rows": {"both": {"label": "KMeans and UPS", "is_control": False, "seeds": seeds}}})
+    seeds = {
+        "0": {
+            "human": {"R1": 10.0, "mAP": 4.0},
+            "captions": {"precision": 0.5, "recall": 0.25, "distinct_2": 8.0},
+        },
+        "1": {"human": {"R1": 20.0, "mAP": 6.0}, "captions": None},
+    }
+    write_json(
+        tmp_path / "ablation.json",
+        {"rows": {"both": {"label": "KMeans and UPS", "is_control": False, "seeds": seeds}}},
+    )
     assert read_ablation(tmp_path / "ablation.json")["rows"] == [
-        {"captions": "KMeans and UPS", "seeds": 2, "R1": 15.0, "mAP": 5.0, "precision": 0.5, "recall": 0.25, "distinct_2": 8.0}]
+        {
+            "captions": "KMeans and UPS",
+            "seeds": 2,
+            "R1": 15.0,
+            "mAP": 5.0,
+            "precision": 0.5,
+            "recall": 0.25,
+            "distinct_2": 8.0,
+        }
+    ]
 
 
 @pytest.mark.parametrize("file", [file for _, file, _ in NEEDED])
@@ -214,13 +388,17 @@ def test_a_missing_stage_is_named_with_its_command(run: Path, file: str) -> None
     assert f"stage {stage}: no {file}" in str(error.value) and command.format(run=run) in str(error.value)
 
 
-def test_unfinished_stages_and_strange_files_are_named(script, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                       capsys: pytest.CaptureFixture) -> None:
+def test_unfinished_stages_and_strange_files_are_named(
+    script, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     monkeypatch.setattr(sys, "argv", ["report.py", "--run", str(tmp_path / "none")])
     assert exit_code_of(script.main) == 2 and "no such folder" in capsys.readouterr().err
     write_json(run / "captions_static" / "captions.json", {"elsewhere.jpg": ["x"]})
     monkeypatch.setattr(sys, "argv", ["report.py", "--run", str(run)])
-    assert exit_code_of(script.main) == 2 and "'elsewhere.jpg' is not in the world's pool" in capsys.readouterr().err
+    assert (
+        exit_code_of(script.main) == 2
+        and "'elsewhere.jpg' is not in the world's pool" in capsys.readouterr().err
+    )
     (run / "metrics.json").write_text('{"rows": []}')
     with pytest.raises(UsageError, match="expected a JSON object with `rows`"):
         read_ablation(run / "metrics.json")
@@ -242,8 +420,9 @@ def test_unfinished_stages_and_strange_files_are_named(script, run: Path, tmp_pa
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine (apt-get install chromium)")
 @pytest.mark.parametrize("width", [1280, 390, 320])
-def test_nothing_overflows_in_a_browser(script, run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
-                                        width: int) -> None:
+def test_nothing_overflows_in_a_browser(
+    script, run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, width: int
+) -> None:
     make_page(script, run, monkeypatch)
     wrapper = tmp_path / "wrapper.html"
     wrapper.write_text(f"""<iframe id="page" src="page.html" style="border:0;width:{width}px;height:900px"></iframe>
@@ -258,8 +437,19 @@ def test_nothing_overflows_in_a_browser(script, run: Path, monkeypatch: pytest.M
       one => one.getBoundingClientRect().height < 20).length,
     sections: page.querySelectorAll("section").length}});
 }}</script>""")
-    done = subprocess.run([CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1400,1000", "--dump-dom",
-                           wrapper.as_uri()], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [
+            CHROMIUM,
+            *FLAGS,
+            f"--user-data-dir={tmp_path / 'profile'}",
+            "--window-size=1400,1000",
+            "--dump-dom",
+            wrapper.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     found = re.search(r'<pre id="said">(\{.*?\})</pre>', done.stdout, re.DOTALL)
     assert found, done.stderr[-2000:]
     seen = json.loads(found[1])

@@ -12,11 +12,11 @@ from ham.runtime import (
     UsageError,
     WorkError,
     derive_seed,
+    dist_info,
     exit_code_of,
     git_revision,
     numpy_generator,
     progress,
-    rank_and_world,
     resolve_device,
     resolve_dtype,
     torch_generator,
@@ -25,7 +25,10 @@ from ham.runtime import (
 
 def test_seeds_depend_on_every_part_and_on_nothing_else():
     assert derive_seed(0, "styles", "a.jpg") == 762664687511028668
-    assert len({derive_seed(0, "ab"), derive_seed(0, "a", "b"), derive_seed(1, "ab"), derive_seed(0, "ab", 0)}) == 4
+    assert (
+        len({derive_seed(0, "ab"), derive_seed(0, "a", "b"), derive_seed(1, "ab"), derive_seed(0, "ab", 0)})
+        == 4
+    )
 
 
 def test_generators_repeat():
@@ -35,12 +38,15 @@ def test_generators_repeat():
     assert not torch.equal(draws[0], draws[2])
 
 
-@pytest.mark.parametrize(("error", "code", "line"), [
-    (UsageError("--x: bad"), 2, "error: --x: bad"),
-    (WorkError("loss is nan"), 1, "failed: loss is nan"),
-    (OSError(28, "No space left on device", "/data/x"), 1, "No space left on device (/data/x)"),
-    (KeyboardInterrupt(), 130, "stopped"),
-])
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (UsageError("--x: bad"), 2, "error: --x: bad"),
+        (WorkError("loss is nan"), 1, "failed: loss is nan"),
+        (OSError(28, "No space left on device", "/data/x"), 1, "No space left on device (/data/x)"),
+        (KeyboardInterrupt(), 130, "stopped"),
+    ],
+)
 def test_errors_become_one_line_and_a_code(error, code, line, capsys):
     def main():
         raise error
@@ -59,10 +65,12 @@ def test_success_is_zero_and_other_errors_are_bugs_that_show():
 
 @pytest.mark.parametrize("grouped", [False, True])
 def test_leaving_gives_the_code_after_all_that_was_promised(grouped, tmp_path):
-    program = ("import atexit, torch.distributed as dist; from ham.runtime import leave\n"
-               "atexit.register(print, 'promised', end='')\n"
-               f"if {grouped}: dist.init_process_group('gloo', init_method='file://{tmp_path}/meet', rank=0, world_size=1)\n"
-               "print('said', end=' '); leave(3)")
+    program = (
+        "import atexit, torch.distributed as dist; from ham.distributed import leave\n"
+        "atexit.register(print, 'promised', end='')\n"
+        f"if {grouped}: dist.init_process_group('gloo', init_method='file://{tmp_path}/meet', rank=0, world_size=1)\n"
+        "print('said', end=' '); leave(3)"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (3, "said promised"), done.stderr
 
@@ -84,7 +92,7 @@ def test_asking_for_a_gpu_where_there_is_none_says_so():
 def test_rank_comes_from_the_launcher(monkeypatch):
     for name, value in (("RANK", "3"), ("WORLD_SIZE", "4"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(name, value)
-    place = rank_and_world()
+    place = dist_info()
     assert (place.rank, place.world_size, place.local_rank, place.is_main) == (3, 4, 1, False)
 
 

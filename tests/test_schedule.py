@@ -17,16 +17,28 @@ def test_equal_every_recorded_run(parity: Path) -> None:
     for run in recorded["runs"]:
         options = recorded["default_args"] | run["overrides"]
         for group, base in enumerate(run["base_lrs"]):
-            found = [base * lr_factor(epoch - 1, options["num_epoch"], options["warmup_epochs"], options["warmup_factor"],
-                                      options["lrscheduler"], warmup_mode=options["warmup_method"], gamma=options["gamma"],
-                                      target_factor=options["target_lr"] / base, power=options["power"],
-                                      milestones=options["milestones"]) for epoch in run["epochs"]]
+            found = [
+                base
+                * lr_factor(
+                    epoch - 1,
+                    options["num_epoch"],
+                    options["warmup_epochs"],
+                    options["warmup_factor"],
+                    options["lrscheduler"],
+                    warmup_mode=options["warmup_method"],
+                    gamma=options["gamma"],
+                    target_factor=options["target_lr"] / base,
+                    power=options["power"],
+                    milestones=options["milestones"],
+                )
+                for epoch in run["epochs"]
+            ]
             assert found == pytest.approx(run[f"lr_group{group}"], rel=1e-9), run["overrides"]
 
 
 def test_cosine_by_hand() -> None:
     assert [lr_factor(epoch, 60) for epoch in (0, 1, 5)] == pytest.approx([0.1, 0.28, 1.0])
-    assert lr_factor(32.5, 60) == pytest.approx(0.5)         # half of the 55 epochs after the warm-up
+    assert lr_factor(32.5, 60) == pytest.approx(0.5)  # half of the 55 epochs after the warm-up
     assert lr_factor(60, 60) == pytest.approx(0.0, abs=1e-12)
     assert lr_factor(59, 60) == pytest.approx(8.15448036932176e-09 / 1e-5)
     assert lr_factor(0, 10, warmup_epochs=0) == 1.0
@@ -52,7 +64,9 @@ def test_warm_up_longer_than_the_run_is_harmless() -> None:
 
 
 def test_unknown_names_list_the_known_ones() -> None:
-    with pytest.raises(UsageError, match="'cosin' is not known; use one of cosine, linear, exp, poly, polynomial, step"):
+    with pytest.raises(
+        UsageError, match="'cosin' is not known; use one of cosine, linear, exp, poly, polynomial, step"
+    ):
         lr_factor(0, 60, mode="cosin")
     with pytest.raises(UsageError, match="use one of linear, constant"):
         lr_factor(0, 60, warmup_mode="none")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ham.clip import tokenize
 from ham.reid import search as search_module
-from ham.reid.augment import normalise
+from ham.reid.batch import normalize
 from ham.reid.encode import EncodeSettings
 from ham.reid.search import SearchIndex, index_key, open_index, search
 from ham.runtime import UsageError, WorkError
@@ -29,7 +29,7 @@ class Stub(nn.Module):
         super().__init__()
         self.scale = nn.Parameter(torch.ones(()))
         self.seen = 0
-        pixels = normalise(torch.tensor(list(COLOURS.values()), dtype=torch.uint8)[:, :, None, None])
+        pixels = normalize(torch.tensor(list(COLOURS.values()), dtype=torch.uint8)[:, :, None, None])
         self.colours = dict(zip(tokenize(list(COLOURS))[:, 1].tolist(), pixels[:, :, 0, 0]))
 
     def image_features(self, images: Tensor) -> list[Tensor]:
@@ -37,7 +37,14 @@ class Stub(nn.Module):
         return [self.scale * images.mean(dim=(2, 3))]
 
     def text_features(self, ids: Tensor) -> list[Tensor]:
-        return [torch.stack([next((self.colours[i] for i in row if i in self.colours), torch.ones(3)) for row in ids.tolist()])]
+        return [
+            torch.stack(
+                [
+                    next((self.colours[i] for i in row if i in self.colours), torch.ones(3))
+                    for row in ids.tolist()
+                ]
+            )
+        ]
 
 
 def paint(path: Path, colour: str) -> None:
@@ -61,7 +68,9 @@ def test_best_images_come_first(gallery: Path) -> None:
     for row, colour in zip(rows, ("blue", "green")):
         names = [Path(hit["image"]).stem for hit in row["hits"]]
         assert names[:2] == [colour, colour] and len(names) == 3 and colour != names[2]
-        assert Path(row["hits"][0]["image"]).is_file() and row["hits"][0]["score"] == pytest.approx(1.0, abs=1e-3)
+        assert Path(row["hits"][0]["image"]).is_file() and row["hits"][0]["score"] == pytest.approx(
+            1.0, abs=1e-3
+        )
         assert row["hits"][0]["right"] is None
 
 
@@ -76,10 +85,10 @@ def test_index_is_kept_and_only_changes_are_embedded(gallery: Path) -> None:
     again = open_index(model, gallery, SMALL)
     assert model.seen == 8 and again.paths == first.paths and torch.equal(again.feats, first.feats)
 
-    paint(gallery / "inner" / "new.png", "red")               # one new
-    paint(gallery / "white.png", "green")                     # one changed
+    paint(gallery / "inner" / "new.png", "red")  # one new
+    paint(gallery / "white.png", "green")  # one changed
     os.utime(gallery / "white.png", ns=(1, 1))
-    (gallery / "blue.png").unlink()                           # one lost
+    (gallery / "blue.png").unlink()  # one lost
     after = open_index(model, gallery, SMALL)
     assert model.seen == 10
     assert sorted(after.paths) == sorted({*first.paths, "inner/new.png"} - {"blue.png"})
@@ -113,7 +122,9 @@ def test_another_checkpoint_or_size_has_another_index(gallery: Path) -> None:
 def test_unreadable_images_are_listed_tried_again_and_limited(gallery: Path) -> None:
     model = Stub()
     (gallery / "torn.jpg").write_bytes(b"torn")
-    with pytest.raises(WorkError, match=r"1 of 9 images cannot be read, more than the accepted 10%; see .*failed.jsonl"):
+    with pytest.raises(
+        WorkError, match=r"1 of 9 images cannot be read, more than the accepted 10%; see .*failed.jsonl"
+    ):
         open_index(model, gallery, SMALL)
     index = open_index(model, gallery, SMALL, max_failed_share=0.2)
     listed = gallery / ".ham-index" / index_key(model, SMALL) / "failed.jsonl"
@@ -133,7 +144,7 @@ def test_damaged_index_is_made_anew(gallery: Path, damage: str) -> None:
         (folder / "features.safetensors").write_bytes(b"torn")
     elif damage == "entries":
         (folder / "index.json").write_text('{"entries": [[1]]}')
-    elif damage == "mismatch":   # as when the run was killed between the two files
+    elif damage == "mismatch":  # as when the run was killed between the two files
         saved = json.loads((folder / "index.json").read_text())
         saved["entries"][0][1] += 1
         (folder / "index.json").write_text(json.dumps(saved))
@@ -192,10 +203,12 @@ def test_dangling_link_is_a_failed_image_and_no_crash(gallery: Path) -> None:
     assert "link.png" not in open_index(Stub(), gallery, SMALL, max_failed_share=0.2).paths
 
 
-def test_gallery_that_cannot_be_written_to_names_the_option(gallery: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gallery_that_cannot_be_written_to_names_the_option(
+    gallery: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refused(*_) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(search_module, "atomic_write", refused)   # a read-only folder would not stop root
+    monkeypatch.setattr(search_module, "atomic_write", refused)  # a read-only folder would not stop root
     with pytest.raises(UsageError, match=r"cannot be written to .* \(Permission denied\); .* --index"):
         open_index(Stub(), gallery, SMALL)

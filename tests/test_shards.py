@@ -13,9 +13,26 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ham.generation.locks import FileLock
-from ham.generation.plan import Plan, check_settings, default_shard_size, list_images, load_plan, settle_plan, wait_for_plan
-from ham.generation.shards import claim, parse_shards, partial_file, read_partial, read_rows, rows_file, shard_range, shards_of
-from ham.generation.styles import Draw, StylePlan, parse_styles
+from ham.generation.plan import (
+    Plan,
+    check_settings,
+    default_shard_size,
+    list_images,
+    load_plan,
+    settle_plan,
+    wait_for_plan,
+)
+from ham.generation.shards import (
+    claim,
+    parse_shards,
+    partial_file,
+    read_partial,
+    read_rows,
+    rows_file,
+    shard_range,
+    shards_of,
+)
+from ham.generation.style_draws import Draw, StylePlan, parse_styles
 from ham.records import CaptionRow, read_json, to_json_line
 from ham.runtime import UsageError, WorkError
 
@@ -30,7 +47,9 @@ def root(tmp_path: Path) -> Path:
 
 
 def row(image: str, draw: Draw, status: str = "accepted") -> CaptionRow:
-    return CaptionRow(image, "a caption", draw.style_id, draw.attempt, status, None if status == "accepted" else "short")
+    return CaptionRow(
+        image, "a caption", draw.style_id, draw.attempt, status, None if status == "accepted" else "short"
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------- shards
@@ -56,7 +75,13 @@ def test_a_range_of_shards() -> None:
 
 
 def test_default_shard_size() -> None:
-    assert [default_shard_size(count) for count in (1, 1_000, 12_000, 256_000, 1_000_000)] == [16, 16, 47, 1000, 1000]
+    assert [default_shard_size(count) for count in (1, 1_000, 12_000, 256_000, 1_000_000)] == [
+        16,
+        16,
+        47,
+        1000,
+        1000,
+    ]
 
 
 # ---------------------------------------------------------------------------------------------------------------- styles
@@ -75,7 +100,9 @@ def test_styles_are_uniform() -> None:
     counts = [0] * 10
     for number in range(4000):
         counts[plan.sequence(f"{number}.jpg")[0]] += 1
-    assert sum((count - 400) ** 2 / 400 for count in counts) < 27.9         # chi square, 9 degrees of freedom, p = 0.001
+    assert (
+        sum((count - 400) ** 2 / 400 for count in counts) < 27.9
+    )  # chi square, 9 degrees of freedom, p = 0.001
 
 
 def test_a_rejected_caption_takes_the_next_style() -> None:
@@ -86,9 +113,9 @@ def test_a_rejected_caption_takes_the_next_style() -> None:
     second = [*first, row("x", Draw(7, 1), "rejected")]
     assert plan.replay("x", second)[1] == [Draw(8, 2)]
     third = [*second, row("x", Draw(8, 2), "rejected")]
-    assert plan.replay("x", third)[1] == [Draw(5, 3)]                       # wraps
+    assert plan.replay("x", third)[1] == [Draw(5, 3)]  # wraps
     last = [*third, row("x", Draw(5, 3), "rejected"), row("x", Draw(6, 4), "rejected")]
-    assert plan.replay("x", last) == (last, [])                            # four redraws, then no more
+    assert plan.replay("x", last) == (last, [])  # four redraws, then no more
 
 
 def test_a_torn_round_is_completed_before_redraws() -> None:
@@ -109,7 +136,9 @@ def test_no_draw_repeats(num_styles: int, captions: int, redraws: int, random) -
     while draws := plan.replay("x", random.sample(rows, len(rows)))[1]:
         rows += [row("x", draw, random.choice(["accepted", "rejected"])) for draw in draws]
     assert len({(one.style_id, one.attempt) for one in rows}) == len(rows) <= captions * (redraws + 1)
-    assert plan.replay("x", random.sample(rows, len(rows)))[0] == rows      # the order drawn, however they are stored
+    assert (
+        plan.replay("x", random.sample(rows, len(rows)))[0] == rows
+    )  # the order drawn, however they are stored
 
 
 def test_parse_styles() -> None:
@@ -118,7 +147,12 @@ def test_parse_styles() -> None:
     assert parse_styles("2,0", 3) == ((2, 0), False, 2)
     assert parse_styles("none", 3) == ((-1,), False, 1)
     assert parse_styles("2,0", 3, 1) == ((2, 0), False, 1)
-    for text, message in (("3", "styles 0 to 2"), ("-1", "styles 0 to 2"), ("1,1", "twice"), ("some", "expected random")):
+    for text, message in (
+        ("3", "styles 0 to 2"),
+        ("-1", "styles 0 to 2"),
+        ("1,1", "twice"),
+        ("some", "expected random"),
+    ):
         with pytest.raises(UsageError, match=message):
             parse_styles(text, 3)
     with pytest.raises(UsageError, match="at least 1"):
@@ -135,16 +169,27 @@ def test_image_lists_of_every_kind(root: Path, tmp_path: Path) -> None:
     (root / "notes.md").write_text("no image")
     assert list(list_images(root)) == expected
     assert list(list_images(root, limit=3)) == expected[:3]
-    lists = {"list.txt": "b.jpg\n\na.jpg\nb.jpg\n", "list.json": '["b.jpg", "a.jpg", "b.jpg"]',
-             "annotation.json": '[{"file_path": "b.jpg", "id": 1}, {"img_path": "a.jpg"}]',
-             "captions.json": '{"b.jpg": ["x"], "a.jpg": []}'}
+    lists = {
+        "list.txt": "b.jpg\n\na.jpg\nb.jpg\n",
+        "list.json": '["b.jpg", "a.jpg", "b.jpg"]',
+        "annotation.json": '[{"file_path": "b.jpg", "id": 1}, {"img_path": "a.jpg"}]',
+        "captions.json": '{"b.jpg": ["x"], "a.jpg": []}',
+    }
     for name, text in lists.items():
         (tmp_path / name).write_text(text)
         assert list(list_images(root, tmp_path / name)) == ["b.jpg", "a.jpg"], name
 
 
-@pytest.mark.parametrize(("text", "message"), [("[1]", "record 0"), ("[{}]", "record 0"), ('"x"', "expected a list"),
-                                               ("[]", "no images"), ("{", "not valid JSON")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1]", "record 0"),
+        ("[{}]", "record 0"),
+        ('"x"', "expected a list"),
+        ("[]", "no images"),
+        ("{", "not valid JSON"),
+    ],
+)
 def test_wrong_image_lists(root: Path, tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "list.json").write_text(text)
     with pytest.raises(UsageError, match=message):
@@ -175,7 +220,9 @@ def test_the_same_command_finds_its_plan(root: Path, tmp_path: Path) -> None:
     assert wait_for_plan(tmp_path / "out", SETTINGS, 5).images[3] == plan.images[3]
 
 
-@pytest.mark.parametrize("changed", ["seed", "captions_per_image", "fingerprint", "style_pool", "max_redraws"])
+@pytest.mark.parametrize(
+    "changed", ["seed", "captions_per_image", "fingerprint", "style_pool", "max_redraws"]
+)
 def test_a_changed_setting_is_refused_by_name(root: Path, tmp_path: Path, changed: str) -> None:
     make_plan(tmp_path / "out", root)
     with pytest.raises(UsageError, match=f"{changed} was .* now 9"):
@@ -251,7 +298,7 @@ def test_a_claimed_shard_is_left_to_its_writer(root: Path, tmp_path: Path) -> No
     make_plan(out, root)
     lock = FileLock(out / "locks" / "00001.lock")
     assert lock.try_acquire()
-    other = start(out, root)                                        # locks are between processes
+    other = start(out, root)  # locks are between processes
     other.join()
     assert other.exitcode == 0
     assert [rows_file(out, shard).exists() for shard in range(3)] == [True, False, True]
@@ -267,7 +314,11 @@ def test_finished_shards_are_sorted_and_receipted(root: Path, tmp_path: Path) ->
     assert list(dict.fromkeys(one.image for one in rows)) == [plan.images[index] for index in range(5)]
     receipt = read_json(out / "00000.json")
     assert receipt["accepted"] == sum(one.status == "accepted" for one in rows) and receipt["images"] == 5
-    assert sum(receipt["reasons"].values()) == receipt["rejected"] == sum(one.status == "rejected" for one in rows)
+    assert (
+        sum(receipt["reasons"].values())
+        == receipt["rejected"]
+        == sum(one.status == "rejected" for one in rows)
+    )
     assert json.loads((out / "00000.jsonl").read_text().splitlines()[0])["attempt"] == 0
     assert claim(plan, 0) is None
 

@@ -12,16 +12,18 @@ import pytest
 
 from ham.report.style_map import page_of
 from ham.runtime import UsageError, exit_code_of, log
+from ham.style.analysis import linear_probe, look_at, mutual_information, reach
 from ham.style.build import build_styles, load_features
 from ham.style.cluster import Clusters
-from ham.style.judge import linear_probe, look_at, mutual_information, reach
-from ham.style.settings import ClusterSettings, FeatureSettings, StyleSettings
+from ham.style.config import ClusterSettings, FeatureSettings, StyleSettings
 
 TOP = Path(__file__).resolve().parents[1]
 
 
 def clusters_from(*members: list[int], rows: int) -> Clusters:
-    return Clusters(np.zeros((len(members), 2), np.float32), tuple(np.array(ids, np.int64) for ids in members), rows)
+    return Clusters(
+        np.zeros((len(members), 2), np.float32), tuple(np.array(ids, np.int64) for ids in members), rows
+    )
 
 
 def test_mutual_information_is_100_for_equal_and_about_0_for_random() -> None:
@@ -52,7 +54,9 @@ def test_reach_by_hand() -> None:
     manners = ["common"] * 96 + ["rare1"] * 2 + ["rare2"] * 2
     clusters = clusters_from(list(range(96)), [0, 96, 97], rows=100)
     seen = reach(clusters, manners, rare_share=0.03)
-    assert seen.own_cluster == 50 and seen.covered == 50  # rare1 has two thirds of a cluster, rare2 is in none
+    assert (
+        seen.own_cluster == 50 and seen.covered == 50
+    )  # rare1 has two thirds of a cluster, rare2 is in none
     assert seen.in_data == pytest.approx(4) and seen.drawn == pytest.approx(100 * (0 + 2 / 3) / 2)
     shares = np.array([(1 + 1 / 3) / 2, 1 / 3])
     assert seen.effective == pytest.approx(np.exp(-(shares * np.log(shares)).sum()))
@@ -63,11 +67,25 @@ def test_reach_by_hand() -> None:
 def styles(tmp_path: Path) -> Path:
     (tmp_path / "CUHK-PEDES" / "imgs").mkdir(parents=True)
     texts = ["The man wears <b>red</b> {}.", "{}! a man, red", "in this photo you can see one with a {}"]
-    rows = [{"split": "train", "file_path": f"{at}.png", "id": at, "captions": [texts[at % 3].format("x" * (at % 7))]}
-            for at in range(60)]
+    rows = [
+        {
+            "split": "train",
+            "file_path": f"{at}.png",
+            "id": at,
+            "captions": [texts[at % 3].format("x" * (at % 7))],
+        }
+        for at in range(60)
+    ]
     (tmp_path / "CUHK-PEDES" / "reid_raw.json").write_text(json.dumps(rows))
-    return build_styles(StyleSettings(str(tmp_path), str(tmp_path / "styles"), ["CUHK-PEDES"],
-                                      features=FeatureSettings(dim=6), clusters=ClusterSettings(kmeans=3, ups=5, nearest=9)))
+    return build_styles(
+        StyleSettings(
+            str(tmp_path),
+            str(tmp_path / "styles"),
+            ["CUHK-PEDES"],
+            features=FeatureSettings(dim=6),
+            clusters=ClusterSettings(kmeans=3, ups=5, nearest=9),
+        )
+    )
 
 
 def test_view_counts_and_examples(styles: Path) -> None:
@@ -86,7 +104,9 @@ def test_page_is_whole_and_escaped(styles: Path) -> None:
     assert "8 styles of 60 captions" in page and "<td>KMeans</td><td class=n>3</td>" in page
 
 
-def test_inspect_command(styles: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_inspect_command(
+    styles: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     spec = importlib.util.spec_from_file_location("build_styles_script", TOP / "scripts" / "build_styles.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
@@ -101,7 +121,9 @@ def test_missing_parts_are_named(styles: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"styles\.json: no such file"):
         look_at(tmp_path / "nowhere")
     (styles / "cache" / "features.safetensors").unlink()
-    with pytest.raises(UsageError, match=r"features\.safetensors: missing or of another run; run build_styles"):
+    with pytest.raises(
+        UsageError, match=r"features\.safetensors: missing or of another run; run build_styles"
+    ):
         load_features(styles)
     (styles / "styles.safetensors").write_bytes(b"junk")
     with pytest.raises(UsageError, match=r"styles\.safetensors: cannot be read"):

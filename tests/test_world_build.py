@@ -29,7 +29,10 @@ KEYS = {
     "CUHK-PEDES": ("reid_raw.json", {"split", "captions", "file_path", "processed_tokens", "id"}),
     "ICFG-PEDES": ("ICFG-PEDES.json", {"split", "captions", "file_path", "processed_tokens", "id"}),
     "RSTPReid": ("data_captions.json", {"id", "img_path", "captions", "split"}),
-    "SYNTH-PEDES": ("synthpedes_dataset.json", {"id", "file_path", "attributes", "captions", "prompt_caption"}),
+    "SYNTH-PEDES": (
+        "synthpedes_dataset.json",
+        {"id", "file_path", "attributes", "captions", "prompt_caption"},
+    ),
 }
 
 
@@ -41,8 +44,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    return {file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
-            for file in sorted(folder.rglob("*")) if file.is_file()}
+    return {
+        file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
 
 
 def test_bytes_do_not_depend_on_workers_or_place(world: Path, tmp_path: Path) -> None:
@@ -60,7 +66,10 @@ def test_another_seed_is_another_world() -> None:
     one, two = plan_world(PRESETS["nano"], 0), plan_world(PRESETS["nano"], 1)
     assert [shot.person.attributes for shot in one.shots] != [shot.person.attributes for shot in two.shots]
     assert one.cameras != two.cameras
-    assert one.staffs["CUHK-PEDES/train"].annotators[0].manner != two.staffs["CUHK-PEDES/train"].annotators[0].manner
+    assert (
+        one.staffs["CUHK-PEDES/train"].annotators[0].manner
+        != two.staffs["CUHK-PEDES/train"].annotators[0].manner
+    )
 
 
 @pytest.mark.parametrize("name", list(KEYS))
@@ -83,10 +92,15 @@ def test_annotations_have_the_real_keys_and_agree_with_the_truth(world: Path, na
         splits = {"train", "test"} if name == "ICFG-PEDES" else {"train", "val", "test"}
         assert {record["split"] for record in records} == splits
     else:
-        assert all(len(written[record["file_path"]]) == 2 and len(record["captions"]) == 1 for record in records)
+        assert all(
+            len(written[record["file_path"]]) == 2 and len(record["captions"]) == 1 for record in records
+        )
         assert all(record["file_path"].split("/")[1] == str(record["id"]) for record in records)
     if "processed_tokens" in keys:
-        assert all(record["processed_tokens"] == [processed_tokens(text) for text in record["captions"]] for record in records)
+        assert all(
+            record["processed_tokens"] == [processed_tokens(text) for text in record["captions"]]
+            for record in records
+        )
 
 
 @pytest.mark.parametrize("name", list(KEYS))
@@ -103,8 +117,10 @@ def test_the_readers_take_it_and_every_picture_opens(world: Path, name: str) -> 
 def test_persons_and_annotators_of_the_splits_are_different_people(world: Path) -> None:
     writers: dict[str, set[str]] = {}
     for name in (*BENCHMARKS, POOL):
-        split_of = {row["image_path"]: (row["split"],
-                                        row["person_id"]) for row in read_jsonl(world / "truth" / f"{name}-images.jsonl")}
+        split_of = {
+            row["image_path"]: (row["split"], row["person_id"])
+            for row in read_jsonl(world / "truth" / f"{name}-images.jsonl")
+        }
         persons: dict[str, set[int]] = {}
         for split, person in split_of.values():
             persons.setdefault(split, set()).add(person)
@@ -115,8 +131,11 @@ def test_persons_and_annotators_of_the_splits_are_different_people(world: Path) 
     for name in BENCHMARKS:
         assert not writers[f"{name}/train"] & writers[f"{name}/test"]
     plan = plan_world(PRESETS["nano"], 0)
-    trainers = {annotator.annotator_id for name in ("CUHK-PEDES",
-                                                    "ICFG-PEDES") for annotator in plan.staffs[f"{name}/train"].annotators}
+    trainers = {
+        annotator.annotator_id
+        for name in ("CUHK-PEDES", "ICFG-PEDES")
+        for annotator in plan.staffs[f"{name}/train"].annotators
+    }
     assert writers[f"{POOL}/train"] <= trainers
     manners = read_json(world / "truth" / "annotators.json")
     assert set().union(*writers.values()) <= set(manners)
@@ -147,12 +166,19 @@ def test_foundation_has_all_manners_with_hints_and_the_plain_one(world: Path) ->
 
 def test_truth_only_holds_known_values_and_captions_only_what_shows(world: Path) -> None:
     for name in (*BENCHMARKS, POOL):
-        seen = {row["image_path"]: row["attributes"] for row in read_jsonl(world / "truth" / f"{name}-images.jsonl")}
-        assert all(value in FIELDS[field] for attributes in seen.values() for field, value in attributes.items())
+        seen = {
+            row["image_path"]: row["attributes"]
+            for row in read_jsonl(world / "truth" / f"{name}-images.jsonl")
+        }
+        assert all(
+            value in FIELDS[field] for attributes in seen.values() for field, value in attributes.items()
+        )
         for row in read_jsonl(world / "truth" / f"{name}-captions.jsonl"):
             attributes = seen[row["image_path"]]
-            assert all(field in attributes and agree(field, value, attributes[field]) for field,
-                       value in row["mentioned"].items())
+            assert all(
+                field in attributes and agree(field, value, attributes[field])
+                for field, value in row["mentioned"].items()
+            )
 
 
 def test_test_persons_can_mostly_but_not_always_be_told_apart() -> None:
@@ -161,14 +187,24 @@ def test_test_persons_can_mostly_but_not_always_be_told_apart() -> None:
         shots = [shot for shot in plan.shots if (shot.domain, shot.split) == (name, "test")]
         gallery = []
         for shot in shots:
-            scene = sample_scene(numpy_generator(0, "test", shot.image_path), DOMAINS[name].crop, DOMAINS[name].occlusion)
+            scene = sample_scene(
+                numpy_generator(0, "test", shot.image_path), DOMAINS[name].crop, DOMAINS[name].occlusion
+            )
             gallery.append(visible_attributes(shot.person.attributes, scene))
         ties, hits = numpy_generator(0, "ties", name), 0
         queries = range(0, len(shots), max(1, len(shots) // 100))
         for query in queries:
-            told = {field: value for field, value in gallery[query].items() if field not in ("view", "action")}
-            scores = [sum((1 if agree(field, value, seen[field]) else -1) for field, value in told.items() if field in seen)
-                      for seen in gallery] + ties.uniform(0, 0.01, len(shots))
+            told = {
+                field: value for field, value in gallery[query].items() if field not in ("view", "action")
+            }
+            scores = [
+                sum(
+                    (1 if agree(field, value, seen[field]) else -1)
+                    for field, value in told.items()
+                    if field in seen
+                )
+                for seen in gallery
+            ] + ties.uniform(0, 0.01, len(shots))
             hits += shots[int(np.argmax(scores))].person.person_id == shots[query].person.person_id
         assert 0.6 < hits / len(queries) < 0.98
 

@@ -19,23 +19,44 @@ from ham.world.wardrobe import consistent, sample_person, sample_persons, sample
 
 CLEAN = Camera("plaza", (1.0, 1.0, 1.0), 0.0, 1.0, 0.0, 0.0, 95, 0.4)
 LOOKS = Looks(1, False)
-WOMAN = {"gender": "woman", "build": "average", "hair_length": "shoulder", "hair_colour": "brown", "headwear": "cap",
-         "headwear_colour": "red", "glasses": "none", "upper": "shirt", "upper_colour": "light blue", "upper_pattern": "plain",
-         "sleeve": "short", "lower": "skirt", "lower_colour": "black", "lower_length": "knee", "shoes": "sneakers",
-         "shoes_colour": "white", "bag": "handbag", "bag_colour": "orange", "carried": "none"}
+WOMAN = {
+    "gender": "woman",
+    "build": "average",
+    "hair_length": "shoulder",
+    "hair_colour": "brown",
+    "headwear": "cap",
+    "headwear_colour": "red",
+    "glasses": "none",
+    "upper": "shirt",
+    "upper_colour": "light blue",
+    "upper_pattern": "plain",
+    "sleeve": "short",
+    "lower": "skirt",
+    "lower_colour": "black",
+    "lower_length": "knee",
+    "shoes": "sneakers",
+    "shoes_colour": "white",
+    "bag": "handbag",
+    "bag_colour": "orange",
+    "carried": "none",
+}
 
 
 def scene(view: str = "front", **changes) -> Scene:
     return replace(Scene(view, "standing", False, 98.0, 6.0, 0.0, True, "none", 0.0), **changes)
 
 
-def drawn(person: dict[str, str], where: Scene, camera: Camera = CLEAN, size_px: tuple[int, int] = (150, 50)) -> np.ndarray:
+def drawn(
+    person: dict[str, str], where: Scene, camera: Camera = CLEAN, size_px: tuple[int, int] = (150, 50)
+) -> np.ndarray:
     return np.asarray(draw_person(person, LOOKS, where, camera, size_px, np.random.default_rng(5)), dtype=int)
 
 
 def changed(person: dict[str, str], field: str, value: str) -> dict[str, str]:
     """The person with another value, with the colours that come with it."""
-    return consistent({"headwear_colour": "red", "bag_colour": "orange", "hair_colour": "brown", **person, field: value})
+    return consistent(
+        {"headwear_colour": "red", "bag_colour": "orange", "hair_colour": "brown", **person, field: value}
+    )
 
 
 def share_changed(a: np.ndarray, b: np.ndarray) -> float:
@@ -53,18 +74,22 @@ def test_every_visible_value_changes_the_picture(field: str, view: str) -> None:
     values = list(pictures)
     for place, value in enumerate(values):
         for other in values[:place]:
-            assert share_changed(pictures[value],
-                                 pictures[other]) > 0.001, f"{field}: {value} looks like {other} from the {view}"
+            assert share_changed(pictures[value], pictures[other]) > 0.001, (
+                f"{field}: {value} looks like {other} from the {view}"
+            )
     assert len(values) >= 2 or (view, field) in {("back", "glasses"), ("back", "carried")}
 
 
-@pytest.mark.parametrize(("where", "field", "values"), [
-    (scene("back"), "glasses", PERSON_FIELDS["glasses"]),
-    (scene("back"), "carried", ("none",)),
-    (scene(bottom=80.0), "shoes_colour", ("red", "white")),
-    (scene(occluder="bottom", occluder_at=64.0), "shoes_colour", ("red", "white")),
-    (scene(bottom=70.0), "lower_length", ("knee", "long")),
-])
+@pytest.mark.parametrize(
+    ("where", "field", "values"),
+    [
+        (scene("back"), "glasses", PERSON_FIELDS["glasses"]),
+        (scene("back"), "carried", ("none",)),
+        (scene(bottom=80.0), "shoes_colour", ("red", "white")),
+        (scene(occluder="bottom", occluder_at=64.0), "shoes_colour", ("red", "white")),
+        (scene(bottom=70.0), "lower_length", ("knee", "long")),
+    ],
+)
 def test_hidden_fields_do_not_show(where: Scene, field: str, values: tuple[str, ...]) -> None:
     first = drawn(changed(WOMAN, field, values[0]), where)
     for value in values:
@@ -116,7 +141,10 @@ def test_pictures_have_the_asked_size_and_repeat() -> None:
     for size_px in ((64, 22), (144, 52), (384, 128)):
         picture = draw_person(WOMAN, LOOKS, scene(), CLEAN, size_px, np.random.default_rng(1))
         assert (picture.height, picture.width, picture.mode) == (*size_px, "RGB")
-    again = [jpeg_bytes(draw_person(WOMAN, LOOKS, scene(), CLEAN, (90, 30), np.random.default_rng(1)), 80) for _ in range(2)]
+    again = [
+        jpeg_bytes(draw_person(WOMAN, LOOKS, scene(), CLEAN, (90, 30), np.random.default_rng(1)), 80)
+        for _ in range(2)
+    ]
     assert again[0] == again[1]
 
 
@@ -174,12 +202,16 @@ def test_look_alikes_differ_in_one_to_three_things() -> None:
     persons = sample_persons(numpy_generator(1, "test"), wardrobe, 60, 7, 1.0)
     assert [person.person_id for person in persons] == list(range(7, 67))
     for place, person in enumerate(persons[1:], start=1):
-        nearest = min(sum(person.attributes.get(field) != earlier.attributes.get(field) for field in PERSON_FIELDS)
-                      for earlier in persons[:place])
+        nearest = min(
+            sum(person.attributes.get(field) != earlier.attributes.get(field) for field in PERSON_FIELDS)
+            for earlier in persons[:place]
+        )
         assert nearest <= 6  # three things and their colours
     strangers = sample_persons(numpy_generator(1, "test"), wardrobe, 60, 0, 0.0)
-    distances = [sum(a.attributes.get(field) != b.attributes.get(field) for field in PERSON_FIELDS)
-                 for a, b in pairwise(strangers)]
+    distances = [
+        sum(a.attributes.get(field) != b.attributes.get(field) for field in PERSON_FIELDS)
+        for a, b in pairwise(strangers)
+    ]
     assert np.mean(distances) > 8
 
 
@@ -187,8 +219,13 @@ def test_domains_dress_differently() -> None:
     def tops(season: str) -> float:
         rng = numpy_generator(0, "season", season)
         wardrobe = sample_wardrobe(rng, season, 0.0)
-        return float(np.mean([sample_person(rng, wardrobe)["upper"] in ("t-shirt", "shirt") for _ in range(400)]))
+        return float(
+            np.mean([sample_person(rng, wardrobe)["upper"] in ("t-shirt", "shirt") for _ in range(400)])
+        )
 
     assert tops("summer") > 0.55 > 0.3 > tops("winter")
-    one, two = (sample_wardrobe(numpy_generator(0, "wardrobe", name), "mixed", 0.8).tilt["upper_colour"] for name in "ab")
+    one, two = (
+        sample_wardrobe(numpy_generator(0, "wardrobe", name), "mixed", 0.8).tilt["upper_colour"]
+        for name in "ab"
+    )
     assert len(one) == len(COLOURS) and np.abs(np.array(one) - np.array(two)).max() > 0.3

@@ -15,27 +15,70 @@ from ham.world.parser import known_word, one_slip, parse, score, score_content
 
 CASES = {
     "A man with short black hair wearing a navy jacket, blue jeans and white sneakers.": {
-        "gender": "man", "hair_length": "short", "hair_colour": "black", "upper": "jacket", "upper_colour": "navy",
-        "lower": "jeans", "lower_colour": "blue", "shoes": "sneakers", "shoes_colour": "white"},
+        "gender": "man",
+        "hair_length": "short",
+        "hair_colour": "black",
+        "upper": "jacket",
+        "upper_colour": "navy",
+        "lower": "jeans",
+        "lower_colour": "blue",
+        "shoes": "sneakers",
+        "shoes_colour": "white",
+    },
     "The girl's jacket is dark blue and striped. Her skirt is short and red; her shoes are white.": {
-        "gender": "woman", "upper": "jacket", "upper_colour": "navy", "upper_pattern": "striped", "lower": "skirt",
-        "lower_length": "short", "lower_colour": "red", "shoes_colour": "white"},
+        "gender": "woman",
+        "upper": "jacket",
+        "upper_colour": "navy",
+        "upper_pattern": "striped",
+        "lower": "skirt",
+        "lower_length": "short",
+        "lower_colour": "red",
+        "shoes_colour": "white",
+    },
     "hair: long silver; top: silver tee; bag: no bag; hand: nothing in hand": {
-        "hair_length": "long", "hair_colour": "grey", "upper": "t-shirt", "upper_colour": "light grey", "bag": "none",
-        "carried": "none"},
+        "hair_length": "long",
+        "hair_colour": "grey",
+        "upper": "t-shirt",
+        "upper_colour": "light grey",
+        "bag": "none",
+        "carried": "none",
+    },
     "She has a ginger ponytail, dark glasses and a woolly hat, no bag": {
-        "gender": "woman", "hair_length": "ponytail", "hair_colour": "red", "glasses": "sunglasses", "headwear": "beanie",
-        "bag": "none"},
+        "gender": "woman",
+        "hair_length": "ponytail",
+        "hair_colour": "red",
+        "glasses": "sunglasses",
+        "headwear": "beanie",
+        "bag": "none",
+    },
     "a lass with a shoulder bag and shoulder-length hair": {
-        "gender": "woman", "bag": "shoulder bag", "hair_length": "shoulder"},
+        "gender": "woman",
+        "bag": "shoulder bag",
+        "hair_length": "shoulder",
+    },
     "bloke, navy-coloured jumper with checks, short trousers": {
-        "gender": "man", "upper": "sweater", "upper_colour": "navy", "upper_pattern": "checked", "lower": "trousers",
-        "lower_length": "short"},
-    "A bald man without a hat, his hair is black": {"gender": "man", "hair_length": "bald", "headwear": "none"},
+        "gender": "man",
+        "upper": "sweater",
+        "upper_colour": "navy",
+        "upper_pattern": "checked",
+        "lower": "trousers",
+        "lower_length": "short",
+    },
+    "A bald man without a hat, his hair is black": {
+        "gender": "man",
+        "hair_length": "bald",
+        "headwear": "none",
+    },
     "There is no hat. There is a red cap.": {"headwear": "none"},  # what is denied keeps no colour
-    "green": {}, "A phone that is red, with short sleeves": {"carried": "phone", "sleeve": "short"},
+    "green": {},
+    "A phone that is red, with short sleeves": {"carried": "phone", "sleeve": "short"},
     "BLACK JACKTE AND BLUE JEENS, wearing a tee with a logo": {
-        "upper": "jacket", "upper_colour": "black", "lower": "jeans", "lower_colour": "blue", "upper_pattern": "logo"},
+        "upper": "jacket",
+        "upper_colour": "black",
+        "lower": "jeans",
+        "lower_colour": "blue",
+        "upper_pattern": "logo",
+    },
 }
 
 
@@ -47,7 +90,9 @@ def test_captions_read_by_hand(caption: str) -> None:
 @pytest.mark.parametrize("spread", [(1.0, 1.0), (0.0, 0.0), (1.0, 0.0), (0.0, 1.0)])
 def test_reads_what_annotators_mention(spread: tuple[float, float]) -> None:
     rng = np.random.default_rng(0)
-    said = [writer.describe(random_person(rng), rng) for writer in annotator_population(2, "p", 2000, *spread)]
+    said = [
+        writer.describe(random_person(rng), rng) for writer in annotator_population(2, "p", 2000, *spread)
+    ]
     result = score([one.text for one in said], [one.mentioned for one in said])
     assert result["f1"] >= 0.99
     assert all(shares["f1"] >= 0.98 for shares in result["per_field"].values()), result["per_field"]
@@ -71,12 +116,17 @@ def test_a_caption_of_somebody_else_scores_low() -> None:
 def test_content_asks_no_recall_of_what_goes_without_saying() -> None:
     """claims: gender, headwear (both true); told of what is worth telling: gender, not the jacket; an average build is not."""
     person = {"gender": "man", "upper": "jacket", "build": "average", "headwear": "none"}
-    assert score_content(["a man without a hat"], [person]) == pytest.approx({"precision": 1.0, "recall": 0.5, "f1": 2 / 3})
+    assert score_content(["a man without a hat"], [person]) == pytest.approx(
+        {"precision": 1.0, "recall": 0.5, "f1": 2 / 3}
+    )
     assert score_content([], []) == {"precision": 0.0, "recall": 0.0, "f1": 0.0}
 
 
 def test_score_by_hand() -> None:
-    truths = [{"gender": "man", "upper": "jacket", "upper_colour": "navy"}, {"gender": "woman", "lower": "skirt"}]
+    truths = [
+        {"gender": "man", "upper": "jacket", "upper_colour": "navy"},
+        {"gender": "woman", "lower": "skirt"},
+    ]
     result = score(["a man in a blue jacket", "a man in a red skirt"], truths)
     # claims: gender, upper, upper_colour (blue fits navy) | gender (wrong), lower, lower_colour (not in the truth)
     assert (result["precision"], result["recall"], result["f1"]) == pytest.approx((4 / 6, 4 / 5, 8 / 11))
@@ -89,10 +139,14 @@ def test_score_by_hand() -> None:
 
 
 def test_slips_of_the_pen() -> None:
-    assert [one_slip("jacket", other) for other in ("jaket", "jackett", "jacker", "jakcet", "acket", "jackal", "packer")] == [
-        True, True, True, True, True, False, False]
+    assert [
+        one_slip("jacket", other)
+        for other in ("jaket", "jackett", "jacker", "jakcet", "acket", "jackal", "packer")
+    ] == [True, True, True, True, True, False, False]
     assert known_word("bakcpack") == "backpack" and known_word("umbrellas") == "umbrella"
-    assert known_word("toted") == "toted" and known_word("xyzzyx") == "xyzzyx" and known_word("shrt") == "shrt"
+    assert (
+        known_word("toted") == "toted" and known_word("xyzzyx") == "xyzzyx" and known_word("shrt") == "shrt"
+    )
 
 
 @settings(max_examples=300, deadline=None)
@@ -101,8 +155,10 @@ def test_junk_gives_only_known_values(text: str) -> None:
     check_values(parse(text))
 
 
-PHRASES = sorted({phrase for row in ROWS.values() for phrase in row}
-                 | {"a", "with", "and", "no", "is", ",", ".", ";", ":", "-", "'", "his", "-coloured"})
+PHRASES = sorted(
+    {phrase for row in ROWS.values() for phrase in row}
+    | {"a", "with", "and", "no", "is", ",", ".", ";", ":", "-", "'", "his", "-coloured"}
+)
 
 
 @settings(max_examples=300, deadline=None)
@@ -122,5 +178,5 @@ def test_truncated_captions_never_say_more() -> None:
     for writer in annotator_population(8, "t", 200):
         said = writer.describe(random_person(rng), rng)
         words = said.text.split(" ")
-        cut = parse(" ".join(words[:int(rng.integers(1, len(words)))]))
+        cut = parse(" ".join(words[: int(rng.integers(1, len(words)))]))
         assert sum(said.mentioned.get(name) == value for name, value in cut.items()) >= len(cut) - 1

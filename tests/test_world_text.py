@@ -13,7 +13,13 @@ import numpy as np
 import pytest
 
 from ham.runtime import UsageError
-from ham.world.annotators import Annotator, annotator_population, hint_of, plain_description, short_description
+from ham.world.annotators import (
+    Annotator,
+    annotator_population,
+    hint_of,
+    plain_description,
+    short_description,
+)
 from ham.world.attributes import ABSENT_WITH, FIELDS, agree
 from ham.world.lexicon import COLOURS, REGISTERS, colour_words
 from ham.world.manners import SYNTAX_HABITS, SYNTAXES, WORD_HABITS, manner_frequencies, worth_telling
@@ -21,10 +27,26 @@ from ham.world.syntax import syntax_of
 
 COMMON = {habit: values[0] for habit, values in (SYNTAX_HABITS | WORD_HABITS).items()}
 COMMON |= {"omits": "nothing", "idiolect": "nothing"}
-MAN = {"gender": "man", "build": "slim", "hair_length": "short", "hair_colour": "black", "upper": "jacket",
-       "upper_colour": "navy", "lower": "jeans", "lower_colour": "orange", "shoes": "boots", "shoes_colour": "brown",
-       "bag": "backpack", "bag_colour": "red", "headwear": "none", "glasses": "none", "upper_pattern": "striped",
-       "carried": "phone", "action": "walking", "view": "back"}
+MAN = {
+    "gender": "man",
+    "build": "slim",
+    "hair_length": "short",
+    "hair_colour": "black",
+    "upper": "jacket",
+    "upper_colour": "navy",
+    "lower": "jeans",
+    "lower_colour": "orange",
+    "shoes": "boots",
+    "shoes_colour": "brown",
+    "bag": "backpack",
+    "bag_colour": "red",
+    "headwear": "none",
+    "glasses": "none",
+    "upper_pattern": "striped",
+    "carried": "phone",
+    "action": "walking",
+    "view": "back",
+}
 
 
 def random_person(rng: np.random.Generator, hidden: float = 0.05) -> dict[str, str]:
@@ -63,8 +85,9 @@ def test_captions_pass_the_captioners_filter(staff: list[Annotator]) -> None:
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES)
-@pytest.mark.parametrize("attributes", [{}, {"gender": "woman"}, {"hair_length": "bald"}, {"upper_colour": "red"},
-                                        {"bag": "none"}])
+@pytest.mark.parametrize(
+    "attributes", [{}, {"gender": "woman"}, {"hair_length": "bald"}, {"upper_colour": "red"}, {"bag": "none"}]
+)
 def test_even_little_gives_eight_words(syntax: str, attributes: dict[str, str]) -> None:
     writer = Annotator("a", COMMON | {"syntax": syntax, "length": "brief"}, 1.0)
     said = writer.describe(attributes, np.random.default_rng(1))
@@ -84,31 +107,45 @@ def test_thorough_manners_word_for_word() -> None:
 
     assert write() == (
         "The slim man has short black hair. He wears a navy striped jacket and orange jeans. He wears brown boots. He carries "
-        "a red backpack. He holds a phone. He is walking and seen from behind.")
+        "a red backpack. He holds a phone. He is walking and seen from behind."
+    )
     assert write(syntax="list", order="shoes", register="british", colours="tones") == (
         "Slim bloke, dark brown boots, bright orange jeans, dark blue stripy jacket, short black hair, mobile, bright red "
-        "rucksack, strolling, seen from the back.")
+        "rucksack, strolling, seen from the back."
+    )
     assert write(syntax="keyvalue", capitals="lower", colours="simple") == (
         "who: slim man; hair: short black; top: blue striped jacket; bottoms: orange jeans; shoes: brown boots; bag: red "
-        "backpack; hand: phone; pose: walking and seen from behind.")
-    assert write(syntax="passive", order="bag", register="formal", details="behind", punctuation="semicolons") == (
+        "backpack; hand: phone; pose: walking and seen from behind."
+    )
+    assert write(
+        syntax="passive", order="bag", register="formal", details="behind", punctuation="semicolons"
+    ) == (
         "A scarlet knapsack is being carried by the slender gentleman; a mobile phone is being held; a navy blue jacket with "
         "stripes is being worn; orange denim trousers are being worn; brown boots are being worn; short black hair can be "
-        "seen; he can be seen walking and facing away.")
+        "seen; he can be seen walking and facing away."
+    )
     assert write(syntax="relative", register="american", pairs="pair", colours="coloured") == (
         "It is a thin man whose hair is short and black, whose windbreaker is navy-colored and striped, whose denim pants are "
         "orange-colored, whose boots are brown-colored, whose backpack is red-colored, who has a cell phone and who is walking "
-        "and seen from behind.")
+        "and seen from behind."
+    )
     assert plain_description(MAN).text == (
         "A slim man with short black hair wearing a navy striped jacket, orange jeans and brown boots, carrying a red "
-        "backpack, holding a phone, walking and seen from behind.")
+        "backpack, holding a phone, walking and seen from behind."
+    )
 
 
 def test_articles_and_agreement(staff: list[Annotator]) -> None:
-    wrong = re.compile(r"\ba [aeiou]|\ban [^aeiou]|\ba (?:\S+ )?(?:jeans|trousers|pants|boots|shorts|glasses|shoes)\b"
-                       r"|(?:jeans|trousers|boots) is\b|\b(?:jacket|coat|hair) are\b|\bhe's|\bthey has\b", re.IGNORECASE)
-    fine = re.compile(r"(?:pair of|what \w+ (?:to )?(?:be|like|probably)|something like) [a-z -]+ (?:is|are)\b"
-                      r"|\bhe's got|\bhe's just", re.IGNORECASE)
+    wrong = re.compile(
+        r"\ba [aeiou]|\ban [^aeiou]|\ba (?:\S+ )?(?:jeans|trousers|pants|boots|shorts|glasses|shoes)\b"
+        r"|(?:jeans|trousers|boots) is\b|\b(?:jacket|coat|hair) are\b|\bhe's|\bthey has\b",
+        re.IGNORECASE,
+    )
+    fine = re.compile(
+        r"(?:pair of|what \w+ (?:to )?(?:be|like|probably)|something like) [a-z -]+ (?:is|are)\b"
+        r"|\bhe's got|\bhe's just",
+        re.IGNORECASE,
+    )
     careful = [person for person in staff if person.manner["typos"] == "none"]
     for writer, text in describe_all(careful, 2, np.random.default_rng(1)):
         assert not wrong.search(fine.sub("", text)), (writer.manner["syntax"], text)
@@ -129,19 +166,32 @@ def test_mentioned_is_true_and_most_of_what_matters_is_told(staff: list[Annotato
 
 def test_the_same_seed_writes_the_same_texts_in_another_process() -> None:
     top = Path(__file__).resolve().parent.parent
-    program = ("import sys, numpy as np; sys.path.insert(0, 'tests'); from test_world_text import *; "
-               "print([t for _, t in describe_all(annotator_population(5, 'g', 20), 3, np.random.default_rng(7))])")
-    here = str([text for _, text in describe_all(annotator_population(5, "g", 20), 3, np.random.default_rng(7))])
-    there = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True,
-                           env={**os.environ, "PYTHONHASHSEED": "77", "PYTHONPATH": "."}, cwd=top)
+    program = (
+        "import sys, numpy as np; sys.path.insert(0, 'tests'); from test_world_text import *; "
+        "print([t for _, t in describe_all(annotator_population(5, 'g', 20), 3, np.random.default_rng(7))])"
+    )
+    here = str(
+        [text for _, text in describe_all(annotator_population(5, "g", 20), 3, np.random.default_rng(7))]
+    )
+    there = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONHASHSEED": "77", "PYTHONPATH": "."},
+        cwd=top,
+    )
     assert there.stdout.strip() == here
-    other = str([text for _, text in describe_all(annotator_population(6, "g", 20), 3, np.random.default_rng(7))])
+    other = str(
+        [text for _, text in describe_all(annotator_population(6, "g", 20), 3, np.random.default_rng(7))]
+    )
     assert other != here
 
 
 def test_what_goes_without_saying() -> None:
-    assert worth_telling({"headwear": "none", "build": "average", "sleeve": "long", "bag": "backpack", "view": "side"}) == {
-        "bag": "backpack", "view": "side"}
+    assert worth_telling(
+        {"headwear": "none", "build": "average", "sleeve": "long", "bag": "backpack", "view": "side"}
+    ) == {"bag": "backpack", "view": "side"}
 
 
 def test_a_longer_staff_begins_with_the_shorter_one() -> None:
@@ -163,9 +213,16 @@ def test_the_two_knobs_turn_words_and_sentences_apart() -> None:
     for habit in WORD_HABITS:
         assert {person.manner[habit] for person in sentences} == {alike[0].manner[habit]}
         assert len({person.manner[habit] for person in words}) > 1
-    assert {person.manner["idiolect"] for person in sentences} == {"nothing"} == {person.manner["omits"] for person in words}
+    assert (
+        {person.manner["idiolect"] for person in sentences}
+        == {"nothing"}
+        == {person.manner["omits"] for person in words}
+    )
     half = annotator_population(0, "g", 400, vocabulary_spread=0.5, syntax_spread=0.5)
-    kinds = [len({str(person.manner) for person in staff}) for staff in (alike, half[:200], annotator_population(0, "g", 200))]
+    kinds = [
+        len({str(person.manner) for person in staff})
+        for staff in (alike, half[:200], annotator_population(0, "g", 200))
+    ]
     assert kinds[0] < kinds[1] <= kinds[2]
 
 
@@ -194,16 +251,24 @@ def test_hints_are_short_and_of_few_words(staff: list[Annotator]) -> None:
     hints = [hint_of(person.manner) for person in staff]
     assert all(8 <= len(hint.split()) <= 12 for hint in hints)
     assert len({word for hint in hints for word in re.findall(r"[a-z]+", hint)}) <= 60
-    manner = COMMON | {"syntax": "list", "register": "casual", "order": "random", "length": "brief", "typos": "many"}
+    manner = COMMON | {
+        "syntax": "list",
+        "register": "casual",
+        "order": "random",
+        "length": "brief",
+        "typos": "many",
+    }
     assert hint_of(manner) == "(list; casual words; exact colours; random order; brief; typos)"
     assert len(set(hints)) > 800
 
 
 @pytest.mark.parametrize("spread", [(1.0, 1.0), (0.0, 1.0), (1.0, 0.0)])
-def test_syntax_is_recognised(spread: tuple[float, float]) -> None:
+def test_syntax_is_recognized(spread: tuple[float, float]) -> None:
     rng = np.random.default_rng(4)
     texts = describe_all(annotator_population(4, "s", 1500, *spread), 1, rng)
-    right = Counter(writer.manner["syntax"] for writer, text in texts if syntax_of(text) == writer.manner["syntax"])
+    right = Counter(
+        writer.manner["syntax"] for writer, text in texts if syntax_of(text) == writer.manner["syntax"]
+    )
     seen = Counter(writer.manner["syntax"] for writer, _ in texts)
     assert sum(right.values()) / len(texts) >= 0.98
     assert all(right[syntax] / seen[syntax] >= 0.9 for syntax in seen)
@@ -232,4 +297,7 @@ def test_colour_words_convey_what_they_name() -> None:
     assert colour_words("american", "coloured")["navy"] == ("navy-colored", "navy")
     for register in REGISTERS:
         for granularity in WORD_HABITS["colours"]:
-            assert all(agree("upper_colour", colour_words(register, granularity)[shade][1], shade) for shade in COLOURS)
+            assert all(
+                agree("upper_colour", colour_words(register, granularity)[shade][1], shade)
+                for shade in COLOURS
+            )

@@ -26,18 +26,38 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_hinted_captions_of_the_first_images(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                             capsys: pytest.CaptureFixture) -> None:
+def test_hinted_captions_of_the_first_images(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     out = tmp_path / "captions_template"
-    monkeypatch.setattr(sys, "argv", ["write_templates", "--world", str(world), "--out", str(out), "--images", "7",
-                                      "--model-path", str(LLAVA)])
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        [
+            "write_templates",
+            "--world",
+            str(world),
+            "--out",
+            str(out),
+            "--images",
+            "7",
+            "--model-path",
+            str(LLAVA),
+        ],
+    )
     write_templates.main()
     assert "14 captions of 7 images" in capsys.readouterr().out
     captions, about = read_json(out / "captions.json"), read_json(out / "templates.json")
-    assert list(captions) == list(list_images(image_root(world, "SYNTH-PEDES"), None, 7))     # as caption.py --limit 7
-    assert set(captions) <= {row["image_path"] for row in read_jsonl(world / "truth" / "SYNTH-PEDES-images.jsonl")}
+    assert list(captions) == list(
+        list_images(image_root(world, "SYNTH-PEDES"), None, 7)
+    )  # as caption.py --limit 7
+    assert set(captions) <= {
+        row["image_path"] for row in read_jsonl(world / "truth" / "SYNTH-PEDES-images.jsonl")
+    }
     texts = [text for own in captions.values() for text in own]
-    assert all(len(own) == 2 for own in captions.values()) and len(set(texts)) > 10        # hints differ, and so do captions
+    assert (
+        all(len(own) == 2 for own in captions.values()) and len(set(texts)) > 10
+    )  # hints differ, and so do captions
     assert len(set(about["hints"])) == 46 and about["captions"] == 14 and about["rejected"] >= 0
     written = (out / "captions.json").stat().st_mtime_ns
     write_templates.main()
@@ -46,10 +66,15 @@ def test_hinted_captions_of_the_first_images(world: Path, tmp_path: Path, monkey
         is_there(out, Asked(8, 2, 46, 0))
 
 
-@pytest.mark.parametrize(("asked", "message"), [
-    (Asked(0, 2, 46, 0), "--images 0: expected at least 1"), (Asked(9, 0, 46, 0), "--per-image 0"),
-    (Asked(9, 3, 2, 0), "there are only 2 --templates"), (Asked(9, 2, 46, -1), "--seed -1: expected at least 0"),
-])
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (Asked(0, 2, 46, 0), "--images 0: expected at least 1"),
+        (Asked(9, 0, 46, 0), "--per-image 0"),
+        (Asked(9, 3, 2, 0), "there are only 2 --templates"),
+        (Asked(9, 2, 46, -1), "--seed -1: expected at least 0"),
+    ],
+)
 def test_what_cannot_be_is_refused(world: Path, tmp_path: Path, asked: Asked, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         write(world, LLAVA, tmp_path, asked)

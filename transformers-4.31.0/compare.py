@@ -115,7 +115,7 @@ def record(folder: Path, checkpoint: Path) -> None:
     import torch
 
     from ham.captioner.checkpoint import load_captioner
-    from ham.captioner.conversation import get_template
+    from ham.llava.conversation import get_template
     from ham.captioner.data import Collator, InstructionDataset, InstructionFile
 
     torch.set_num_threads(1)
@@ -146,7 +146,7 @@ def tune(folder: Path, data: Path, checkpoint: Path) -> dict[str, Any]:
     from safetensors.torch import load_file
 
     from ham.captioner import train
-    from ham.captioner.source import ADAPTER_STYLES, ADAPTER_WEIGHTS
+    from ham.llava.source import ADAPTER_STYLES, ADAPTER_WEIGHTS
     from ham.records import read_jsonl
 
     sys.argv = ["train", "--model_name_or_path", str(checkpoint), "--data_path", str(data / "instructions.json"),
@@ -166,8 +166,8 @@ def captions(captioner: Any, data: Path) -> dict[str, list[str]]:
     import torch
     from PIL import Image
 
-    from ham.captioner.decoder import Decoder, DecodeSettings
-    from ham.captioner.images import preprocess
+    from ham.captioner.engine import Decoder, DecodeSettings
+    from ham.llava.preprocess import preprocess
 
     pixels = torch.stack([preprocess(Image.open(data / f"{number}.png"), captioner.image_size_px) for number in range(3)])
     styles = [[0, 1, 2], [3, 0, 1], [2, 3, 0]]

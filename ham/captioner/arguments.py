@@ -9,7 +9,7 @@ import sys
 from dataclasses import MISSING, dataclass, field
 from typing import Any
 
-from ham.captioner.backbone import ATTENTIONS, DEFAULT_ATTENTION, set_warmup_ratio, training_arguments
+from ham.llava.transformers_compat import ATTENTIONS, DEFAULT_ATTENTION, set_warmup_ratio, training_arguments
 from ham.runtime import UsageError
 
 # Options of the reference that have one supported value here: accepted so that its command lines run, refused otherwise.
@@ -32,14 +32,20 @@ def option(default: Any, help_text: str) -> Any:
 class ModelArguments:
     """Which model is tuned, and what of it."""
 
-    model_name_or_path: str = option(MISSING, "folder of a LLaVA-1.5/1.6, HAM or llava-hf checkpoint, or one of our adapters")
+    model_name_or_path: str = option(
+        MISSING, "folder of a LLaVA-1.5/1.6, HAM or llava-hf checkpoint, or one of our adapters"
+    )
     version: str = option("v1", "conversation template: v1 (the paper's) | llava_v1 | llava_v0")
     vision_tower: str | None = option(
-        None, "a CLIP folder, or 'checkpoint' for the tower inside the checkpoint; default: the plain tower its config names")
+        None,
+        "a CLIP folder, or 'checkpoint' for the tower inside the checkpoint; default: the plain tower its config names",
+    )
     style_count: int | None = option(None, "number of style prompts; default: what the data holds")
     style_tokens: int = option(10, "tokens per style prompt")
     style_init: str = option(
-        "normal", "normal: N(0, 1) as the reference; vocab: rows of the language model's embeddings (a tenth of the rate)")
+        "normal",
+        "normal: N(0, 1) as the reference; vocab: rows of the language model's embeddings (a tenth of the rate)",
+    )
     attn_implementation: str = option(DEFAULT_ATTENTION, " | ".join(ATTENTIONS))
     mm_projector_type: str = option("mlp2x_gelu", "only mlp2x_gelu")
     mm_vision_select_feature: str = option("patch", "only patch")
@@ -90,4 +96,6 @@ def check_fixed_options(*groups: object) -> None:
         for name, only in FIXED_OPTIONS.items():
             value = getattr(group, name, only)
             if value != only:
-                raise UsageError(f"--{name} {value}: only {only} is supported (HAM and LLaVA-1.5/1.6 use nothing else)")
+                raise UsageError(
+                    f"--{name} {value}: only {only} is supported (HAM and LLaVA-1.5/1.6 use nothing else)"
+                )

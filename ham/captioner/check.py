@@ -10,17 +10,25 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from ham.captioner.conversation import IGNORE, Template, encode_conversation
 from ham.captioner.data import InstructionFile
-from ham.captioner.tokenizer import IMAGE_TEXT, IMAGE_TOKEN
+from ham.llava.conversation import IGNORE_INDEX, Template, encode_conversation
+from ham.llava.tokenizer import IMAGE_TEXT, IMAGE_TOKEN_INDEX
 from ham.records import path_below
 from ham.runtime import UsageError, log, progress
 
 STAT_THREADS = 32
 
 
-def check_instructions(file: InstructionFile, image_folder: str | Path, tokenizer: Any, template: Template, num_styles: int,
-                       image_and_style_tokens: int, max_length: int, at_most: int = 20) -> None:
+def check_instructions(
+    file: InstructionFile,
+    image_folder: str | Path,
+    tokenizer: Any,
+    template: Template,
+    num_styles: int,
+    image_and_style_tokens: int,
+    max_length: int,
+    at_most: int = 20,
+) -> None:
     """Raise UsageError that lists the first `at_most` violations, and counts the rest.
 
     Checked: one image, below the folder and there; one `<image>` in the dialogue; roles and answers; class_id in
@@ -28,33 +36,50 @@ def check_instructions(file: InstructionFile, image_folder: str | Path, tokenize
     """
     found: list[str] = []
     count = 0
-    for index, violation in violations(file, Path(image_folder), tokenizer, template, num_styles, image_and_style_tokens,
-                                       max_length):
+    for index, violation in violations(
+        file, Path(image_folder), tokenizer, template, num_styles, image_and_style_tokens, max_length
+    ):
         count += 1
         if len(found) < at_most:
             found.append(f"  record {index}: {violation}")
     if count:
         more = f"\n  ... and {count - len(found)} more" if count > len(found) else ""
-        raise UsageError(f"{file.path}: {count} violation(s) in {len(file)} records; nothing was trained\n"
-                         + "\n".join(found) + more)
+        raise UsageError(
+            f"{file.path}: {count} violation(s) in {len(file)} records; nothing was trained\n"
+            + "\n".join(found)
+            + more
+        )
     log.info("%s: %d records in %d styles, all sound", file.path, len(file), num_styles)
 
 
-def violations(file: InstructionFile, image_folder: Path, tokenizer: Any, template: Template, num_styles: int,
-               image_and_style_tokens: int, max_length: int) -> Iterator[tuple[int, str]]:
+def violations(
+    file: InstructionFile,
+    image_folder: Path,
+    tokenizer: Any,
+    template: Template,
+    num_styles: int,
+    image_and_style_tokens: int,
+    max_length: int,
+) -> Iterator[tuple[int, str]]:
     """Yield (record number, what is wrong and what to do), at most one per record and kind."""
-    first_target: dict[str, int | str] = {}      # dialogue -> place of its first target, or what is wrong with it
+    first_target: dict[str, int | str] = {}  # dialogue -> place of its first target, or what is wrong with it
     images: dict[str, list[int]] = {}
     for index in progress(range(len(file)), what="checking the instruction file", unit="record"):
         record = file[index]
         if not isinstance(record, dict):
-            yield index, f"is {type(record).__name__}; expected an object with image, conversations and class_id"
+            yield (
+                index,
+                f"is {type(record).__name__}; expected an object with image, conversations and class_id",
+            )
             continue
         image = record.get("image")
         if isinstance(image, str):
             images.setdefault(image, []).append(index)
         else:
-            yield index, f"'image' is {image!r:.60}; expected one path (style tuning needs exactly one image per record)"
+            yield (
+                index,
+                f"'image' is {image!r:.60}; expected one path (style tuning needs exactly one image per record)",
+            )
         yield from ((index, text) for text in style_violations(record, num_styles))
         dialogue = repr(record.get("conversations"))
         if dialogue not in first_target:
@@ -63,8 +88,13 @@ def violations(file: InstructionFile, image_folder: Path, tokenizer: Any, templa
         if isinstance(place, str):
             yield index, place
         elif place + image_and_style_tokens - 1 >= max_length:
-            yield index, (f"its first target token stands at {place + image_and_style_tokens - 1}, past --model_max_length "
-                          f"{max_length}; raise it or shorten the instruction")
+            yield (
+                index,
+                (
+                    f"its first target token stands at {place + image_and_style_tokens - 1}, past --model_max_length "
+                    f"{max_length}; raise it or shorten the instruction"
+                ),
+            )
     yield from missing_images(images, image_folder)
 
 
@@ -84,14 +114,15 @@ def place_of_first_target(conversation: Any, tokenizer: Any, template: Template)
         ids, labels = encode_conversation(tokenizer, conversation, template)
     except UsageError as error:
         return str(error)
-    images = int((ids == IMAGE_TOKEN).sum())
+    images = int((ids == IMAGE_TOKEN_INDEX).sum())
     if images != 1:
         return f"{images} times '{IMAGE_TEXT}' in the dialogue; expected it once, in the first human turn"
-    return int((labels != IGNORE).nonzero()[0])
+    return int((labels != IGNORE_INDEX).nonzero()[0])
 
 
 def missing_images(images: dict[str, list[int]], image_folder: Path) -> Iterator[tuple[int, str]]:
     """Yield every record whose image is not there; each file is looked at once, many at a time."""
+
     def problem(image: str) -> str | None:
         try:
             path = path_below(image_folder, image)

@@ -1,7 +1,7 @@
 """Loading a captioner from any layout, saving our adapter, and the command that merges one into the original LLaVA layout.
 
-    python -m ham.captioner.checkpoint show --model-path CHECKPOINT
-    python -m ham.captioner.checkpoint merge --model-path ADAPTER --out DIR
+python -m ham.captioner.checkpoint show --model-path CHECKPOINT
+python -m ham.captioner.checkpoint merge --model-path ADAPTER --out DIR
 """
 
 from __future__ import annotations
@@ -15,15 +15,14 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from ham.captioner import layouts
-from ham.captioner.assemble import DEFAULT_STYLE_TOKENS, build_model, fill
-from ham.captioner.backbone import DEFAULT_ATTENTION, load_tokenizer
-from ham.captioner.conversation import DEFAULT_TEMPLATE, get_template
-from ham.captioner.describe import describe
-from ham.captioner.merge import merge
 from ham.captioner.model import Captioner, CaptionerModel
-from ham.captioner.prompts import StyleBank, StyleInit, initialise
-from ham.captioner.source import (
+from ham.captioner.style_bank import StyleBank, StyleInit, initialize
+from ham.llava import layouts
+from ham.llava.conversation import DEFAULT_TEMPLATE, get_template
+from ham.llava.describe import describe
+from ham.llava.export import merge
+from ham.llava.load import DEFAULT_STYLE_TOKENS, build_model, fill
+from ham.llava.source import (
     ADAPTER_FORMAT,
     ADAPTER_STYLES,
     ADAPTER_WEIGHTS,
@@ -32,15 +31,25 @@ from ham.captioner.source import (
     find_source,
     fit_vocabulary,
 )
-from ham.captioner.vision_tower import find_tower
+from ham.llava.transformers_compat import DEFAULT_ATTENTION, load_tokenizer
+from ham.llava.vision_tower import find_tower
 from ham.records import write_json
 from ham.runtime import exit_code_of, git_revision, log, set_up_logging
 
 
-def load_captioner(path: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32,
-                   vision_tower: str | None = None, *, base_model: str | Path | None = None, template: str | None = None,
-                   attention: str = DEFAULT_ATTENTION, image_aspect_ratio: str | None = None, style_tokens: int | None = None,
-                   trainable_dtype: torch.dtype | None = None) -> Captioner:
+def load_captioner(
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    vision_tower: str | None = None,
+    *,
+    base_model: str | Path | None = None,
+    template: str | None = None,
+    attention: str = DEFAULT_ATTENTION,
+    image_aspect_ratio: str | None = None,
+    style_tokens: int | None = None,
+    trainable_dtype: torch.dtype | None = None,
+) -> Captioner:
     """Load a captioner from a folder of any layout, frozen and in evaluation mode.
 
     vision_tower: None = what the checkpoint names (the plain CLIP; an adapter names what it was trained with), "checkpoint" =
@@ -57,15 +66,26 @@ def load_captioner(path: str | Path, device: str | torch.device = "cpu", dtype: 
     fit_vocabulary(source, tokenizer)
     names = source.names()
     has_inside = any(name.startswith(layouts.TOWER) for name in names)
-    tower = find_tower(vision_tower or source.recorded_tower(), source.folder, config.get("mm_vision_tower"), has_inside)
-    log.info("vision tower: %s", f"{tower.name} ({tower.folder})" if tower.folder else "the one inside the checkpoint")
+    tower = find_tower(
+        vision_tower or source.recorded_tower(), source.folder, config.get("mm_vision_tower"), has_inside
+    )
+    log.info(
+        "vision tower: %s",
+        f"{tower.name} ({tower.folder})" if tower.folder else "the one inside the checkpoint",
+    )
 
     model, image_size_px, num_patches = build_model(source, tower, names, attention, style_tokens)
     fill(model, source, tower, torch.device(device), dtype, trainable_dtype or dtype)
     model.eval().requires_grad_(False)
     template = get_template(template or source.manifest.get("template")).name
-    manifest = {**source.manifest, "base_model": str(path if source.lora else source.folder), "vision_tower": tower.name,
-                "template": template, "image_size_px": image_size_px, "image_aspect_ratio": "pad"}
+    manifest = {
+        **source.manifest,
+        "base_model": str(path if source.lora else source.folder),
+        "vision_tower": tower.name,
+        "template": template,
+        "image_size_px": image_size_px,
+        "image_aspect_ratio": "pad",
+    }
     if model.style_bank is not None:
         manifest.update(num_styles=model.style_bank.num_styles, style_tokens=model.style_bank.style_tokens)
     if source.manifest.get("max_length"):
@@ -76,14 +96,24 @@ def load_captioner(path: str | Path, device: str | torch.device = "cpu", dtype: 
 # ---------------------------------------------------------------------------------------------------- styles and adapter
 
 
-def add_styles(captioner: Captioner, num_styles: int, style_tokens: int = DEFAULT_STYLE_TOKENS, init: StyleInit = "normal",
-               seed: int = 0, dtype: torch.dtype | None = None) -> None:
-    """Give a captioner a new style bank, in place of any it has, filled as `ham.captioner.prompts.initialise` says."""
+def add_styles(
+    captioner: Captioner,
+    num_styles: int,
+    style_tokens: int = DEFAULT_STYLE_TOKENS,
+    init: StyleInit = "normal",
+    seed: int = 0,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Give a captioner a new style bank, in place of any it has, filled as `ham.captioner.style_bank.initialize` says."""
     embeddings = captioner.model.llm.get_input_embeddings().weight
-    bank = StyleBank(num_styles, style_tokens, embeddings.shape[1], dtype or captioner.dtype, captioner.device)
-    initialise(bank, init, seed, embeddings, frozenset(captioner.tokenizer.all_special_ids))
+    bank = StyleBank(
+        num_styles, style_tokens, embeddings.shape[1], dtype or captioner.dtype, captioner.device
+    )
+    initialize(bank, init, seed, embeddings, frozenset(captioner.tokenizer.all_special_ids))
     captioner.model.style_bank = bank
-    captioner.manifest.update(num_styles=num_styles, style_tokens=style_tokens, style_init=init, style_seed=seed)
+    captioner.manifest.update(
+        num_styles=num_styles, style_tokens=style_tokens, style_init=init, style_seed=seed
+    )
 
 
 def adapter_tensors(model: CaptionerModel) -> dict[str, torch.Tensor]:
@@ -94,8 +124,9 @@ def adapter_tensors(model: CaptionerModel) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def save_adapter(folder: str | Path, captioner: Captioner, tensors: dict[str, torch.Tensor] | None = None,
-                 **more: Any) -> None:
+def save_adapter(
+    folder: str | Path, captioner: Captioner, tensors: dict[str, torch.Tensor] | None = None, **more: Any
+) -> None:
     """Write the adapter: adapter.safetensors, then manifest.json (a folder without manifest is not a checkpoint).
 
     tensors: in place of the model's own, with the names of `adapter_tensors`, where those are gathered from several processes
@@ -111,12 +142,22 @@ def save_adapter(folder: str | Path, captioner: Captioner, tensors: dict[str, to
     base = Path(captioner.manifest["base_model"]).resolve()
     styles = tensors.get(ADAPTER_STYLES)
     shape = (0, 0) if styles is None else tuple(styles.shape[:2])
-    write_json(folder / MANIFEST, {
-        **captioner.manifest, **more, "format": ADAPTER_FORMAT, "version": 1, "base_model": str(base),
-        "base_model_relative": os.path.relpath(base, folder.resolve()), "template": captioner.template or DEFAULT_TEMPLATE,
-        "num_styles": shape[0], "style_tokens": shape[1], "max_length": captioner.model.max_length,
-        "git_revision": git_revision(),
-    })
+    write_json(
+        folder / MANIFEST,
+        {
+            **captioner.manifest,
+            **more,
+            "format": ADAPTER_FORMAT,
+            "version": 1,
+            "base_model": str(base),
+            "base_model_relative": os.path.relpath(base, folder.resolve()),
+            "template": captioner.template or DEFAULT_TEMPLATE,
+            "num_styles": shape[0],
+            "style_tokens": shape[1],
+            "max_length": captioner.model.max_length,
+            "git_revision": git_revision(),
+        },
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------- the command
@@ -124,17 +165,32 @@ def save_adapter(folder: str | Path, captioner: Captioner, tensors: dict[str, to
 
 def main() -> None:
     """Run `show` (say what a checkpoint holds) or `merge` (write it as one folder in the original LLaVA layout)."""
-    parser = argparse.ArgumentParser(prog="python -m ham.captioner.checkpoint", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m ham.captioner.checkpoint", description=__doc__.split("\n")[0]
+    )
     commands = parser.add_subparsers(dest="command", required=True)
-    merging = commands.add_parser("merge", help="write an adapter (or any other checkpoint) with its base model as one folder "
-                                  "in the original LLaVA layout, which the reference's code reads too")
-    merging.add_argument("--model-path", type=Path, required=True, help="our adapter, a LoRA folder, or a whole checkpoint")
-    merging.add_argument("--out", type=Path, required=True, help="folder to make; must not exist, or be empty")
-    merging.add_argument("--base-model", type=Path, help="where the adapter's base model lies now, if it was moved")
-    merging.add_argument("--max-shard-gib", type=float, default=4.0, help="largest weight file (default %(default)s)")
+    merging = commands.add_parser(
+        "merge",
+        help="write an adapter (or any other checkpoint) with its base model as one folder "
+        "in the original LLaVA layout, which the reference's code reads too",
+    )
+    merging.add_argument(
+        "--model-path", type=Path, required=True, help="our adapter, a LoRA folder, or a whole checkpoint"
+    )
+    merging.add_argument(
+        "--out", type=Path, required=True, help="folder to make; must not exist, or be empty"
+    )
+    merging.add_argument(
+        "--base-model", type=Path, help="where the adapter's base model lies now, if it was moved"
+    )
+    merging.add_argument(
+        "--max-shard-gib", type=float, default=4.0, help="largest weight file (default %(default)s)"
+    )
     showing = commands.add_parser("show", help="say what a checkpoint is and which file holds what")
     showing.add_argument("--model-path", type=Path, required=True, help="a checkpoint of any layout")
-    showing.add_argument("--base-model", type=Path, help="where the adapter's base model lies now, if it was moved")
+    showing.add_argument(
+        "--base-model", type=Path, help="where the adapter's base model lies now, if it was moved"
+    )
     options = parser.parse_args()
     set_up_logging()
     if options.command == "show":

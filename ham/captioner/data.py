@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ham.captioner.conversation import IGNORE, Template, encode_conversation
-from ham.captioner.images import ImageError, open_image, preprocess
+from ham.llava.conversation import IGNORE_INDEX, Template, encode_conversation
+from ham.llava.preprocess import ImageError, open_image, preprocess
 from ham.records import path_below, read_json
 from ham.runtime import UsageError, WorkError
 
@@ -45,7 +45,7 @@ class InstructionFile:
         return len(self.ends) - 1
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return json.loads(self.block[self.ends[index]:self.ends[index + 1]].tobytes())
+        return json.loads(self.block[self.ends[index] : self.ends[index + 1]].tobytes())
 
     def styles_needed(self) -> int:
         """Count the style prompts that the highest `class_id` asks for."""
@@ -67,9 +67,20 @@ def count_words(record: Any) -> int:
 class InstructionDataset(Dataset[dict[str, Any]]):
     """Records as tensors: input_ids [T], labels [T], pixels float32 [3, s, s], class_id. Made in the workers, lazily."""
 
-    def __init__(self, file: InstructionFile, image_folder: str | Path, tokenizer: Any, template: Template,
-                 image_size_px: int) -> None:
-        self.file, self.image_folder, self.tokenizer, self.template = file, Path(image_folder), tokenizer, template
+    def __init__(
+        self,
+        file: InstructionFile,
+        image_folder: str | Path,
+        tokenizer: Any,
+        template: Template,
+        image_size_px: int,
+    ) -> None:
+        self.file, self.image_folder, self.tokenizer, self.template = (
+            file,
+            Path(image_folder),
+            tokenizer,
+            template,
+        )
         self.image_size_px = image_size_px
         self.lengths = file.words
 
@@ -81,10 +92,16 @@ class InstructionDataset(Dataset[dict[str, Any]]):
         try:
             image = open_image(path_below(self.image_folder, record["image"]))
         except ImageError as error:
-            raise WorkError(f"{self.file.path}, record {index}: {error}; mend it and run the same command again") from None
+            raise WorkError(
+                f"{self.file.path}, record {index}: {error}; mend it and run the same command again"
+            ) from None
         input_ids, labels = encode_conversation(self.tokenizer, record["conversations"], self.template)
-        return {"input_ids": input_ids, "labels": labels, "pixels": preprocess(image, self.image_size_px),
-                "class_id": self.file.class_ids[index]}
+        return {
+            "input_ids": input_ids,
+            "labels": labels,
+            "pixels": preprocess(image, self.image_size_px),
+            "class_id": self.file.class_ids[index],
+        }
 
 
 class Collator:
@@ -100,11 +117,11 @@ class Collator:
         ids, labels = ([sample[name] for sample in samples] for name in ("input_ids", "labels"))
         lengths = torch.tensor([len(one) for one in ids])
         pad = torch.nn.utils.rnn.pad_sequence
-        input_ids = pad(ids, batch_first=True, padding_value=self.pad_id)      # [B, T]
+        input_ids = pad(ids, batch_first=True, padding_value=self.pad_id)  # [B, T]
         return {
             "input_ids": input_ids,
-            "labels": pad(labels, batch_first=True, padding_value=IGNORE),      # [B, T]
-            "attention_mask": torch.arange(input_ids.shape[1])[None] < lengths[:, None],      # [B, T]
-            "images": torch.stack([sample["pixels"] for sample in samples]),      # [B, 3, s, s]
-            "class_ids": torch.tensor([int(sample["class_id"]) for sample in samples]),      # [B]
+            "labels": pad(labels, batch_first=True, padding_value=IGNORE_INDEX),  # [B, T]
+            "attention_mask": torch.arange(input_ids.shape[1])[None] < lengths[:, None],  # [B, T]
+            "images": torch.stack([sample["pixels"] for sample in samples]),  # [B, 3, s, s]
+            "class_ids": torch.tensor([int(sample["class_id"]) for sample in samples]),  # [B]
         }

@@ -10,15 +10,24 @@ from collections.abc import Sequence
 import torch
 from PIL import Image
 
-from ham.captioner.decoder import GROWTH, Decoder, DecodeSettings, Generated
-from ham.captioner.images import preprocess
+from ham.captioner.engine import GROWTH, Decoder, DecodeSettings, Generated
 from ham.captioner.model import Captioner
+from ham.llava.preprocess import preprocess
 from ham.runtime import UsageError, log
 
 
-def generate(captioner: Captioner, images: Sequence[Image.Image], style_ids: Sequence[Sequence[int]], prompt: str | None = None,
-             template: str | None = None, max_new_tokens: int = 512, temperature: float = 0.0, top_p: float = 1.0,
-             seed: int = 0, batch_size: int | None = None) -> list[list[str]]:
+def generate(
+    captioner: Captioner,
+    images: Sequence[Image.Image],
+    style_ids: Sequence[Sequence[int]],
+    prompt: str | None = None,
+    template: str | None = None,
+    max_new_tokens: int = 512,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    batch_size: int | None = None,
+) -> list[list[str]]:
     """Caption images in the styles asked for each; the result has the shape of `style_ids`.
 
     prompt: the instruction without `<image>`; None is the checkpoint's, else the reference's. template: v1 | llava_v1 |
@@ -26,7 +35,9 @@ def generate(captioner: Captioner, images: Sequence[Image.Image], style_ids: Seq
     The captions do not depend on the batch (float32 on a CPU: exactly).
     """
     if len(images) != len(style_ids):
-        raise UsageError(f"{len(images)} images but {len(style_ids)} lists of styles; give each image its list")
+        raise UsageError(
+            f"{len(images)} images but {len(style_ids)} lists of styles; give each image its list"
+        )
     decoder = Decoder(captioner, DecodeSettings(prompt, template, max_new_tokens, temperature, top_p, seed))
     batches = Batches(decoder, batch_size, max((len(styles) for styles in style_ids), default=1))
     captions: list[list[str]] = []
@@ -61,13 +72,22 @@ class Batches:
         if decoder.captioner.device.type != "cuda":
             return 64
         free, _ = torch.cuda.mem_get_info(decoder.captioner.device)
-        positions = (decoder.before.shape[1] + decoder.captioner.num_image_tokens + decoder.captioner.style_tokens
-                     + decoder.after.shape[1] + 2 * GROWTH)
+        positions = (
+            decoder.before.shape[1]
+            + decoder.captioner.num_image_tokens
+            + decoder.captioner.style_tokens
+            + decoder.after.shape[1]
+            + 2 * GROWTH
+        )
         # Twice: rows that leave make the others' cache be copied.
         return max(1, min(256, int(0.7 * free / (2 * positions * decoder.llama.bytes_per_position()))))
 
-    def caption(self, pixels: torch.Tensor, style_ids: Sequence[Sequence[int]],
-                keys: Sequence[Sequence[str]] | None = None) -> list[list[Generated]]:
+    def caption(
+        self,
+        pixels: torch.Tensor,
+        style_ids: Sequence[Sequence[int]],
+        keys: Sequence[Sequence[str]] | None = None,
+    ) -> list[list[Generated]]:
         """Caption images [I, 3, s, s], at most `rows` captions at a time; an image with more styles is done in parts."""
         captions: list[list[Generated]] = [[] for _ in style_ids]
         while parts := self._next_parts(captions, style_ids):
@@ -85,14 +105,15 @@ class Batches:
                 made = None
             if made is None:
                 if torch.cuda.is_available():
-                    torch.cuda.empty_cache()        # outside the except block, where the traceback still holds tensors
+                    torch.cuda.empty_cache()  # outside the except block, where the traceback still holds tensors
                 continue
             for image, new in zip(images, made, strict=True):
                 captions[image] += new
         return captions
 
-    def _next_parts(self, captions: Sequence[Sequence[Generated]],
-                    style_ids: Sequence[Sequence[int]]) -> list[tuple[int, slice]]:
+    def _next_parts(
+        self, captions: Sequence[Sequence[Generated]], style_ids: Sequence[Sequence[int]]
+    ) -> list[tuple[int, slice]]:
         """Name the next captions to make: images, each with a range of its styles, `rows` in all."""
         parts, room = [], self.rows
         for image, (made, styles) in enumerate(zip(captions, style_ids, strict=True)):
@@ -104,4 +125,6 @@ class Batches:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(
+        error
+    )

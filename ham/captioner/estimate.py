@@ -11,7 +11,13 @@ from typing import Any
 
 GIB = 2**30
 # The tower that LLaVA names in `mm_vision_tower`: CLIP-ViT-L/14 at 336 pixels.
-CLIP_LARGE_336 = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "patch_size": 14, "image_size": 336}
+CLIP_LARGE_336 = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "patch_size": 14,
+    "image_size": 336,
+}
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,9 @@ class Settings:
     dtype_bytes: int = 2
 
 
-def count_parameters(llm: dict[str, Any], vision: dict[str, Any], num_styles: int, style_tokens: int) -> dict[str, int]:
+def count_parameters(
+    llm: dict[str, Any], vision: dict[str, Any], num_styles: int, style_tokens: int
+) -> dict[str, int]:
     """Count the parameters of each part from the Llama config and the CLIP vision config (dictionaries as in config.json)."""
     width, inner, vocab = llm["hidden_size"], llm["intermediate_size"], llm["vocab_size"]
     head = llm.get("head_dim") or width // llm["num_attention_heads"]
@@ -41,7 +49,9 @@ def count_parameters(llm: dict[str, Any], vision: dict[str, Any], num_styles: in
     patch, channels = vision["patch_size"], vision.get("num_channels", 3)
     positions = (vision["image_size"] // patch) ** 2 + 1
     v_layer = 4 * (v_width**2 + v_width) + 2 * v_width * v_inner + v_inner + v_width + 4 * v_width
-    v_ends = channels * patch**2 * v_width + v_width + positions * v_width + 4 * v_width  # patches, CLS, positions, two norms
+    v_ends = (
+        channels * patch**2 * v_width + v_width + positions * v_width + 4 * v_width
+    )  # patches, CLS, positions, two norms
     return {
         "language model": llm["num_hidden_layers"] * layer + tables + width,
         "vision tower": vision["num_hidden_layers"] * v_layer + v_ends,
@@ -68,7 +78,7 @@ def activation_bytes(llm: dict[str, Any], vision: dict[str, Any], settings: Sett
 
 
 def estimate(llm: dict[str, Any], vision: dict[str, Any], settings: Settings) -> dict[str, Any]:
-    """Give parameters per part and GiB per GPU for weights, gradients, optimiser and activations, and what the host holds."""
+    """Give parameters per part and GiB per GPU for weights, gradients, optimizer and activations, and what the host holds."""
     counts = count_parameters(llm, vision, settings.num_styles, settings.style_tokens)
     trained = counts["projector"] + counts["style prompts"]
     total = sum(counts.values())
@@ -76,13 +86,18 @@ def estimate(llm: dict[str, Any], vision: dict[str, Any], settings: Settings) ->
     weights = total * settings.dtype_bytes / (shards if settings.zero_stage == 3 else 1)
     gradients = trained * settings.dtype_bytes / (shards if settings.zero_stage >= 2 else 1)
     # AdamW in float32: master weight and two moments.
-    optimiser = trained * 12 / (shards if settings.zero_stage >= 1 else 1)
-    host = (weights + optimiser) if settings.offload else 0.0
-    layer_now = counts["language model"] / llm["num_hidden_layers"] * settings.dtype_bytes  # gathered while it computes
+    optimizer = trained * 12 / (shards if settings.zero_stage >= 1 else 1)
+    host = (weights + optimizer) if settings.offload else 0.0
+    layer_now = (
+        counts["language model"] / llm["num_hidden_layers"] * settings.dtype_bytes
+    )  # gathered while it computes
     on_gpu = {
-        "weights_gib": (2 * layer_now if settings.offload else weights + (layer_now if settings.zero_stage == 3 else 0)) / GIB,
+        "weights_gib": (
+            2 * layer_now if settings.offload else weights + (layer_now if settings.zero_stage == 3 else 0)
+        )
+        / GIB,
         "gradients_gib": gradients / GIB,
-        "optimiser_gib": 0.0 if settings.offload else optimiser / GIB,
+        "optimizer_gib": 0.0 if settings.offload else optimizer / GIB,
         "activations_gib": activation_bytes(llm, vision, settings) / GIB,
     }
     return {
@@ -99,13 +114,26 @@ def estimate(llm: dict[str, Any], vision: dict[str, Any], settings: Settings) ->
 def as_table(result: dict[str, Any], settings: Settings) -> str:
     """Format an estimate for a terminal."""
     lines = [f"{name:<18}{count / 1e6:>12,.1f} M parameters" for name, count in result["parameters"].items()]
-    lines.append(f"{'trained':<18}{result['trained_parameters'] / 1e6:>12,.1f} M parameters ({result['trained_pct']:.2f} %)")
+    lines.append(
+        f"{'trained':<18}{result['trained_parameters'] / 1e6:>12,.1f} M parameters ({result['trained_pct']:.2f} %)"
+    )
     how = f"ZeRO-{settings.zero_stage}" if settings.zero_stage else "no DeepSpeed"
     how += " with offload" if settings.offload else ""
     checkpointing = "on" if settings.gradient_checkpointing else "off"
-    lines.append(f"\nper GPU, {settings.gpus} GPU(s), {how}, batch {settings.batch_size}, "
-                 f"gradient checkpointing {checkpointing}:")
-    lines += [f"  {name.removesuffix('_gib').replace('_', ' '):<22}{result[name]:>8.2f} GiB"
-              for name in ("weights_gib", "gradients_gib", "optimiser_gib", "activations_gib", "gpu_total_gib",
-                           "host_per_gpu_gib", "adapter_on_disk_gib")]
+    lines.append(
+        f"\nper GPU, {settings.gpus} GPU(s), {how}, batch {settings.batch_size}, "
+        f"gradient checkpointing {checkpointing}:"
+    )
+    lines += [
+        f"  {name.removesuffix('_gib').replace('_', ' '):<22}{result[name]:>8.2f} GiB"
+        for name in (
+            "weights_gib",
+            "gradients_gib",
+            "optimizer_gib",
+            "activations_gib",
+            "gpu_total_gib",
+            "host_per_gpu_gib",
+            "adapter_on_disk_gib",
+        )
+    ]
     return "\n".join(lines)

@@ -16,10 +16,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ham.captioner.backbone import tower_tokens
-from ham.captioner.conversation import DEFAULT_TEMPLATE, IGNORE
-from ham.captioner.prompts import StyleBank
-from ham.captioner.tokenizer import IMAGE_TOKEN
+from ham.captioner.style_bank import StyleBank
+from ham.llava.conversation import DEFAULT_TEMPLATE, IGNORE_INDEX
+from ham.llava.tokenizer import IMAGE_TOKEN_INDEX
+from ham.llava.transformers_compat import tower_tokens
 from ham.runtime import UsageError
 
 
@@ -45,8 +45,15 @@ class CaptionerModel(nn.Module):
     max_length: spliced sequences are cut at this many positions. padding_side: right (training) or left.
     """
 
-    def __init__(self, llm: nn.Module, vision_tower: nn.Module, projector: nn.Module, style_bank: StyleBank | None,
-                 max_length: int | None = None, padding_side: str = "right") -> None:
+    def __init__(
+        self,
+        llm: nn.Module,
+        vision_tower: nn.Module,
+        projector: nn.Module,
+        style_bank: StyleBank | None,
+        max_length: int | None = None,
+        padding_side: str = "right",
+    ) -> None:
         super().__init__()
         self.llm = llm
         self.vision_tower = vision_tower
@@ -67,7 +74,9 @@ class CaptionerModel(nn.Module):
     def styles(self, style_ids: torch.Tensor) -> torch.Tensor:
         """Look up style prompts [B] -> [B, K, D], in the embeddings' dtype. Raises UsageError for a style out of range."""
         if self.style_bank is None:
-            raise UsageError("this checkpoint has no style prompts: it is a plain LLaVA; finetune it first, or ask no style")
+            raise UsageError(
+                "this checkpoint has no style prompts: it is a plain LLaVA; finetune it first, or ask no style"
+            )
         return self.style_bank(style_ids).to(self.llm.dtype)
 
     def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -76,11 +85,19 @@ class CaptionerModel(nn.Module):
         The tower is frozen: no gradient goes through it. Source: HAM, llava/model/llava_arch.py, encode_images.
         """
         with torch.no_grad():
-            features = tower_tokens(self.vision_tower, pixels.to(self.vision_tower.embeddings.class_embedding.dtype))
-        return self.projector(features.to(self.projector[0].weight.dtype)).to(self.llm.dtype)      # [B, P, D]
+            features = tower_tokens(
+                self.vision_tower, pixels.to(self.vision_tower.embeddings.class_embedding.dtype)
+            )
+        return self.projector(features.to(self.projector[0].weight.dtype)).to(self.llm.dtype)  # [B, P, D]
 
-    def splice(self, input_ids: torch.Tensor, labels: torch.Tensor | None = None, attention_mask: torch.Tensor | None = None,
-               images: torch.Tensor | None = None, class_ids: torch.Tensor | None = None) -> Spliced:
+    def splice(
+        self,
+        input_ids: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        images: torch.Tensor | None = None,
+        class_ids: torch.Tensor | None = None,
+    ) -> Spliced:
         """Put image and style tokens in the place of each image placeholder (-200) in input_ids [B, T].
 
         images: [N, 3, s, s]; a sample takes one for each placeholder, in order, and a sample without placeholder takes one that
@@ -92,19 +109,21 @@ class CaptionerModel(nn.Module):
         where rotary attention makes them equal too). A sample without style id gets none, not a random one.
         """
         device = input_ids.device
-        keep = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
-        is_image = (input_ids == IMAGE_TOKEN) & keep
-        text = self.embed(input_ids.masked_fill(input_ids < 0, 0))      # [B, T, D]
+        keep = (
+            torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+        )
+        is_image = (input_ids == IMAGE_TOKEN_INDEX) & keep
+        text = self.embed(input_ids.masked_fill(input_ids < 0, 0))  # [B, T, D]
         width = text.shape[-1]
         features, styles = self._image_and_style_tokens(is_image, images, class_ids)
 
-        rank = is_image.cumsum(1)      # [B, T], counts a row's images from 1
+        rank = is_image.cumsum(1)  # [B, T], counts a row's images from 1
         gets_style = is_image & (rank == 1) if styles is not None else torch.zeros_like(is_image)
         num_patches = 0 if features is None else features.shape[1]
         lengths = keep.long() + is_image * (num_patches - 1)
         if styles is not None:
             lengths = lengths + gets_style * styles.shape[1]
-        starts = lengths.cumsum(1) - lengths      # [B, T]
+        starts = lengths.cumsum(1) - lengths  # [B, T]
         totals = lengths.sum(1)
         longest = int(totals.max())
         if self.max_length is not None:
@@ -121,24 +140,34 @@ class CaptionerModel(nn.Module):
             sources.append(features[self._image_index(is_image)].flatten(0, 1))
         if styles is not None:
             in_row, _ = gets_style.nonzero(as_tuple=True)
-            places.append(self._places(in_row, starts[gets_style] + num_patches, styles.shape[1], longest, shift))
+            places.append(
+                self._places(in_row, starts[gets_style] + num_patches, styles.shape[1], longest, shift)
+            )
             sources.append(styles[in_row].flatten(0, 1))
 
         # Positions beyond the cut land in one spare slot at the end, which is dropped.
         slots = len(input_ids) * longest
-        embeddings = text.new_zeros(slots + 1, width).index_copy(0, torch.cat(places), torch.cat(sources))[:slots]
-        new_labels = torch.full((slots + 1,), IGNORE, dtype=torch.long, device=device)
+        embeddings = text.new_zeros(slots + 1, width).index_copy(0, torch.cat(places), torch.cat(sources))[
+            :slots
+        ]
+        new_labels = torch.full((slots + 1,), IGNORE_INDEX, dtype=torch.long, device=device)
         if labels is not None:
             new_labels[places[0]] = labels[is_text]
-        position = torch.arange(longest, device=device) - shift[:, None]      # [B, L]
+        position = torch.arange(longest, device=device) - shift[:, None]  # [B, L]
         mask = (position >= 0) & (position < totals[:, None])
-        return Spliced(embeddings.view(len(input_ids), longest, width), new_labels[:slots].view(len(input_ids), longest), mask,
-                       position.masked_fill(~mask, 0))
+        return Spliced(
+            embeddings.view(len(input_ids), longest, width),
+            new_labels[:slots].view(len(input_ids), longest),
+            mask,
+            position.masked_fill(~mask, 0),
+        )
 
     @staticmethod
-    def _places(rows: torch.Tensor, starts: torch.Tensor, count: int, longest: int, shift: torch.Tensor) -> torch.Tensor:
+    def _places(
+        rows: torch.Tensor, starts: torch.Tensor, count: int, longest: int, shift: torch.Tensor
+    ) -> torch.Tensor:
         """Give the flat places [n * count] of `count` tokens from each start [n]; the last slot for those beyond the cut."""
-        at = starts[:, None] + torch.arange(count, device=starts.device)      # [n, count]
+        at = starts[:, None] + torch.arange(count, device=starts.device)  # [n, count]
         flat = rows[:, None] * longest + shift[rows][:, None] + at
         return flat.masked_fill(at >= longest, len(shift) * longest).flatten()
 
@@ -149,8 +178,9 @@ class CaptionerModel(nn.Module):
         first = taken.cumsum(0) - taken
         return (first[:, None] + is_image.cumsum(1) - 1)[is_image]
 
-    def _image_and_style_tokens(self, is_image: torch.Tensor, images: torch.Tensor | None, class_ids: torch.Tensor | None
-                                ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    def _image_and_style_tokens(
+        self, is_image: torch.Tensor, images: torch.Tensor | None, class_ids: torch.Tensor | None
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Encode the batch's images [N, P, D] and look up its styles [B, K, D]; None for what was not given."""
         if images is None:
             if bool(is_image.any()):
@@ -158,13 +188,21 @@ class CaptionerModel(nn.Module):
             return None, None
         needed = int(is_image.sum(1).clamp(min=1).sum())
         if len(images) != needed:
-            raise UsageError(f"the batch's samples take {needed} images but {len(images)} were given; a sample without "
-                             "<image> brings one dummy image")
+            raise UsageError(
+                f"the batch's samples take {needed} images but {len(images)} were given; a sample without "
+                "<image> brings one dummy image"
+            )
         return self.encode_images(images), None if class_ids is None else self.styles(class_ids)
 
-    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor | None = None, attention_mask: torch.Tensor | None = None,
-                images: torch.Tensor | None = None, class_ids: torch.Tensor | None = None,
-                return_logits: bool | None = None) -> CaptionerOutput:
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        images: torch.Tensor | None = None,
+        class_ids: torch.Tensor | None = None,
+        return_logits: bool | None = None,
+    ) -> CaptionerOutput:
         """Run the training forward.
 
         With labels the loss is computed from the logits of the learned positions alone; return_logits: also give the logits of
@@ -178,7 +216,7 @@ class CaptionerModel(nn.Module):
             attention_mask=spliced.mask.long() if is_left else None,
             position_ids=spliced.position_ids if is_left else None,
             use_cache=False,
-        )[0]      # [B, L, D]
+        )[0]  # [B, L, D]
         wants_logits = labels is None if return_logits is None else return_logits
         logits = self.llm.lm_head(hidden) if wants_logits else None
         if labels is None:
@@ -188,8 +226,8 @@ class CaptionerModel(nn.Module):
     def _loss(self, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Average the next-token loss over learned positions, in float32."""
         targets = labels[:, 1:]
-        learned = targets != IGNORE
-        logits = self.llm.lm_head(hidden[:, :-1][learned]).float()      # [n, V]
+        learned = targets != IGNORE_INDEX
+        logits = self.llm.lm_head(hidden[:, :-1][learned]).float()  # [n, V]
         return F.cross_entropy(logits, targets[learned], reduction="sum") / learned.sum().clamp(min=1)
 
 

@@ -19,20 +19,21 @@ from safetensors.torch import load_file
 from transformers import HfArgumentParser
 
 from ham.captioner.arguments import DataArguments, ModelArguments, TrainingArguments, check_fixed_options
-from ham.captioner.backbone import set_checkpointing
 from ham.captioner.check import check_instructions
 from ham.captioner.checkpoint import add_styles, load_captioner, save_adapter
-from ham.captioner.conversation import get_template
 from ham.captioner.data import Collator, InstructionDataset, InstructionFile
 from ham.captioner.estimate import CLIP_LARGE_336, Settings, as_table, estimate
-from ham.captioner.lora import add_lora, is_lora, load_lora, save_lora
 from ham.captioner.model import Captioner
-from ham.captioner.source import ADAPTER_STYLES, ADAPTER_WEIGHTS, find_source
-from ham.captioner.tokenizer import IMAGE_TEXT
 from ham.captioner.trainer import CaptionerTrainer
-from ham.captioner.vision_tower import find_tower, tower_settings
+from ham.distributed import leave
+from ham.llava.conversation import get_template
+from ham.llava.lora import add_lora, is_lora, load_lora, save_lora
+from ham.llava.source import ADAPTER_STYLES, ADAPTER_WEIGHTS, find_source
+from ham.llava.tokenizer import IMAGE_TEXT
+from ham.llava.transformers_compat import set_checkpointing
+from ham.llava.vision_tower import find_tower, tower_settings
 from ham.records import write_json
-from ham.runtime import UsageError, exit_code_of, git_revision, leave, log, rank_and_world, set_up_logging
+from ham.runtime import UsageError, dist_info, exit_code_of, git_revision, log, set_up_logging
 
 BANK = "style_bank.prompts"
 
@@ -47,39 +48,76 @@ def main() -> None:
         return
 
     captioner = load_for_training(model_args, args, num_styles)
-    if rank_and_world().is_main:
-        check_instructions(file, data_args.image_folder, captioner.tokenizer, get_template(captioner.template),
-                           captioner.num_styles, captioner.num_image_tokens + captioner.style_tokens, args.model_max_length,
-                           data_args.max_violations)
+    if dist_info().is_main:
+        check_instructions(
+            file,
+            data_args.image_folder,
+            captioner.tokenizer,
+            get_template(captioner.template),
+            captioner.num_styles,
+            captioner.num_image_tokens + captioner.style_tokens,
+            args.model_max_length,
+            data_args.max_violations,
+        )
     lora = choose_what_trains(captioner, args)
 
-    dataset = InstructionDataset(file, data_args.image_folder, captioner.tokenizer, get_template(captioner.template),
-                                 captioner.image_size_px)
+    dataset = InstructionDataset(
+        file,
+        data_args.image_folder,
+        captioner.tokenizer,
+        get_template(captioner.template),
+        captioner.image_size_px,
+    )
 
     def save(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
         matrices = {name: tensor for name, tensor in tensors.items() if is_lora(name)}
         if lora is not None:
             save_lora(folder, lora, matrices, captioner.manifest["base_model"])
-        others = {ADAPTER_STYLES if name == BANK else name: tensor for name, tensor in tensors.items() if name not in matrices}
+        others = {
+            ADAPTER_STYLES if name == BANK else name: tensor
+            for name, tensor in tensors.items()
+            if name not in matrices
+        }
         save_adapter(folder, captioner, others, prompt=instruction_of(file))
 
     def load(folder: Path) -> dict[str, torch.Tensor]:
         tensors = load_file(str(folder / ADAPTER_WEIGHTS))
-        return {BANK if name == ADAPTER_STYLES else name: tensor for name, tensor in tensors.items()} | load_lora(folder)
+        return {
+            BANK if name == ADAPTER_STYLES else name: tensor for name, tensor in tensors.items()
+        } | load_lora(folder)
 
-    trainer = CaptionerTrainer(model=captioner.model, args=args, train_dataset=dataset,
-                               data_collator=Collator(captioner.tokenizer.pad_token_id), save_adapter=save, load_adapter=load)
-    if rank_and_world().is_main:
-        write_json(Path(args.output_dir) / "training.json", {
-            "git_revision": git_revision(), "records": len(file), "num_styles": num_styles, "command": sys.argv,
-            "model": vars(model_args), "data": vars(data_args), "training": json.loads(args.to_json_string())})
+    trainer = CaptionerTrainer(
+        model=captioner.model,
+        args=args,
+        train_dataset=dataset,
+        data_collator=Collator(captioner.tokenizer.pad_token_id),
+        save_adapter=save,
+        load_adapter=load,
+    )
+    if dist_info().is_main:
+        write_json(
+            Path(args.output_dir) / "training.json",
+            {
+                "git_revision": git_revision(),
+                "records": len(file),
+                "num_styles": num_styles,
+                "command": sys.argv,
+                "model": vars(model_args),
+                "data": vars(data_args),
+                "training": json.loads(args.to_json_string()),
+            },
+        )
     trainer.train(resume_from_checkpoint=checkpoint_to_resume(args))
     trainer.save_model()
     trainer.save_state()
     log.info("adapter with %d styles: %s", num_styles, args.output_dir)
     if torch.cuda.is_available() and not args.use_cpu:
-        log.info("peak memory of GPU %d: %.1f GiB in tensors, %.1f GiB reserved", torch.cuda.current_device(),
-                 torch.cuda.max_memory_allocated() / 2**30, torch.cuda.max_memory_reserved() / 2**30)
+        log.info(
+            "peak memory of GPU %d: %.1f GiB in tensors, %.1f GiB reserved",
+            torch.cuda.current_device(),
+            torch.cuda.max_memory_allocated() / 2**30,
+            torch.cuda.max_memory_reserved() / 2**30,
+        )
 
 
 def parse_options() -> tuple[ModelArguments, DataArguments, TrainingArguments]:
@@ -97,8 +135,10 @@ def styles_wanted(model_args: ModelArguments, file: InstructionFile) -> int:
     """Give the number of style prompts. Raises UsageError when the data asks for more than --style_count."""
     needed = file.styles_needed()
     if model_args.style_count is not None and model_args.style_count < needed:
-        raise UsageError(f"--style_count {model_args.style_count}, but {file.path} uses class_id up to {needed - 1}: it needs "
-                         f"{needed} styles")
+        raise UsageError(
+            f"--style_count {model_args.style_count}, but {file.path} uses class_id up to {needed - 1}: it needs "
+            f"{needed} styles"
+        )
     return model_args.style_count or max(needed, 1)
 
 
@@ -112,14 +152,23 @@ def load_for_training(model_args: ModelArguments, args: TrainingArguments, num_s
     """Load the base: frozen parts in the compute dtype, trained ones in float32 (DeepSpeed keeps float32 masters itself)."""
     dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
     trained = dtype if args.deepspeed else torch.float32
-    captioner = load_captioner(model_args.model_name_or_path, "cpu", dtype, model_args.vision_tower,
-                               template=model_args.version, attention=model_args.attn_implementation, trainable_dtype=trained,
-                               image_aspect_ratio="pad")
+    captioner = load_captioner(
+        model_args.model_name_or_path,
+        "cpu",
+        dtype,
+        model_args.vision_tower,
+        template=model_args.version,
+        attention=model_args.attn_implementation,
+        trainable_dtype=trained,
+        image_aspect_ratio="pad",
+    )
     if captioner.num_styles == 0:
         add_styles(captioner, num_styles, model_args.style_tokens, model_args.style_init, args.seed, trained)
     elif captioner.num_styles < num_styles:
-        raise UsageError(f"{model_args.model_name_or_path} has {captioner.num_styles} styles, but the data asks for "
-                         f"{num_styles}; start from the base model, or mend the data")
+        raise UsageError(
+            f"{model_args.model_name_or_path} has {captioner.num_styles} styles, but the data asks for "
+            f"{num_styles}; start from the base model, or mend the data"
+        )
     captioner.model.max_length = args.model_max_length
     return captioner
 
@@ -133,7 +182,10 @@ def choose_what_trains(captioner: Captioner, args: TrainingArguments) -> Any:
     lora = add_lora(model.llm, args.lora_r, args.lora_alpha, args.lora_dropout) if args.lora_enable else None
     if args.gradient_checkpointing:
         set_checkpointing(model.llm)
-        for name in ("gradient_checkpointing", "activation_checkpointing"):      # Trainer would ask the whole network for it
+        for name in (
+            "gradient_checkpointing",
+            "activation_checkpointing",
+        ):  # Trainer would ask the whole network for it
             if hasattr(args, name):
                 setattr(args, name, False)
     parts: dict[str, int] = {}
@@ -142,8 +194,11 @@ def choose_what_trains(captioner: Captioner, args: TrainingArguments) -> Any:
             part = "LoRA" if is_lora(name) else name.split(".")[0]
             parts[part] = parts.get(part, 0) + parameter.numel()
     total = sum(parameter.numel() for parameter in model.parameters())
-    log.info("trains: %s; frozen: %s parameters", ", ".join(f"{part} {count:,}" for part, count in parts.items()),
-             f"{total - sum(parts.values()):,}")
+    log.info(
+        "trains: %s; frozen: %s parameters",
+        ", ".join(f"{part} {count:,}" for part, count in parts.items()),
+        f"{total - sum(parts.values()):,}",
+    )
     return lora
 
 
@@ -153,7 +208,9 @@ def checkpoint_to_resume(args: TrainingArguments) -> str | None:
         return None
     if args.resume != "auto":
         if not (Path(args.resume) / "trainer_state.json").is_file():
-            raise UsageError(f"--resume {args.resume}: no trainer_state.json there; give auto, never or a checkpoint-N folder")
+            raise UsageError(
+                f"--resume {args.resume}: no trainer_state.json there; give auto, never or a checkpoint-N folder"
+            )
         return args.resume
     whole = [path.parent for path in Path(args.output_dir).glob("checkpoint-*/trainer_state.json")]
     newest = max(whole, key=lambda folder: int(folder.name.split("-")[1]), default=None)
@@ -162,21 +219,35 @@ def checkpoint_to_resume(args: TrainingArguments) -> str | None:
     return None if newest is None else str(newest)
 
 
-def estimate_for(model_args: ModelArguments, args: TrainingArguments, file: InstructionFile, num_styles: int) -> str:
+def estimate_for(
+    model_args: ModelArguments, args: TrainingArguments, file: InstructionFile, num_styles: int
+) -> str:
     """Print what these settings would need; reads configurations only."""
     source = find_source(model_args.model_name_or_path)
     try:
-        tower = find_tower(model_args.vision_tower, source.folder, source.config.get("mm_vision_tower"), has_inside=False)
+        tower = find_tower(
+            model_args.vision_tower, source.folder, source.config.get("mm_vision_tower"), has_inside=False
+        )
         vision = tower_settings(tower, source.config, dict, None)
     except UsageError:
-        log.warning("the vision tower %s is not here; taken as CLIP-ViT-L/14-336", source.config.get("mm_vision_tower"))
+        log.warning(
+            "the vision tower %s is not here; taken as CLIP-ViT-L/14-336",
+            source.config.get("mm_vision_tower"),
+        )
         vision = CLIP_LARGE_336
     deepspeed = json.loads(Path(args.deepspeed).read_text()) if isinstance(args.deepspeed, str) else {}
     zero = deepspeed.get("zero_optimization", {})
     settings = Settings(
-        num_styles, model_args.style_tokens, args.per_device_train_batch_size, int(1.5 * abs(file.words).mean()) + 40,
-        rank_and_world().world_size, zero.get("stage", 0), "offload_optimizer" in zero, args.gradient_checkpointing,
-        2 if args.bf16 or args.fp16 else 4)
+        num_styles,
+        model_args.style_tokens,
+        args.per_device_train_batch_size,
+        int(1.5 * abs(file.words).mean()) + 40,
+        dist_info().world_size,
+        zero.get("stage", 0),
+        "offload_optimizer" in zero,
+        args.gradient_checkpointing,
+        2 if args.bf16 or args.fp16 else 4,
+    )
     return as_table(estimate(source.config, vision, settings), settings)
 
 

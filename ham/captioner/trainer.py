@@ -1,6 +1,6 @@
 """Hugging Face's Trainer, told what is special here: few parameters train, and only they are saved, gathered and restored.
 
-A training checkpoint `checkpoint-N/` is an adapter (see `ham.captioner.checkpoint`) with Trainer's own optimiser, scheduler,
+A training checkpoint `checkpoint-N/` is an adapter (see `ham.captioner.checkpoint`) with Trainer's own optimizer, scheduler,
 random state and step beside it. Under DeepSpeed the engine's state is kept without the frozen weights.
 """
 
@@ -18,8 +18,8 @@ from transformers import TrainerCallback
 from transformers.trainer import SCHEDULER_NAME
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from ham.captioner.backbone import trainer
-from ham.runtime import MetricsLog, WorkError, rank_and_world, torch_generator
+from ham.llava.transformers_compat import trainer
+from ham.runtime import MetricsLog, WorkError, dist_info, torch_generator
 
 
 class EpochSampler(Sampler[int]):
@@ -29,7 +29,9 @@ class EpochSampler(Sampler[int]):
     get_length_grouped_indices; deviation: seeded by epoch, the reference draws from the global generator.
     """
 
-    def __init__(self, count: int, seed: int, global_batch: int, lengths: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, count: int, seed: int, global_batch: int, lengths: Sequence[int] | None = None
+    ) -> None:
         self.count, self.seed, self.global_batch, self.lengths = count, seed, global_batch, lengths
         self.epoch = 0
 
@@ -62,37 +64,56 @@ class CaptionerTrainer(trainer()):
     Raises WorkError at the first non-finite loss, naming the step.
     """
 
-    def __init__(self, *words: Any, save_adapter: Callable[[Path, dict[str, torch.Tensor]], None],
-                 load_adapter: Callable[[Path], dict[str, torch.Tensor]], **options: Any) -> None:
+    def __init__(
+        self,
+        *words: Any,
+        save_adapter: Callable[[Path, dict[str, torch.Tensor]], None],
+        load_adapter: Callable[[Path], dict[str, torch.Tensor]],
+        **options: Any,
+    ) -> None:
         super().__init__(*words, **options)
         self.save_adapter, self.load_adapter = save_adapter, load_adapter
         self.sampler: EpochSampler
         self.add_callback(EpochSetter(self))
         self.model.register_load_state_dict_post_hook(frozen_may_be_missing)
-        self.model_accepts_loss_kwargs = False  # the reference's loss: the mean over each process's own targets
-        self.prompts_at_start = {name: parameter.detach().float().cpu().clone() for name, parameter in self.prompt_parameters()}
-        self.metrics_log = MetricsLog(Path(self.args.output_dir) / "metrics.jsonl") if rank_and_world().is_main else None
+        self.model_accepts_loss_kwargs = (
+            False  # the reference's loss: the mean over each process's own targets
+        )
+        self.prompts_at_start = {
+            name: parameter.detach().float().cpu().clone() for name, parameter in self.prompt_parameters()
+        }
+        self.metrics_log = (
+            MetricsLog(Path(self.args.output_dir) / "metrics.jsonl") if dist_info().is_main else None
+        )
 
     def prompt_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        return [(name, parameter) for name, parameter in self.trained_parameters().items() if name.startswith("style_bank.")]
+        return [
+            (name, parameter)
+            for name, parameter in self.trained_parameters().items()
+            if name.startswith("style_bank.")
+        ]
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
-        return {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        return {
+            name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad
+        }
 
     # ------------------------------------------------------------------------------------------------------------- order
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         dataset = self.train_dataset if train_dataset is None else train_dataset
         lengths = dataset.lengths.tolist() if self.args.group_by_modality_length else None
-        global_batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        global_batch = (
+            self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        )
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         self.sampler = EpochSampler(len(dataset), seed, global_batch, lengths)
         return self.sampler
 
-    # --------------------------------------------------------------------------------------------------------- optimiser
+    # --------------------------------------------------------------------------------------------------------- optimizer
 
     def create_optimizer(self, *_: Any) -> torch.optim.Optimizer:
-        """Build Trainer's optimiser with one group per learning rate: style prompts, projector, the rest (LoRA)."""
+        """Build Trainer's optimizer with one group per learning rate: style prompts, projector, the rest (LoRA)."""
         if self.optimizer is None:
             args = self.args
             rates = {"style_bank": args.style_prompt_lr, "projector": args.mm_projector_lr}
@@ -102,8 +123,14 @@ class CaptionerTrainer(trainer()):
                 groups.setdefault(part, []).append(parameter)
             kind, options = self.get_optimizer_cls_and_kwargs(args)
             rate = options.pop("lr")
-            self.optimizer = kind([{"params": parameters, "lr": rates.get(part) or rate, "weight_decay": args.weight_decay}
-                                   for part, parameters in groups.items()], lr=rate, **options)
+            self.optimizer = kind(
+                [
+                    {"params": parameters, "lr": rates.get(part) or rate, "weight_decay": args.weight_decay}
+                    for part, parameters in groups.items()
+                ],
+                lr=rate,
+                **options,
+            )
         return self.optimizer
 
     # ---------------------------------------------------------------------------------------------------------- accounts
@@ -111,8 +138,10 @@ class CaptionerTrainer(trainer()):
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *rest: Any) -> torch.Tensor:
         loss = super().training_step(model, inputs, *rest)
         if not torch.isfinite(loss):
-            raise WorkError(f"the loss is {loss.item()} at step {self.state.global_step + 1}; the last checkpoint in "
-                            f"{self.args.output_dir} is good: resume from it with a lower --learning_rate")
+            raise WorkError(
+                f"the loss is {loss.item()} at step {self.state.global_step + 1}; the last checkpoint in "
+                f"{self.args.output_dir} is good: resume from it with a lower --learning_rate"
+            )
         return loss
 
     def log(self, logs: dict[str, float], *rest: Any) -> None:
@@ -139,7 +168,9 @@ class CaptionerTrainer(trainer()):
         """Write the adapter: the trained parameters, whole, whatever the sharding. Every rank must call this."""
         parameters = self.trained_parameters()
         with gathered(list(parameters.values())):
-            tensors = {name: parameter.detach().float().cpu().clone() for name, parameter in parameters.items()}
+            tensors = {
+                name: parameter.detach().float().cpu().clone() for name, parameter in parameters.items()
+            }
         if self.args.should_save:
             self.save_adapter(Path(output_dir or self.args.output_dir), tensors)
 

@@ -5,12 +5,38 @@ Stands alone: knows nothing of datasets, losses or training. The one room that i
 
 from ham.clip.blocks import QuickGELU, Transformer, take
 from ham.clip.layouts import read_tensors
-from ham.clip.tokenizer import EOT_ID, MASK_ID, PAD_ID, SOT_ID, VOCAB_SIZE, Tokenizer, default_tokenizer, tokenize
+from ham.clip.tokenizer import (
+    EOT_ID,
+    MASK_ID,
+    PAD_ID,
+    SOT_ID,
+    VOCAB_SIZE,
+    Tokenizer,
+    default_tokenizer,
+    tokenize,
+)
 from ham.clip.towers import CLIP, CLIPConfig, CompactEmbedding, eot_positions
 from ham.clip.weights import build_clip, load_clip, resize_positions, save_clip
 
 __all__ = [
-    "CLIP", "EOT_ID", "MASK_ID", "PAD_ID", "SOT_ID", "VOCAB_SIZE", "CLIPConfig", "CompactEmbedding", "QuickGELU", "Tokenizer",
-    "Transformer", "build_clip", "default_tokenizer", "eot_positions", "load_clip", "read_tensors", "resize_positions",
-    "save_clip", "take", "tokenize",
+    "CLIP",
+    "EOT_ID",
+    "MASK_ID",
+    "PAD_ID",
+    "SOT_ID",
+    "VOCAB_SIZE",
+    "CLIPConfig",
+    "CompactEmbedding",
+    "QuickGELU",
+    "Tokenizer",
+    "Transformer",
+    "build_clip",
+    "default_tokenizer",
+    "eot_positions",
+    "load_clip",
+    "read_tensors",
+    "resize_positions",
+    "save_clip",
+    "take",
+    "tokenize",
 ]

@@ -28,7 +28,7 @@ class Block(ResidualAttentionBlock):
     """open_clip's block with fused self-attention and two short cuts for the one token that becomes the feature."""
 
     def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Project the normalised tokens: three of [B, heads, T, width / heads]."""
+        """Project the normalized tokens: three of [B, heads, T, width / heads]."""
         batch, length, width = x.shape
         packed = F.linear(self.ln_1(x), self.attn.in_proj_weight, self.attn.in_proj_bias)
         heads = self.attn.num_heads
@@ -47,9 +47,14 @@ class Block(ResidualAttentionBlock):
         """
         q, k, v = self.qkv(x)
         attended = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
-        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):  # the choice of tokens wants float32
+        with (
+            torch.no_grad(),
+            torch.autocast(x.device.type, enabled=False),
+        ):  # the choice of tokens wants float32
             q_row = take(q.transpose(1, 2), position).unsqueeze(2)  # [B, heads, 1, D / heads]
-            scores = (q_row.float() @ k.float().transpose(-1, -2)).squeeze(2) / q.shape[-1] ** 0.5  # [B, heads, T]
+            scores = (q_row.float() @ k.float().transpose(-1, -2)).squeeze(2) / q.shape[
+                -1
+            ] ** 0.5  # [B, heads, T]
             if causal:
                 scores = scores.masked_fill(later_than(position, x.shape[1])[:, None], -torch.inf)
             row = scores.softmax(dim=-1).mean(dim=1)
@@ -59,11 +64,16 @@ class Block(ResidualAttentionBlock):
         """Map tokens [B, T, D] to the one output token [B, D] at `position` [B], the others' queries and MLP left out."""
         batch, length, width = x.shape
         heads = self.attn.num_heads
-        normalised = self.ln_1(x)
+        normalized = self.ln_1(x)
         w_q, w_kv = self.attn.in_proj_weight.split([width, 2 * width])
         b_q, b_kv = self.attn.in_proj_bias.split([width, 2 * width])
-        q = F.linear(take(normalised, position), w_q, b_q).view(batch, heads, 1, width // heads)
-        k, v = F.linear(normalised, w_kv, b_kv).view(batch, length, 2, heads, width // heads).permute(2, 0, 3, 1, 4).unbind(0)
+        q = F.linear(take(normalized, position), w_q, b_q).view(batch, heads, 1, width // heads)
+        k, v = (
+            F.linear(normalized, w_kv, b_kv)
+            .view(batch, length, 2, heads, width // heads)
+            .permute(2, 0, 3, 1, 4)
+            .unbind(0)
+        )
         mask = ~later_than(position, length)[:, None, None] if causal else None  # [B, 1, 1, T]
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.finish(take(x, position)[:, None], attended)[:, 0]
@@ -92,16 +102,23 @@ class Transformer(nn.Module):
         if width % heads:
             raise UsageError(f"a width of {width} cannot be split over {heads} attention heads")
         self.width, self.layers, self.heads = width, layers, heads
-        self.resblocks = nn.ModuleList(Block(width, heads, act_layer=activation(quick_gelu)) for _ in range(layers))
-        self.initialise()
+        self.resblocks = nn.ModuleList(
+            Block(width, heads, act_layer=activation(quick_gelu)) for _ in range(layers)
+        )
+        self.initialize()
 
-    def initialise(self) -> None:
+    def initialize(self) -> None:
         """Draw the weights as CLIP does: narrower the more blocks add to the stream."""
         projection_std = self.width**-0.5 * (2 * self.layers) ** -0.5
         for block in self.resblocks:
             for norm in (block.ln_1, block.ln_2):
                 norm.reset_parameters()
-            for bias in (block.attn.in_proj_bias, block.attn.out_proj.bias, block.mlp.c_fc.bias, block.mlp.c_proj.bias):
+            for bias in (
+                block.attn.in_proj_bias,
+                block.attn.out_proj.bias,
+                block.mlp.c_fc.bias,
+                block.mlp.c_proj.bias,
+            ):
                 nn.init.zeros_(bias)
             nn.init.normal_(block.attn.in_proj_weight, std=self.width**-0.5)
             nn.init.normal_(block.attn.out_proj.weight, std=projection_std)

@@ -27,12 +27,30 @@ from torch import Tensor
 from ham.runtime import UsageError
 
 METADATA_KEY = "ham.clip"
-UNREADABLE = (SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, LookupError,
-              OSError)
-FOLDER_FILES = ("model.safetensors", "model.safetensors.index.json", "open_clip_model.safetensors", "pytorch_model.bin",
-                "pytorch_model.bin.index.json", "open_clip_pytorch_model.bin")
-CLIP_NAMES = re.compile(r"(visual|transformer|token_embedding|ln_final)\.|(positional_embedding|text_projection|logit_scale)$")
-NOT_WEIGHTS = re.compile(r"(input_resolution|context_length|vocab_size|attn_mask|.*embeddings\.position_ids)$")
+UNREADABLE = (
+    SafetensorError,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    OSError,
+)
+FOLDER_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "open_clip_model.safetensors",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "open_clip_pytorch_model.bin",
+)
+CLIP_NAMES = re.compile(
+    r"(visual|transformer|token_embedding|ln_final)\.|(positional_embedding|text_projection|logit_scale)$"
+)
+NOT_WEIGHTS = re.compile(
+    r"(input_resolution|context_length|vocab_size|attn_mask|.*embeddings\.position_ids)$"
+)
 
 
 @dataclass
@@ -66,8 +84,10 @@ def read_weights(source: str | Path) -> Weights:
     if any(name.startswith("text.transformer.") for name in tensors):  # open_clip's CustomTextCLIP
         tensors = {name.removeprefix("text."): value for name, value in tensors.items()}
     if not any(name.startswith("visual.") for name in tensors):
-        raise UsageError(f"{file}: holds no CLIP; its tensors are {some(tensors)}; expected OpenAI, open_clip, Hugging Face or "
-                         "IRRA / RDE / HAM names")
+        raise UsageError(
+            f"{file}: holds no CLIP; its tensors are {some(tensors)}; expected OpenAI, open_clip, Hugging Face or "
+            "IRRA / RDE / HAM names"
+        )
     clip = {name: value for name, value in tensors.items() if CLIP_NAMES.match(name)}
     others = {name: value for name, value in tensors.items() if name not in clip}
     layout = "OpenAI archive" if from_archive else "our checkpoint" if facts else "CLIP state dict"
@@ -101,25 +121,41 @@ def read_tensors(file: str | Path) -> tuple[dict[str, Tensor], dict[str, Any], b
         if is_safetensors(file):
             with safe_open(file, "pt") as opened:
                 facts = json.loads((opened.metadata() or {}).get(METADATA_KEY, "{}"))
-                return without_prefixes({name: opened.get_tensor(name) for name in opened.keys()}), facts, False  # noqa: SIM118
+                return (
+                    without_prefixes({name: opened.get_tensor(name) for name in opened.keys()}),
+                    facts,
+                    False,
+                )
         if is_torchscript(file):
             # The one exception to weights_only: OpenAI publishes CLIP as a TorchScript archive, which torch.load refuses to
             # read that way. torch.jit.load builds a graph and tensors, it runs no pickled Python, and nothing calls the graph.
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # newer torch calls all of torch.jit deprecated
+                warnings.simplefilter(
+                    "ignore", FutureWarning
+                )  # newer torch calls all of torch.jit deprecated
                 return dict(torch.jit.load(str(file), map_location="cpu").state_dict()), {}, True
-        with torch.serialization.safe_globals([argparse.Namespace]):  # RDE keeps its options beside the weights
+        with torch.serialization.safe_globals(
+            [argparse.Namespace]
+        ):  # RDE keeps its options beside the weights
             found = torch.load(file, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
-        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # a seek before the start: the file was cut
+        if (
+            isinstance(error, OSError) and error.errno != errno.EINVAL
+        ):  # a seek before the start: the file was cut
             raise
-        raise UsageError(f"{file}: cannot be read as weights ({type(error).__name__}: {first_line(error)}); is the file "
-                         "complete? expected safetensors, a torch state dict or OpenAI's archive") from error
+        raise UsageError(
+            f"{file}: cannot be read as weights ({type(error).__name__}: {first_line(error)}); is the file "
+            "complete? expected safetensors, a torch state dict or OpenAI's archive"
+        ) from error
     facts = dict(found.get(METADATA_KEY, {})) if isinstance(found, Mapping) else {}
     for wrapping in ("model", "state_dict"):
         if isinstance(found, Mapping) and isinstance(found.get(wrapping), Mapping):
             found = found[wrapping]
-    tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)} if isinstance(found, Mapping) else {}
+    tensors = (
+        {name: value for name, value in found.items() if isinstance(value, Tensor)}
+        if isinstance(found, Mapping)
+        else {}
+    )
     if not tensors:
         raise UsageError(f"{file}: holds no tensors; expected a state dict or {{'model': state dict}}")
     return without_prefixes(tensors), facts, False
@@ -155,8 +191,11 @@ def from_hugging_face(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             if part in ("self_attn.k_proj", "self_attn.v_proj"):
                 continue
             if part == "self_attn.q_proj":
-                packed = [tensors[name.replace("q_proj", letter)] for letter in ("q_proj", "k_proj", "v_proj")
-                          if name.replace("q_proj", letter) in tensors]
+                packed = [
+                    tensors[name.replace("q_proj", letter)]
+                    for letter in ("q_proj", "k_proj", "v_proj")
+                    if name.replace("q_proj", letter) in tensors
+                ]
                 renamed[f"{stem}attn.in_proj_{kind}"] = torch.cat(packed)
             else:
                 renamed[f"{stem}{HF_BLOCK.get(part, part)}.{kind}"] = value
@@ -167,17 +206,28 @@ def from_hugging_face(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-HF_BLOCK = {"self_attn.out_proj": "attn.out_proj", "layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc",
-            "mlp.fc2": "mlp.c_proj"}
+HF_BLOCK = {
+    "self_attn.out_proj": "attn.out_proj",
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+}
 HF_TOP = {
     "text_model.embeddings.token_embedding.weight": "token_embedding.weight",
     "text_model.embeddings.position_embedding.weight": "positional_embedding",
     "vision_model.embeddings.class_embedding": "visual.class_embedding",
     "vision_model.embeddings.patch_embedding.weight": "visual.conv1.weight",
     "vision_model.embeddings.position_embedding.weight": "visual.positional_embedding",
-    **{f"{theirs}.{kind}": f"{ours}.{kind}" for kind in ("weight", "bias") for theirs, ours in (
-        ("text_model.final_layer_norm", "ln_final"), ("vision_model.pre_layrnorm", "visual.ln_pre"),
-        ("vision_model.post_layernorm", "visual.ln_post"))},
+    **{
+        f"{theirs}.{kind}": f"{ours}.{kind}"
+        for kind in ("weight", "bias")
+        for theirs, ours in (
+            ("text_model.final_layer_norm", "ln_final"),
+            ("vision_model.pre_layrnorm", "visual.ln_pre"),
+            ("vision_model.post_layernorm", "visual.ln_post"),
+        )
+    },
 }
 
 
@@ -250,7 +300,9 @@ def is_torchscript(file: Path) -> bool:
 def some(names: Iterable[str], most: int = 6) -> str:
     """Name the first few of many."""
     names = list(names)
-    return (", ".join(names[:most]) or "none") + (f" and {len(names) - most} more" if len(names) > most else "")
+    return (", ".join(names[:most]) or "none") + (
+        f" and {len(names) - most} more" if len(names) > most else ""
+    )
 
 
 def first_line(error: Exception) -> str:

@@ -24,20 +24,28 @@ SPECIAL_IDS = {"<|mask|>": MASK_ID, "<|startoftext|>": SOT_ID, "<|endoftext|>": 
 NUM_MERGES = MASK_ID - 2 * 256
 END = "</w>"
 WORDS = regex.compile(
-    r"<\|mask\|>|<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+", regex.IGNORECASE)
+    r"<\|mask\|>|<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+",
+    regex.IGNORECASE,
+)
 MAX_CACHED_WORDS = 500_000
 
 
 def byte_letters() -> dict[int, str]:
     """Give each byte the printable letter that stands for it in the vocabulary file, in the order of the first 256 ids."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    printable = [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
     others = [byte for byte in range(256) if byte not in printable]
     return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
 
 
 def clean(text: str) -> str:
     """Repair wrongly decoded text, resolve HTML entities, squeeze white space, lower the case."""
-    if not (text.isascii() and text.isprintable()) or "&" in text:  # for other text these three change nothing
+    if (
+        not (text.isascii() and text.isprintable()) or "&" in text
+    ):  # for other text these three change nothing
         text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return " ".join(text.split()).lower()
 
@@ -118,5 +126,5 @@ def default_tokenizer() -> Tokenizer:
 
 
 def tokenize(captions: str | Sequence[str], text_length: int = 77) -> torch.LongTensor:
-    """Tokenise captions with IRRA's vocabulary: int64 [B, text_length]; see `Tokenizer.__call__`."""
+    """Tokenize captions with IRRA's vocabulary: int64 [B, text_length]; see `Tokenizer.__call__`."""
     return default_tokenizer()(captions, text_length)

@@ -53,8 +53,10 @@ class CLIPConfig:
 def grid_of(image_size_px: Sequence[int], patch_px: int, stride_px: int) -> tuple[int, int]:
     """Give rows and columns of patches. Raises UsageError when the image is smaller than a patch."""
     if stride_px < 1 or min(image_size_px) < patch_px:
-        raise UsageError(f"image_size_px {tuple(image_size_px)}, stride_px {stride_px}: needs at least one patch of "
-                         f"{patch_px} px each way and a stride of 1 or more")
+        raise UsageError(
+            f"image_size_px {tuple(image_size_px)}, stride_px {stride_px}: needs at least one patch of "
+            f"{patch_px} px each way and a stride of 1 or more"
+        )
     rows, columns = ((side - patch_px) // stride_px + 1 for side in image_size_px)
     return rows, columns
 
@@ -82,19 +84,21 @@ class VisionTower(nn.Module):
         self.ln_post = LayerNorm(width)
         self.proj = nn.Parameter(torch.empty(width, config.embed_dim))
 
-    def initialise(self) -> None:
+    def initialize(self) -> None:
         width = len(self.class_embedding)
         for values in (self.class_embedding, self.positional_embedding, self.proj):
             nn.init.normal_(values, std=width**-0.5)
         for part in (self.conv1, self.ln_pre, self.ln_post):
             part.reset_parameters()
-        self.transformer.initialise()
+        self.transformer.initialize()
 
     def embed(self, images: Tensor) -> Tensor:
         """Cut images [B, 3, H, W] into patch tokens with CLS in front and add positions: [B, 1 + P, width]."""
         if tuple(images.shape[1:]) != (3, *self.image_size_px):
-            raise UsageError(f"images of shape {tuple(images.shape)} for a vision tower of image_size_px {self.image_size_px}; "
-                             "expected [B, 3, height, width]: resize them, or load the weights at another image_size_px")
+            raise UsageError(
+                f"images of shape {tuple(images.shape)} for a vision tower of image_size_px {self.image_size_px}; "
+                "expected [B, 3, height, width]: resize them, or load the weights at another image_size_px"
+            )
         patches = self.conv1(images.to(self.conv1.weight.dtype)).flatten(2).transpose(1, 2)  # [B, P, width]
         cls = self.class_embedding.to(patches.dtype).expand(len(images), 1, -1)
         x = torch.cat([cls, patches], dim=1)  # [B, 1 + P, width]
@@ -115,10 +119,14 @@ class CompactEmbedding(nn.Module):
     def __init__(self, token_ids: Sequence[int], vocab_size: int, width: int) -> None:
         super().__init__()
         special = {i for i in (PAD_ID, MASK_ID, SOT_ID, EOT_ID) if i < vocab_size}
-        ids = torch.tensor(sorted(set(token_ids) | special), device="cpu")  # named: the towers may be built on `meta`
+        ids = torch.tensor(
+            sorted(set(token_ids) | special), device="cpu"
+        )  # named: the towers may be built on `meta`
         if ids[0] < 0 or ids[-1] >= vocab_size:
-            raise UsageError(f"token ids from {ids[0]} to {ids[-1]} kept out of a vocabulary of {vocab_size}; expected 0 to "
-                             f"{vocab_size - 1}")
+            raise UsageError(
+                f"token ids from {ids[0]} to {ids[-1]} kept out of a vocabulary of {vocab_size}; expected 0 to "
+                f"{vocab_size - 1}"
+            )
         table = torch.full((vocab_size,), len(ids), device="cpu")
         table[ids] = torch.arange(len(ids), device="cpu")
         self.weight = nn.Parameter(torch.empty(len(ids) + 1, width))
@@ -134,7 +142,7 @@ class CompactEmbedding(nn.Module):
 
 
 class CLIP(nn.Module):
-    """Both towers. Features are not normalised; weights are not set: see `build_clip` and `load_clip`.
+    """Both towers. Features are not normalized; weights are not set: see `build_clip` and `load_clip`.
 
     Source: IRRA, model/clip_model.py, CLIP.
     """
@@ -154,10 +162,10 @@ class CLIP(nn.Module):
         self.text_projection = nn.Parameter(torch.empty(width, config.embed_dim))
         self.logit_scale = nn.Parameter(torch.empty(()))
 
-    def initialise(self) -> None:
+    def initialize(self) -> None:
         """Draw all weights as CLIP does, from torch's global generator."""
-        self.visual.initialise()
-        self.transformer.initialise()
+        self.visual.initialize()
+        self.transformer.initialize()
         self.ln_final.reset_parameters()
         nn.init.normal_(self.token_embedding.weight, std=0.02)
         nn.init.normal_(self.positional_embedding, std=0.01)
@@ -175,13 +183,17 @@ class CLIP(nn.Module):
 
     def rows_of(self, ids: Tensor) -> Tensor:
         """Map standard token ids to the rows of the token embedding (the identity for a whole vocabulary)."""
-        return self.token_embedding.rows_of(ids) if isinstance(self.token_embedding, CompactEmbedding) else ids
+        return (
+            self.token_embedding.rows_of(ids) if isinstance(self.token_embedding, CompactEmbedding) else ids
+        )
 
     def embed_text(self, ids: Tensor) -> Tensor:
         """Embed token ids [B, T] with their positions: [B, T, width]."""
         length, most = ids.shape[1], len(self.positional_embedding)
         if length > most:
-            raise UsageError(f"captions of {length} tokens for a text tower of {most}: tokenise with text_length={most}")
+            raise UsageError(
+                f"captions of {length} tokens for a text tower of {most}: tokenize with text_length={most}"
+            )
         return self.token_embedding(ids) + self.positional_embedding[:length]
 
     def encode_image_tokens(self, images: Tensor) -> Tensor:

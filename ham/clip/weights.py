@@ -23,11 +23,16 @@ FACTS = ("image_size_px", "stride_px", "vision_heads", "text_heads", "vocab_size
 def build_clip(config: CLIPConfig, seed: int = 0) -> CLIP:
     """Build a CLIP with random weights; the same seed gives the same weights. The global generator is left alone."""
     clip = without_memory(config)
-    clip.load_state_dict({name: torch.empty_like(value, device="cpu") if value.is_meta else value
-                          for name, value in clip.state_dict().items()}, assign=True)
+    clip.load_state_dict(
+        {
+            name: torch.empty_like(value, device="cpu") if value.is_meta else value
+            for name, value in clip.state_dict().items()
+        },
+        assign=True,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        clip.initialise()
+        clip.initialize()
     return clip
 
 
@@ -37,7 +42,9 @@ def without_memory(config: CLIPConfig) -> CLIP:
         return CLIP(config)
 
 
-def load_clip(source: str | Path, image_size_px: Sequence[int] | None = (384, 128), stride_px: int | None = 16) -> CLIP:
+def load_clip(
+    source: str | Path, image_size_px: Sequence[int] | None = (384, 128), stride_px: int | None = 16
+) -> CLIP:
     """Load CLIP weights of any known layout at an input size and stride, in float32 on the CPU.
 
     source: an OpenAI `.pt` archive, a bare state dict (.safetensors, .pt), an open_clip or Hugging Face folder, an IRRA / RDE /
@@ -49,58 +56,104 @@ def load_clip(source: str | Path, image_size_px: Sequence[int] | None = (384, 12
     return clip_from_weights(read_weights(source), image_size_px, stride_px)
 
 
-def clip_from_weights(weights: Weights, image_size_px: Sequence[int] | None = (384, 128), stride_px: int | None = 16) -> CLIP:
+def clip_from_weights(
+    weights: Weights, image_size_px: Sequence[int] | None = (384, 128), stride_px: int | None = 16
+) -> CLIP:
     """Build the CLIP that tensors in OpenAI's names describe; see `load_clip`."""
-    tensors = {name: (value.float() if value.is_floating_point() else value).contiguous()
-               for name, value in weights.clip.items()}
+    tensors = {
+        name: (value.float() if value.is_floating_point() else value).contiguous()
+        for name, value in weights.clip.items()
+    }
     config = config_of(weights, tensors, image_size_px, stride_px)
     positions = tensors["visual.positional_embedding"]
     old_grid, new_grid = old_grid_of(weights, len(positions) - 1, config), config.grid
     tensors["visual.positional_embedding"] = resize_positions(positions, old_grid, new_grid)
     clip = without_memory(config)
-    missing, unexpected = clip.load_state_dict(check_shapes(clip, tensors, weights), strict=False, assign=True)
+    missing, unexpected = clip.load_state_dict(
+        check_shapes(clip, tensors, weights), strict=False, assign=True
+    )
     lacking = sorted(set(missing) - {"logit_scale"})  # IRRA drops it: its temperature is fixed
     if lacking:
-        raise UsageError(f"{weights.path} ({weights.layout}): {len(lacking)} tensors of the CLIP towers are missing: "
-                         f"{some(lacking)}; both towers must be loaded whole")
+        raise UsageError(
+            f"{weights.path} ({weights.layout}): {len(lacking)} tensors of the CLIP towers are missing: "
+            f"{some(lacking)}; both towers must be loaded whole"
+        )
     if missing:
         clip.logit_scale = nn.Parameter(torch.tensor(LOGIT_SCALE))
-    resized = "" if old_grid == new_grid else f"; positions resized from {shown(old_grid)} to {shown(new_grid)}"
+    resized = (
+        "" if old_grid == new_grid else f"; positions resized from {shown(old_grid)} to {shown(new_grid)}"
+    )
     beside = f"; left for the heads: {some(weights.others)}" if weights.others else ""
-    log.info("CLIP from %s (%s, %s): %d tensors loaded; missing: %s; unexpected: %s%s%s", weights.path, weights.layout,
-             "QuickGELU" if config.quick_gelu else "GELU", len(tensors) - len(unexpected), some(missing), some(unexpected),
-             resized, beside)
+    log.info(
+        "CLIP from %s (%s, %s): %d tensors loaded; missing: %s; unexpected: %s%s%s",
+        weights.path,
+        weights.layout,
+        "QuickGELU" if config.quick_gelu else "GELU",
+        len(tensors) - len(unexpected),
+        some(missing),
+        some(unexpected),
+        resized,
+        beside,
+    )
     return clip
 
 
-def config_of(weights: Weights, tensors: Mapping[str, Tensor], image_size_px: Sequence[int] | None,
-              stride_px: int | None) -> CLIPConfig:
+def config_of(
+    weights: Weights,
+    tensors: Mapping[str, Tensor],
+    image_size_px: Sequence[int] | None,
+    stride_px: int | None,
+) -> CLIPConfig:
     """Read the sizes from the tensors' shapes. Raises UsageError naming the tensors that a CLIP must have and these lack."""
-    needed = ("visual.conv1.weight", "visual.proj", "visual.positional_embedding", "ln_final.weight", "positional_embedding",
-              "token_embedding.weight", "text_projection")
+    needed = (
+        "visual.conv1.weight",
+        "visual.proj",
+        "visual.positional_embedding",
+        "ln_final.weight",
+        "positional_embedding",
+        "token_embedding.weight",
+        "text_projection",
+    )
     lacking = [name for name in needed if name not in tensors]
     layers = {side: count_blocks(tensors, side) for side in ("visual.transformer", "transformer")}
     lacking += [f"{side}.resblocks.*" for side, count in layers.items() if count == 0]
     if lacking:
-        raise UsageError(f"{weights.path} ({weights.layout}): a CLIP tower is missing or is no vision transformer: no "
-                         f"{', '.join(lacking)}; found {some(tensors)}")
+        raise UsageError(
+            f"{weights.path} ({weights.layout}): a CLIP tower is missing or is no vision transformer: no "
+            f"{', '.join(lacking)}; found {some(tensors)}"
+        )
     facts = weights.facts
     width, _, patch, _ = tensors["visual.conv1.weight"].shape
     token_ids = tensors.get("token_embedding.token_ids")
     stride_px = stride_px or facts.get("stride_px") or patch
     if stride_px > patch:
-        log.warning("stride_px %d is larger than the patches of %d px in %s: some pixels are never seen", stride_px, patch,
-                    weights.path)
+        log.warning(
+            "stride_px %d is larger than the patches of %d px in %s: some pixels are never seen",
+            stride_px,
+            patch,
+            weights.path,
+        )
     if image_size_px is None:
         patches = len(tensors["visual.positional_embedding"]) - 1
         image_size_px = facts.get("image_size_px") or guessed_size(weights, patches, patch, stride_px)
     return CLIPConfig(
-        image_size_px=tuple(image_size_px), patch_px=patch, stride_px=stride_px, embed_dim=tensors["visual.proj"].shape[1],
-        vision_width=width, vision_layers=layers["visual.transformer"], vision_heads=facts.get("vision_heads"),
-        text_width=len(tensors["ln_final.weight"]), text_layers=layers["transformer"], text_heads=facts.get("text_heads"),
-        context_length=len(tensors["positional_embedding"]), quick_gelu=facts.get("quick_gelu", True),
-        vocab_size=len(tensors["token_embedding.weight"]) if token_ids is None else facts.get("vocab_size", VOCAB_SIZE),
-        token_ids=None if token_ids is None else tuple(token_ids.tolist()))
+        image_size_px=tuple(image_size_px),
+        patch_px=patch,
+        stride_px=stride_px,
+        embed_dim=tensors["visual.proj"].shape[1],
+        vision_width=width,
+        vision_layers=layers["visual.transformer"],
+        vision_heads=facts.get("vision_heads"),
+        text_width=len(tensors["ln_final.weight"]),
+        text_layers=layers["transformer"],
+        text_heads=facts.get("text_heads"),
+        context_length=len(tensors["positional_embedding"]),
+        quick_gelu=facts.get("quick_gelu", True),
+        vocab_size=len(tensors["token_embedding.weight"])
+        if token_ids is None
+        else facts.get("vocab_size", VOCAB_SIZE),
+        token_ids=None if token_ids is None else tuple(token_ids.tolist()),
+    )
 
 
 def old_grid_of(weights: Weights, patches: int, config: CLIPConfig) -> tuple[int, int]:
@@ -119,8 +172,10 @@ def old_grid_of(weights: Weights, patches: int, config: CLIPConfig) -> tuple[int
     for grid in (upright_grid(patches, 1), new, upright_grid(patches, 3), upright_grid(patches, 2)):
         if grid[0] * grid[1] == patches:
             return grid
-    raise UsageError(f"{weights.path}: {patches} patch positions fit neither a square nor the {shown(new)} patches of "
-                     f"image_size_px {config.image_size_px}; give the image_size_px and stride_px of the weights' training")
+    raise UsageError(
+        f"{weights.path}: {patches} patch positions fit neither a square nor the {shown(new)} patches of "
+        f"image_size_px {config.image_size_px}; give the image_size_px and stride_px of the weights' training"
+    )
 
 
 def resize_positions(positions: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
@@ -140,8 +195,11 @@ def resize_positions(positions: Tensor, old_grid: tuple[int, int], new_grid: tup
 def check_shapes(clip: CLIP, tensors: dict[str, Tensor], weights: Weights) -> dict[str, Tensor]:
     """Return the tensors. Raises UsageError naming those whose shape is not the model's."""
     expected = clip.state_dict()
-    wrong = [f"{name} {tuple(value.shape)} in place of {tuple(expected[name].shape)}" for name, value in tensors.items()
-             if name in expected and value.shape != expected[name].shape]
+    wrong = [
+        f"{name} {tuple(value.shape)} in place of {tuple(expected[name].shape)}"
+        for name, value in tensors.items()
+        if name in expected and value.shape != expected[name].shape
+    ]
     if wrong:
         raise UsageError(f"{weights.path} ({weights.layout}): tensors of the wrong shape: {some(wrong, 3)}")
     return tensors
@@ -149,7 +207,9 @@ def check_shapes(clip: CLIP, tensors: dict[str, Tensor], weights: Weights) -> di
 
 def facts_of(clip: CLIP) -> dict[str, Any]:
     """Give what tensors' shapes do not say about a CLIP; checkpoints carry it."""
-    config = replace(clip.config, vision_heads=clip.visual.transformer.heads, text_heads=clip.transformer.heads)
+    config = replace(
+        clip.config, vision_heads=clip.visual.transformer.heads, text_heads=clip.transformer.heads
+    )
     return {name: value for name, value in asdict(config).items() if name in FACTS}
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 MIN_WORDS = 8
 MAX_WORDS = 130
-FILTER_VERSION = 1          # part of every job's plan: raise it when a rule changes, so that no output mixes two sets of rules
+FILTER_VERSION = (
+    1  # part of every job's plan: raise it when a rule changes, so that no output mixes two sets of rules
+)
 
 
 def reject_reason(caption: str, reject_slash_n: bool = False) -> str | None:

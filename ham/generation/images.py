@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
-import signal
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from ham.captioner.images import ImageError, open_image, square_pixels
 from ham.datasets import PackedStrings
+from ham.distributed import DieWithParent
+from ham.llava.preprocess import ImageError, open_image, square_pixels
 from ham.records import path_below
 from ham.runtime import UsageError, WorkError
 
@@ -61,7 +60,9 @@ class ImageFiles:
         return " ".join(re.sub(r" at 0x[0-9a-f]+", "", reason.replace(str(self.root), "")).split())[:300]
 
 
-def load_images(files: ImageFiles, indices: Iterable[int], workers: int, chunk: int = 8) -> Iterator[LoadedImage]:
+def load_images(
+    files: ImageFiles, indices: Iterable[int], workers: int, chunk: int = 8
+) -> Iterator[LoadedImage]:
     """Yield the images that `indices` names, in that order, loaded by `workers` processes (0: by this one).
 
     indices is read lazily, a few chunks ahead of what was yielded. NumPy arrays travel through pipes, so that the small
@@ -70,30 +71,23 @@ def load_images(files: ImageFiles, indices: Iterable[int], workers: int, chunk: 
     from torch.utils.data import DataLoader  # not needed to plan a job or to look at one
 
     # A worker that starts when this process already runs CUDA or threads must not touch torch: `load` is Pillow and NumPy.
-    loader = DataLoader(files, batch_sampler=_chunks(indices, chunk if workers else 1), collate_fn=list, num_workers=workers,
-                        worker_init_fn=DieWithParent(os.getpid()))
+    loader = DataLoader(
+        files,
+        batch_sampler=_chunks(indices, chunk if workers else 1),
+        collate_fn=list,
+        num_workers=workers,
+        worker_init_fn=DieWithParent(os.getpid()),
+    )
     try:
         for loaded in loader:
             yield from loaded
     except RuntimeError as error:
         if "DataLoader worker" in str(error):
-            raise WorkError(f"an image worker died ({error}); the same command goes on, with fewer --workers if memory is "
-                            "short") from error
+            raise WorkError(
+                f"an image worker died ({error}); the same command goes on, with fewer --workers if memory is "
+                "short"
+            ) from error
         raise
-
-
-@dataclass(frozen=True)
-class DieWithParent:
-    """End a worker when its parent is killed: torch's own watchdog misses a parent that dies while the worker starts."""
-
-    parent: int
-
-    def __call__(self, worker: int) -> None:
-        prctl = getattr(ctypes.CDLL(None), "prctl", None)          # Linux only
-        if prctl is not None:
-            prctl(1, signal.SIGKILL)                               # PR_SET_PDEATHSIG
-        if os.getppid() != self.parent:
-            os._exit(1)
 
 
 def _chunks(indices: Iterable[int], size: int) -> Iterator[list[int]]:

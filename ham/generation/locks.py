@@ -36,22 +36,24 @@ class FileLock:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            except FileNotFoundError:       # a finished job's merge swept the empty folder away just now
+            except FileNotFoundError:  # a finished job's merge swept the empty folder away just now
                 continue
             try:
                 fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 os.close(handle)
                 if error.errno in UNSUPPORTED:
-                    raise WorkError(f"{self.path.parent}: no file locks on this file system ({error.strerror}); "
-                                    "use another --out, or --no-locks if no other job writes there") from None
+                    raise WorkError(
+                        f"{self.path.parent}: no file locks on this file system ({error.strerror}); "
+                        "use another --out, or --no-locks if no other job writes there"
+                    ) from None
                 if error.errno in (errno.EACCES, errno.EAGAIN):
                     return False
                 raise
             if self._is_still_there(handle):
                 self._handle = handle
                 return True
-            os.close(handle)        # its last holder removed it between our open and our lock: begin again
+            os.close(handle)  # its last holder removed it between our open and our lock: begin again
 
     def _is_still_there(self, handle: int) -> bool:
         try:

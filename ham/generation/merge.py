@@ -8,17 +8,19 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from ham.generation.diversity import measure
 from ham.generation.locks import FileLock
-from ham.generation.measure import measure
 from ham.generation.plan import Plan
 from ham.generation.shards import count_reasons, count_rows, is_done, read_rows, rows_file
 from ham.records import CaptionRow, atomic_write, write_json
 from ham.runtime import log
 
-MEASURED = 5000          # captions that diversity is measured on, spread evenly over the job
+MEASURED = 5000  # captions that diversity is measured on, spread evenly over the job
 
 
-def image_captions(rows: Iterable[CaptionRow], captions_per_image: int, keep_rejected: bool = False) -> list[str]:
+def image_captions(
+    rows: Iterable[CaptionRow], captions_per_image: int, keep_rejected: bool = False
+) -> list[str]:
     """Choose an image's captions from its rows, in the order drawn.
 
     keep_rejected: fill up what is missing with the last rejected ones.
@@ -28,7 +30,7 @@ def image_captions(rows: Iterable[CaptionRow], captions_per_image: int, keep_rej
     if keep_rejected:
         missing = captions_per_image - len(captions)
         rejected = [row.caption for row in rows if row.status == "rejected"]
-        captions += rejected[len(rejected) - missing:] if missing > 0 else []
+        captions += rejected[len(rejected) - missing :] if missing > 0 else []
     return captions
 
 
@@ -55,8 +57,12 @@ def merge(plan: Plan, keep_rejected: bool = False, locks: bool = True) -> dict[s
         if summary["complete"]:
             _sweep(plan.folder)
     if not summary["complete"]:
-        log.warning("%s/captions.json holds %d of %d shards; merge again when the rest is done",
-                    plan.folder, len(done), plan.num_shards)
+        log.warning(
+            "%s/captions.json holds %d of %d shards; merge again when the rest is done",
+            plan.folder,
+            len(done),
+            plan.num_shards,
+        )
     return summary
 
 
@@ -111,10 +117,16 @@ class _Tally:
     def summary(self) -> dict[str, Any]:
         drawn = self.counts["accepted"] + self.counts["rejected"]
         return {
-            "complete": self.shards_done == self.plan.num_shards, "images": len(self.plan.images), "images_merged": self.images,
-            "images_failed": self.counts["failed"], "images_without_caption": self.without_caption,
+            "complete": self.shards_done == self.plan.num_shards,
+            "images": len(self.plan.images),
+            "images_merged": self.images,
+            "images_failed": self.counts["failed"],
+            "images_without_caption": self.without_caption,
             "images_short_of_captions": self.short_of_captions,
-            "captions_accepted": self.counts["accepted"], "captions_rejected": self.counts["rejected"],
+            "captions_accepted": self.counts["accepted"],
+            "captions_rejected": self.counts["rejected"],
             "acceptance_pct": round(100.0 * self.counts["accepted"] / max(drawn, 1), 3),
             "reasons": dict(sorted(self.reasons.items())),
-            "diversity": measure(self.captions, self.plan.settings["seed"]), "first_failed": self.failed}
+            "diversity": measure(self.captions, self.plan.settings["seed"]),
+            "first_failed": self.failed,
+        }

@@ -10,13 +10,13 @@ from tqdm import tqdm
 
 from ham.generation.plan import Plan
 from ham.generation.status import JobWatch
-from ham.runtime import MetricsLog, Place, log
+from ham.runtime import DistInfo, MetricsLog, log
 
 
 class Reporter:
     """Count what this process does; rank 0 shows a bar on a terminal, a line per period elsewhere, and metrics.jsonl."""
 
-    def __init__(self, plan: Plan, place: Place, every_s: float = 15.0) -> None:
+    def __init__(self, plan: Plan, place: DistInfo, every_s: float = 15.0) -> None:
         self.plan, self.place = plan, place
         self.watch = JobWatch(plan)
         self.on_terminal = place.is_main and sys.stderr.isatty()
@@ -31,8 +31,13 @@ class Reporter:
             self.begun_at = self.watch.scan().images_done
             self.metrics = MetricsLog(self.plan.folder / "metrics.jsonl")
         if self.on_terminal:
-            self.bar = tqdm(total=len(self.plan.images), initial=self.begun_at, unit="image", desc="captions",
-                            dynamic_ncols=True)
+            self.bar = tqdm(
+                total=len(self.plan.images),
+                initial=self.begun_at,
+                unit="image",
+                desc="captions",
+                dynamic_ncols=True,
+            )
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
@@ -58,14 +63,29 @@ class Reporter:
         left_s = (status.images - status.images_done) / images_per_s if images_per_s else None
         captions_per_s = own["accepted"] + own["rejected"]
         self.metrics.write(
-            images_done=status.images_done, images=status.images, accepted=status.accepted, rejected=status.rejected,
-            failed=status.failed, images_per_s=round(images_per_s, 3), captions_per_s=round(captions_per_s, 3),
-            tokens_per_s=round(own["tokens"], 1), left_s=None if left_s is None else round(left_s))
-        rates = (f"{captions_per_s:.1f} captions/s and {own['tokens']:.0f} tokens/s here, "
-                 f"{status.acceptance_pct:.1f} % accepted")
+            images_done=status.images_done,
+            images=status.images,
+            accepted=status.accepted,
+            rejected=status.rejected,
+            failed=status.failed,
+            images_per_s=round(images_per_s, 3),
+            captions_per_s=round(captions_per_s, 3),
+            tokens_per_s=round(own["tokens"], 1),
+            left_s=None if left_s is None else round(left_s),
+        )
+        rates = (
+            f"{captions_per_s:.1f} captions/s and {own['tokens']:.0f} tokens/s here, "
+            f"{status.acceptance_pct:.1f} % accepted"
+        )
         if self.bar is not None:
             self.bar.n = status.images_done
             self.bar.set_postfix_str(rates)
         else:
-            log.info("%d of %d images (all ranks), %.2f images/s, %s%s", status.images_done, status.images, images_per_s, rates,
-                     "" if left_s is None else f", {left_s:.0f} s left")
+            log.info(
+                "%d of %d images (all ranks), %.2f images/s, %s%s",
+                status.images_done,
+                status.images,
+                images_per_s,
+                rates,
+                "" if left_s is None else f", {left_s:.0f} s left",
+            )

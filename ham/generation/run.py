@@ -22,9 +22,9 @@ from ham.generation.plan import Plan
 from ham.generation.report import Reporter
 from ham.generation.shards import OpenShard, claim, is_done, shards_of
 from ham.generation.status import JobWatch
-from ham.generation.styles import Draw
+from ham.generation.style_draws import Draw
 from ham.records import CaptionRow
-from ham.runtime import Place, log
+from ham.runtime import DistInfo, log
 
 
 class Caption(NamedTuple):
@@ -40,8 +40,9 @@ class Engine(Protocol):
     batch_images: int
     load: Callable[[Path], np.ndarray]
 
-    def caption(self, images: Sequence[str], pixels: Sequence[np.ndarray],
-                draws: Sequence[Sequence[Draw]]) -> list[list[Caption]]:
+    def caption(
+        self, images: Sequence[str], pixels: Sequence[np.ndarray], draws: Sequence[Sequence[Draw]]
+    ) -> list[list[Caption]]:
         """Caption each image once per draw; the text depends on the image, the style and the attempt only."""
 
 
@@ -62,12 +63,12 @@ class Run:
     plan: Plan
     engine: Engine
     image_root: Path
-    place: Place = field(default_factory=Place)
+    place: DistInfo = field(default_factory=DistInfo)
     only: tuple[int, int] | None = None
     workers: int = 0
     locks: bool = True
     report_every_s: float = 15.0
-    wait_for_others: bool = True          # rank 0 of several stays until all ranks are done
+    wait_for_others: bool = True  # rank 0 of several stays until all ranks are done
     seconds: dict[str, float] = field(default_factory=lambda: {"load": 0.0, "caption": 0.0, "write": 0.0})
 
     def __post_init__(self) -> None:
@@ -122,15 +123,22 @@ class Run:
         """Caption one batch, write its rows, put images with a rejected caption back in the queue."""
         jobs = [ready.popleft() for _ in range(min(len(ready), self.engine.batch_images))]
         start = time.perf_counter()
-        captions = self.engine.caption([job.image for job in jobs], [job.pixels for job in jobs], [job.draws for job in jobs])
+        captions = self.engine.caption(
+            [job.image for job in jobs], [job.pixels for job in jobs], [job.draws for job in jobs]
+        )
         middle = time.perf_counter()
         for job, texts in zip(jobs, captions, strict=True):
-            rows = [self._row(job.image, draw, caption.text) for draw, caption in zip(job.draws, texts, strict=True)]
+            rows = [
+                self._row(job.image, draw, caption.text)
+                for draw, caption in zip(job.draws, texts, strict=True)
+            ]
             tokens = sum(caption.tokens for caption in texts)
             job.shard.add(rows, tokens)
             job.draws = job.shard.next_draws(job.image)
             accepted = sum(row.status == "accepted" for row in rows)
-            self.reporter.add(images=not job.draws, accepted=accepted, rejected=len(rows) - accepted, tokens=tokens)
+            self.reporter.add(
+                images=not job.draws, accepted=accepted, rejected=len(rows) - accepted, tokens=tokens
+            )
             if job.draws:
                 ready.append(job)
             else:
@@ -141,7 +149,9 @@ class Run:
 
     def _row(self, image: str, draw: Draw, text: str) -> CaptionRow:
         reason = reject_reason(text, self.plan.settings["reject_slash_n"])
-        return CaptionRow(image, text, draw.style_id, draw.attempt, "rejected" if reason else "accepted", reason)
+        return CaptionRow(
+            image, text, draw.style_id, draw.attempt, "rejected" if reason else "accepted", reason
+        )
 
     def _finish_if_done(self, shard: OpenShard) -> None:
         if not shard.unfinished and shard.shard in self.open:
@@ -162,7 +172,9 @@ class Run:
             yield item
 
 
-def wait_for_others(plan: Plan, only: tuple[int, int] | None, reporter: Reporter, patience_s: float = 600.0) -> None:
+def wait_for_others(
+    plan: Plan, only: tuple[int, int] | None, reporter: Reporter, patience_s: float = 600.0
+) -> None:
     """Let rank 0 wait until every rank's shards are done, or nothing has moved for `patience_s`."""
     watch, state, since = JobWatch(plan), None, time.monotonic()
     everybodys = shards_of(0, 1, plan.num_shards, only)
@@ -172,8 +184,11 @@ def wait_for_others(plan: Plan, only: tuple[int, int] | None, reporter: Reporter
         if now != state:
             state, since = now, time.monotonic()
         if time.monotonic() - since > patience_s:
-            log.warning("no rank has written anything for %.0f s; shards are missing, see `caption.py status %s`",
-                        patience_s, plan.folder)
+            log.warning(
+                "no rank has written anything for %.0f s; shards are missing, see `caption.py status %s`",
+                patience_s,
+                plan.folder,
+            )
             return
         reporter.tick()
         time.sleep(0.5)

@@ -1,8 +1,8 @@
 """Fixed, numbered shards of the image list: who takes which, and how their rows come to lie on disk whole.
 
-    00017.jsonl.partial   rows as they are made; a restart goes on behind the last whole line
-    00017.jsonl           all rows, in the order of images and draws; appears by rename, and then the shard is done
-    00017.json            its receipt: counts, reasons, seconds
+00017.jsonl.partial   rows as they are made; a restart goes on behind the last whole line
+00017.jsonl           all rows, in the order of images and draws; appears by rename, and then the shard is done
+00017.json            its receipt: counts, reasons, seconds
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ham.generation.locks import FileLock
 from ham.generation.plan import Plan
-from ham.generation.styles import Draw
+from ham.generation.style_draws import Draw
 from ham.records import CaptionRow, from_dict, read_jsonl, to_json_line, write_json, write_jsonl
 from ham.runtime import UsageError, WorkError
 
@@ -37,7 +37,9 @@ def parse_shards(text: str) -> tuple[int, int]:
     """Read `--shards a:b`. Raises UsageError when it is no such range."""
     first, _, last = text.partition(":")
     if not (first.isdecimal() and last.isdecimal() and int(first) < int(last)):
-        raise UsageError(f"--shards {text}: expected a:b with a < b, the first shard and the one after the last")
+        raise UsageError(
+            f"--shards {text}: expected a:b with a < b, the first shard and the one after the last"
+        )
     return int(first), int(last)
 
 
@@ -59,7 +61,10 @@ def is_done(folder: Path, shard: int) -> bool:
 
 def read_rows(file: Path) -> list[CaptionRow]:
     """Read a finished shard."""
-    return [from_dict(CaptionRow, row, f"{file}, line {number}") for number, row in enumerate(read_jsonl(file), start=1)]
+    return [
+        from_dict(CaptionRow, row, f"{file}, line {number}")
+        for number, row in enumerate(read_jsonl(file), start=1)
+    ]
 
 
 def read_partial(file: Path) -> tuple[list[CaptionRow], int]:
@@ -73,7 +78,9 @@ def read_partial(file: Path) -> tuple[list[CaptionRow], int]:
         try:
             rows.append(from_dict(CaptionRow, json.loads(line), f"{file}, line {number}"))
         except ValueError as error:
-            raise UsageError(f"{file}, line {number}: not valid JSON ({error}); delete the file, it is made anew") from None
+            raise UsageError(
+                f"{file}, line {number}: not valid JSON ({error}); delete the file, it is made anew"
+            ) from None
     return rows, end
 
 
@@ -91,7 +98,9 @@ class OpenShard:
         self._rows: dict[str, list[CaptionRow]] = {image: [] for image in self.images}
         for row in rows:
             if row.image not in self._rows:
-                raise UsageError(f"{self._partial}: image '{row.image}' is not in shard {shard}; delete the file")
+                raise UsageError(
+                    f"{self._partial}: image '{row.image}' is not in shard {shard}; delete the file"
+                )
             self._rows[row.image].append(row)
         self.unfinished = {image for image in self.images if self.next_draws(image)}
         self._file = os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -121,12 +130,23 @@ class OpenShard:
     def finish(self) -> dict[str, int]:
         """Write the shard's receipt and rows whole, remove the partial file, let go. Returns the counts."""
         folder = self.plan.folder
-        ordered = [row for image in self.images for row in self.plan.styles.replay(image, self._rows[image])[0]]
+        ordered = [
+            row for image in self.images for row in self.plan.styles.replay(image, self._rows[image])[0]
+        ]
         counts = count_rows(ordered)
         try:
-            write_json(receipt_file(folder, self.shard), {
-                "shard": self.shard, "images": len(self.images), **counts, "reasons": count_reasons(ordered),
-                "tokens": self.tokens, "resumed_rows": self.resumed_rows, "seconds": round(time.monotonic() - self.started, 3)})
+            write_json(
+                receipt_file(folder, self.shard),
+                {
+                    "shard": self.shard,
+                    "images": len(self.images),
+                    **counts,
+                    "reasons": count_reasons(ordered),
+                    "tokens": self.tokens,
+                    "resumed_rows": self.resumed_rows,
+                    "seconds": round(time.monotonic() - self.started, 3),
+                },
+            )
             write_jsonl(rows_file(folder, self.shard), ordered)
         except OSError as error:
             self.close()
@@ -148,7 +168,7 @@ class OpenShard:
 def claim(plan: Plan, shard: int, locks: bool = True) -> OpenShard | None:
     """Open a shard for writing; None when it is done or another process is writing it."""
     if is_done(plan.folder, shard):
-        partial_file(plan.folder, shard).unlink(missing_ok=True)       # its writer died between rename and removal
+        partial_file(plan.folder, shard).unlink(missing_ok=True)  # its writer died between rename and removal
         return None
     lock = FileLock(plan.folder / "locks" / f"{shard:05d}.lock", locks)
     if not lock.try_acquire():
@@ -173,11 +193,13 @@ def count_reasons(rows: Iterable[CaptionRow]) -> dict[str, int]:
 def _write_all(handle: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
-        view = view[os.write(handle, view):]
+        view = view[os.write(handle, view) :]
 
 
 def _disk_error(error: OSError, folder: Path) -> WorkError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return WorkError(f"no room left for {folder} ({error.strerror}); all files there are whole: make room, then repeat the "
-                         "command to go on")
+        return WorkError(
+            f"no room left for {folder} ({error.strerror}); all files there are whole: make room, then repeat the "
+            "command to go on"
+        )
     return WorkError(f"cannot write to {folder}: {error.strerror or error}")

@@ -26,7 +26,7 @@ class JobStatus:
     failed: int = 0
     tokens: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
-    last_change_s: float | None = None           # since the newest partial file was written
+    last_change_s: float | None = None  # since the newest partial file was written
 
     @property
     def complete(self) -> bool:
@@ -72,12 +72,16 @@ class JobWatch:
         try:
             file = partial_file(self.plan.folder, shard)
             data, changed = file.read_bytes(), file.stat().st_mtime
-        except FileNotFoundError:               # finished between the listing and now
+        except FileNotFoundError:  # finished between the listing and now
             return
-        counts = {name: data.count(f'"status": "{name}"'.encode()) for name in ("accepted", "rejected", "failed")}
+        counts = {
+            name: data.count(f'"status": "{name}"'.encode()) for name in ("accepted", "rejected", "failed")
+        }
         size = len(shard_range(shard, self.plan.shard_size, len(self.plan.images)))
         status.shards_open += 1
-        status.images_done += min(size, counts["failed"] + counts["accepted"] // self.plan.settings["captions_per_image"])
+        status.images_done += min(
+            size, counts["failed"] + counts["accepted"] // self.plan.settings["captions_per_image"]
+        )
         status.accepted += counts["accepted"]
         status.rejected += counts["rejected"]
         status.failed += counts["failed"]
@@ -90,10 +94,12 @@ def describe(folder: Path) -> str:
     plan = load_plan(folder)
     status = JobWatch(plan).scan()
     images_pct = 100.0 * status.images_done / status.images
-    lines = [f"{folder}: {'complete' if status.complete else 'in progress'}",
-             f"  images    {status.images_done} of {status.images} ({images_pct:.1f} %), {status.failed} failed",
-             f"  shards    {status.shards_done} of {status.shards} done, {status.shards_open} begun",
-             f"  captions  {status.accepted} accepted, {status.rejected} rejected ({status.acceptance_pct:.1f} % accepted)"]
+    lines = [
+        f"{folder}: {'complete' if status.complete else 'in progress'}",
+        f"  images    {status.images_done} of {status.images} ({images_pct:.1f} %), {status.failed} failed",
+        f"  shards    {status.shards_done} of {status.shards} done, {status.shards_open} begun",
+        f"  captions  {status.accepted} accepted, {status.rejected} rejected ({status.acceptance_pct:.1f} % accepted)",
+    ]
     lines += [f"            {reason}: {count}" for reason, count in status.reasons.most_common()]
     if status.last_change_s is not None:
         lines.append(f"  last rows written {status.last_change_s:.0f} s ago")

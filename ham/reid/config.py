@@ -15,8 +15,18 @@ from ham.runtime import UsageError
 
 BENCHMARKS = ["CUHK-PEDES", "ICFG-PEDES", "RSTPReid"]
 # on resuming these may differ: they change where and how a run works, not what it computes
-FREE_ON_RESUME = ("data_root", "train_images", "output_dir", "cache_dir", "device", "num_workers", "log_every", "tensorboard",
-                  "resume", "save_every_steps")
+FREE_ON_RESUME = (
+    "data_root",
+    "train_images",
+    "output_dir",
+    "cache_dir",
+    "device",
+    "num_workers",
+    "log_every",
+    "tensorboard",
+    "resume",
+    "save_every_steps",
+)
 
 
 @dataclass
@@ -47,7 +57,7 @@ class TrainConfig:
         pad_px: largest shift; 10 as in the reference for 384x128, less for small images
         scramble_words: change a fifth of each caption's words; null: as the method has it (rde)
         epochs: times through the training pairs
-        batch_size: pairs per optimiser step, over all processes
+        batch_size: pairs per optimizer step, over all processes
         accumulation_steps: parts that a batch is worked off in; each part is a batch of its own to the losses
         gather: compare with the pairs of all processes; false: each process sees its own, as in the reference
         sampler: random pairs, or identity (batches of different persons with `instances` pairs each)
@@ -74,7 +84,7 @@ class TrainConfig:
         log_every: steps between lines in metrics.jsonl
         max_failed_share: share of unreadable images at which the run stops
         tensorboard: also write TensorBoard events
-        cache_dir: where tokenised captions are kept; by default output_dir/cache
+        cache_dir: where tokenized captions are kept; by default output_dir/cache
         resume: go on where the same command stopped; false: refuse an output_dir that holds a run
     """
 
@@ -137,12 +147,18 @@ class TrainConfig:
             if getattr(self, name) is None:
                 raise UsageError(f"--{name} is missing; set it in the YAML file or on the command line")
         if not self.train_datasets and not self.train_captions:
-            raise UsageError("nothing to train on: set --train_datasets (with --data_root) or --train_captions (with "
-                             "--train_images)")
+            raise UsageError(
+                "nothing to train on: set --train_datasets (with --data_root) or --train_captions (with "
+                "--train_images)"
+            )
         if self.train_captions and self.train_images is None:
-            raise UsageError("--train_captions needs --train_images, the folder that its image paths are relative to")
+            raise UsageError(
+                "--train_captions needs --train_images, the folder that its image paths are relative to"
+            )
         if (self.train_datasets or self.test_datasets or self.val_datasets) and self.data_root is None:
-            raise UsageError("--data_root is missing: the folder that holds CUHK-PEDES/ and the other datasets")
+            raise UsageError(
+                "--data_root is missing: the folder that holds CUHK-PEDES/ and the other datasets"
+            )
         for name in ("epochs", "batch_size", "accumulation_steps", "log_every", "text_length"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name} is {getattr(self, name)}; expected at least 1")

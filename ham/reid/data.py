@@ -1,4 +1,4 @@
-"""Training pairs: captions tokenised once into a memory-mapped array, images decoded and resized by workers.
+"""Training pairs: captions tokenized once into a memory-mapped array, images decoded and resized by workers.
 
 No Python object per caption or image lives in a worker: paths are packed strings, everything else is an array.
 """
@@ -17,15 +17,22 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ham.clip import tokenize
-from ham.datasets import PackedStrings, annotation_files, contiguous_labels, image_root, open_captions, read_dataset
+from ham.datasets import (
+    PackedStrings,
+    annotation_files,
+    contiguous_labels,
+    image_root,
+    open_captions,
+    read_dataset,
+)
 from ham.records import atomic_write, path_below, read_jsonl, to_json_line
 from ham.reid.images import ImageError, read_image
 from ham.runtime import UsageError, WorkError, log, numpy_generator, progress
 
 TOKENIZED_AT_ONCE = 4096
-MAX_NEIGHBOURS = 50             # unreadable images in a row after which a worker gives up
-Pair = tuple[str, str, str]     # image file, person, caption
-Failure = tuple[str, str]       # image file, reason
+MAX_NEIGHBOURS = 50  # unreadable images in a row after which a worker gives up
+Pair = tuple[str, str, str]  # image file, person, caption
+Failure = tuple[str, str]  # image file, reason
 
 
 @dataclass(frozen=True)
@@ -57,8 +64,15 @@ class Pairs:
 
     def rows(self, index: np.ndarray) -> dict[str, np.ndarray]:
         """Give the numbers of some pairs: caption_ids int64 [B, T], person_ids, image_ids and index int64 [B]."""
-        numbers = {"caption_ids": self.ids[index], "person_ids": self.person[index], "image_ids": self.image[index]}
-        return {**{name: values.astype(np.int64) for name, values in numbers.items()}, "index": index.astype(np.int64)}
+        numbers = {
+            "caption_ids": self.ids[index],
+            "person_ids": self.person[index],
+            "image_ids": self.image[index],
+        }
+        return {
+            **{name: values.astype(np.int64) for name, values in numbers.items()},
+            "index": index.astype(np.int64),
+        }
 
 
 # ---------------------------------------------------------------------------------------------------------------- sources
@@ -81,8 +95,13 @@ def dataset_pairs(root: Path, name: str, split: str = "train") -> Iterator[Pair]
             yield file, f"{name}/{record.person_id}", caption
 
 
-def caption_file_pairs(files: Sequence[str | Path], folder: Path, person_is: str = "image", cache_dir: Path | None = None,
-                       limit: int | None = None) -> Iterator[Pair]:
+def caption_file_pairs(
+    files: Sequence[str | Path],
+    folder: Path,
+    person_is: str = "image",
+    cache_dir: Path | None = None,
+    limit: int | None = None,
+) -> Iterator[Pair]:
     """Yield the pairs of caption files ({image: [caption, ...]}) whose images lie below `folder`.
 
     person_is: "image" makes each image a person of its own; "folder" takes the image's folder, as SYNTH-PEDES' layout
@@ -91,7 +110,9 @@ def caption_file_pairs(files: Sequence[str | Path], folder: Path, person_is: str
     rows = open_captions(files, cache_dir)
     chosen = range(len(rows))
     if limit is not None:
-        chosen = np.sort(numpy_generator(0, "images of a caption file").permutation(len(rows))[:limit]).tolist()
+        chosen = np.sort(
+            numpy_generator(0, "images of a caption file").permutation(len(rows))[:limit]
+        ).tolist()
     for image, captions in (rows[number] for number in chosen):
         file = str(path_below(folder, image))
         person = image if person_is == "image" else image.rpartition("/")[0]
@@ -99,15 +120,19 @@ def caption_file_pairs(files: Sequence[str | Path], folder: Path, person_is: str
             yield file, person, caption
 
 
-def fingerprint(root: Path | None, datasets: Sequence[str], captions: Sequence[str | Path], *settings: object) -> str:
+def fingerprint(
+    root: Path | None, datasets: Sequence[str], captions: Sequence[str | Path], *settings: object
+) -> str:
     """Give a digest that changes with the annotation files' places, sizes, times of change and with the settings."""
-    files = [file for name in datasets for file in annotation_files(root, name)] + [Path(file) for file in captions]
+    files = [file for name in datasets for file in annotation_files(root, name)] + [
+        Path(file) for file in captions
+    ]
     facts = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return hashlib.sha256(repr((facts, settings)).encode()).hexdigest()[:16]
 
 
 def pack_pairs(pairs: Callable[[], Iterable[Pair]], stem: Path, text_length: int = 77) -> Pairs:
-    """Tokenise and pack pairs into `stem`.images and `stem`.*.npy, or open them where they are already.
+    """Tokenize and pack pairs into `stem`.images and `stem`.*.npy, or open them where they are already.
 
     pairs: called only when there is something to pack. Files appear by rename, the one that says "complete" last, so that
     processes may race. Raises UsageError when there is no pair.
@@ -116,14 +141,20 @@ def pack_pairs(pairs: Callable[[], Iterable[Pair]], stem: Path, text_length: int
     if not names.exists():
         image_of: dict[str, int] = {}
         images, persons, ids = [], [], []
-        stream = iter(progress(pairs(), what="tokenising captions", unit="caption"))
+        stream = iter(progress(pairs(), what="tokenizing captions", unit="caption"))
         while chunk := list(islice(stream, TOKENIZED_AT_ONCE)):
             images += [image_of.setdefault(file, len(image_of)) for file, _, _ in chunk]
             persons += [person for _, person, _ in chunk]
             ids.append(tokenize([caption for _, _, caption in chunk], text_length).numpy().astype(np.uint16))
         if not images:
-            raise UsageError("the training data holds no caption; check --train_datasets and --train_captions")
-        arrays = np.array(images, np.int32), contiguous_labels(persons)[0].astype(np.int32), np.concatenate(ids)
+            raise UsageError(
+                "the training data holds no caption; check --train_datasets and --train_captions"
+            )
+        arrays = (
+            np.array(images, np.int32),
+            contiguous_labels(persons)[0].astype(np.int32),
+            np.concatenate(ids),
+        )
         for file, values in zip(_array_files(stem), arrays):
             with atomic_write(file, "wb") as out:
                 np.save(out, values)
@@ -169,15 +200,27 @@ class PairImages(Dataset):
                 return read_image(file, self.image_size_px), candidate, failures
             except ImageError as error:
                 failures.append((error.path, error.reason))
-        raise WorkError(f"{MAX_NEIGHBOURS} unreadable images in a row, the first {failures[0][0]}: {failures[0][1]}; "
-                        "check the image root with `python -m ham.datasets verify`")
+        raise WorkError(
+            f"{MAX_NEIGHBOURS} unreadable images in a row, the first {failures[0][0]}: {failures[0][1]}; "
+            "check the image root with `python -m ham.datasets verify`"
+        )
 
 
-def image_loader(pairs: Pairs, batches: Sequence[np.ndarray], image_size_px: tuple[int, int], num_workers: int,
-                 pin_memory: bool = False) -> DataLoader:
+def image_loader(
+    pairs: Pairs,
+    batches: Sequence[np.ndarray],
+    image_size_px: tuple[int, int],
+    num_workers: int,
+    pin_memory: bool = False,
+) -> DataLoader:
     """Load batches in order, ahead of their use, in `num_workers` processes (0: in this one)."""
-    return DataLoader(PairImages(pairs, batches, image_size_px), batch_size=None, num_workers=num_workers,
-                      pin_memory=pin_memory, prefetch_factor=4 if num_workers else None)
+    return DataLoader(
+        PairImages(pairs, batches, image_size_px),
+        batch_size=None,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        prefetch_factor=4 if num_workers else None,
+    )
 
 
 class FailedImages:
@@ -203,5 +246,7 @@ class FailedImages:
                 with self.path.open("a", encoding="utf-8") as out:
                     out.write(to_json_line({"image": file, "status": "failed", "reason": reason}))
         if len(self.seen) > self.max_share * self.total:
-            raise WorkError(f"{len(self.seen)} of {self.total} images could not be read, more than --max_failed_share "
-                            f"{self.max_share}; they are listed in {self.path}")
+            raise WorkError(
+                f"{len(self.seen)} of {self.total} images could not be read, more than --max_failed_share "
+                f"{self.max_share}; they are listed in {self.path}"
+            )

@@ -10,22 +10,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from ham.clip import tokenize
-from ham.reid.augment import normalise
+from ham.distributed import on_all_ranks
+from ham.reid.batch import normalize
 from ham.reid.images import SIZE_PX, ImageError, read_image
-from ham.reid.model import joined
+from ham.reid.methods import joined
 from ham.runtime import WorkError, log, progress
 
 
 class RetrievalModel(Protocol):
-    """What every method's model offers: both give features, not normalised, one tensor [B, D] for each branch."""
+    """What every method's model offers: both give features, not normalized, one tensor [B, D] for each branch."""
 
     def image_features(self, images: Tensor) -> list[Tensor]: ...
 
@@ -59,22 +59,32 @@ class EncodedImages:
     failed: list[dict[str, str]] = field(default_factory=list)
 
 
-def encode_images(model: RetrievalModel, paths: Sequence[str | Path], settings: EncodeSettings = DEFAULTS,
-                  what: str = "images") -> EncodedImages:
+def encode_images(
+    model: RetrievalModel,
+    paths: Sequence[str | Path],
+    settings: EncodeSettings = DEFAULTS,
+    what: str = "images",
+) -> EncodedImages:
     """Encode image files. An unreadable one is left out and reported; too large a share of them raises WorkError.
 
     With torch.distributed running, every rank encodes a slice and all get everything.
     """
+
     def encode(mine: range) -> EncodedImages:
-        loader = DataLoader(_ImageFiles([paths[place] for place in mine], settings.image_size_px), settings.batch_size,
-                            num_workers=settings.workers, collate_fn=_collate, pin_memory=device.type == "cuda")
+        loader = DataLoader(
+            _ImageFiles([paths[place] for place in mine], settings.image_size_px),
+            settings.batch_size,
+            num_workers=settings.workers,
+            collate_fn=_collate,
+            pin_memory=device.type == "cuda",
+        )
         part = EncodedImages(torch.empty(0), [])
         feats = []
         for places, pixels, failed in progress(loader, what=f"encoding {what}", unit="batch"):
             part.failed += failed
             part.places += [mine[place] for place in places]
             if places:
-                images = normalise(pixels.to(device, non_blocking=True))
+                images = normalize(pixels.to(device, non_blocking=True))
                 with _precision(device, settings.dtype):
                     feats.append(_joined_rows(model.image_features(images)))
         part.feats = torch.cat(feats) if feats else part.feats
@@ -82,21 +92,29 @@ def encode_images(model: RetrievalModel, paths: Sequence[str | Path], settings: 
 
     device = _device_of(model)
     with evaluation_mode(model):
-        parts = _on_all_ranks(encode, len(paths))
-    whole = EncodedImages(torch.cat([part.feats for part in parts if part.places] or [torch.empty(0, 0)]),
-                          [place for part in parts for place in part.places], [row for part in parts for row in part.failed])
+        parts = on_all_ranks(encode, len(paths))
+    whole = EncodedImages(
+        torch.cat([part.feats for part in parts if part.places] or [torch.empty(0, 0)]),
+        [place for part in parts for place in part.places],
+        [row for part in parts for row in part.failed],
+    )
     _judge_failures(whole.failed, len(paths), settings.max_failed_share, what)
     return whole
 
 
-def encode_texts(model: RetrievalModel, captions: Sequence[str], settings: EncodeSettings = DEFAULTS,
-                 what: str = "captions") -> Tensor:
+def encode_texts(
+    model: RetrievalModel,
+    captions: Sequence[str],
+    settings: EncodeSettings = DEFAULTS,
+    what: str = "captions",
+) -> Tensor:
     """Encode captions of any length and alphabet, none included: float32 [N, D] on the CPU, joined unit features."""
+
     def encode(mine: range) -> Tensor:
         starts = range(mine.start, mine.stop, settings.batch_size)
         feats = []
         for start in progress(starts, what=f"encoding {what}", unit="batch"):
-            batch = list(captions[start:min(start + settings.batch_size, mine.stop)])
+            batch = list(captions[start : min(start + settings.batch_size, mine.stop)])
             ids = tokenize(batch, settings.text_length).to(device)
             with _precision(device, settings.dtype):
                 feats.append(_joined_rows(model.text_features(ids)))
@@ -104,7 +122,7 @@ def encode_texts(model: RetrievalModel, captions: Sequence[str], settings: Encod
 
     device = _device_of(model)
     with evaluation_mode(model):
-        parts = _on_all_ranks(encode, len(captions))
+        parts = on_all_ranks(encode, len(captions))
     return torch.cat([part for part in parts if part.numel()] or [torch.empty(0, 0)])
 
 
@@ -144,21 +162,13 @@ class _ImageFiles(Dataset):
             return place, None, {"image": error.path, "reason": error.reason}
 
 
-def _collate(samples: list[tuple[int, Tensor | None, dict[str, str] | None]]) -> tuple[list[int], Tensor, list[dict[str, str]]]:
+def _collate(
+    samples: list[tuple[int, Tensor | None, dict[str, str] | None]],
+) -> tuple[list[int], Tensor, list[dict[str, str]]]:
     """Join a batch: the places that could be read, their pixels uint8 [b, 3, H, W], and the failures."""
     good = [(place, pixels) for place, pixels, _ in samples if pixels is not None]
     stacked = torch.stack([pixels for _, pixels in good]).permute(0, 3, 1, 2) if good else torch.empty(0)
     return [place for place, _ in good], stacked, [failed for _, _, failed in samples if failed is not None]
-
-
-def _on_all_ranks(encode: Any, count: int) -> list[Any]:
-    """Call encode(range) for this rank's slice of `count` items and give all ranks' results in order."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return [encode(range(count))]
-    rank, world = dist.get_rank(), dist.get_world_size()
-    parts: list[Any] = [None] * world
-    dist.all_gather_object(parts, encode(range(count * rank // world, count * (rank + 1) // world)))
-    return parts
 
 
 def _judge_failures(failed: list[dict[str, str]], count: int, max_share: float, what: str) -> None:
@@ -166,7 +176,9 @@ def _judge_failures(failed: list[dict[str, str]], count: int, max_share: float, 
         return
     first = f"the first: {failed[0]['image']}: {failed[0]['reason']}"
     if len(failed) > max_share * count:
-        raise WorkError(f"{len(failed)} of {count} {what} cannot be read, more than the accepted {max_share:.1%}; {first}")
+        raise WorkError(
+            f"{len(failed)} of {count} {what} cannot be read, more than the accepted {max_share:.1%}; {first}"
+        )
     log.warning("%d of %d %s cannot be read and are left out; %s", len(failed), count, what, first)
 
 
@@ -176,4 +188,6 @@ def _device_of(model: RetrievalModel) -> torch.device:
 
 
 def _precision(device: torch.device, dtype: torch.dtype) -> torch.autocast:
-    return torch.autocast(device.type, dtype=dtype if dtype != torch.float32 else None, enabled=dtype != torch.float32)
+    return torch.autocast(
+        device.type, dtype=dtype if dtype != torch.float32 else None, enabled=dtype != torch.float32
+    )

@@ -19,7 +19,7 @@ from ham.datasets import image_root, read_dataset
 from ham.records import path_below, write_json, write_jsonl
 from ham.reid.encode import DEFAULTS, EncodeSettings, RetrievalModel, encode_images, encode_texts
 from ham.reid.metrics import METRICS, retrieval_metrics
-from ham.runtime import UsageError, git_revision, numpy_generator, rank_and_world
+from ham.runtime import UsageError, dist_info, git_revision, numpy_generator
 
 Row = dict[str, Any]
 
@@ -40,27 +40,42 @@ class EncodedSplit:
     failed: list[dict[str, str]]
 
 
-def encode_split(model: RetrievalModel, root: str | Path, name: str, split: str = "test",
-                 settings: EncodeSettings = DEFAULTS) -> EncodedSplit:
+def encode_split(
+    model: RetrievalModel,
+    root: str | Path,
+    name: str,
+    split: str = "test",
+    settings: EncodeSettings = DEFAULTS,
+) -> EncodedSplit:
     """Encode one split of one dataset below `root`. An unreadable image leaves the gallery; its captions stay queries."""
     records = read_dataset(Path(root), name, split)
     queries = [(caption, record) for record in records for caption in record.captions]
     if not queries:
-        raise UsageError(f"{name}, split {split}: {len(records)} images with {len(queries)} captions; nothing to evaluate")
+        raise UsageError(
+            f"{name}, split {split}: {len(records)} images with {len(queries)} captions; nothing to evaluate"
+        )
     folder = image_root(Path(root), name)
     paths = [path_below(folder, record.image_path) for record in records]
     path_of = {record.image_path: path for record, path in zip(records, paths)}
     images = encode_images(model, paths, settings, f"{name} images")
     captions = [caption for caption, _ in queries]
     return EncodedSplit(
-        name, split, encode_texts(model, captions, settings, f"{name} captions"), images.feats,
+        name,
+        split,
+        encode_texts(model, captions, settings, f"{name} captions"),
+        images.feats,
         np.array([record.person_id for _, record in queries]),
         np.array([records[place].person_id for place in images.places]),
-        captions, [path_of[record.image_path] for _, record in queries], [paths[place] for place in images.places],
-        [{"dataset": name, **row} for row in images.failed])
+        captions,
+        [path_of[record.image_path] for _, record in queries],
+        [paths[place] for place in images.places],
+        [{"dataset": name, **row} for row in images.failed],
+    )
 
 
-def measure(encoded: EncodedSplit, image_to_text: bool = False, device: torch.device | str = "cpu") -> list[Row]:
+def measure(
+    encoded: EncodedSplit, image_to_text: bool = False, device: torch.device | str = "cpu"
+) -> list[Row]:
     """Give one row of metrics for text-to-image and, on request, one for image-to-text."""
     text = (encoded.text_feats.to(device), encoded.text_ids)
     image = (encoded.image_feats.to(device), encoded.image_ids)
@@ -68,14 +83,29 @@ def measure(encoded: EncodedSplit, image_to_text: bool = False, device: torch.de
     rows = []
     for direction, ((query_feats, query_ids), (gallery_feats, gallery_ids)) in sides.items():
         found = retrieval_metrics(query_feats, gallery_feats, query_ids, gallery_ids)
-        rows.append({"dataset": encoded.dataset, "split": encoded.split, "direction": direction, **found,
-                     "gallery": len(gallery_ids), "failed_images": len(encoded.failed)})
+        rows.append(
+            {
+                "dataset": encoded.dataset,
+                "split": encoded.split,
+                "direction": direction,
+                **found,
+                "gallery": len(gallery_ids),
+                "failed_images": len(encoded.failed),
+            }
+        )
     return rows
 
 
-def evaluate(model: RetrievalModel, root: str | Path, names: Sequence[str], split: str | Mapping[str, str] = "test",
-             image_to_text: bool = False, settings: EncodeSettings = DEFAULTS, out: str | Path | None = None,
-             device: torch.device | str = "cpu") -> tuple[list[Row], list[EncodedSplit]]:
+def evaluate(
+    model: RetrievalModel,
+    root: str | Path,
+    names: Sequence[str],
+    split: str | Mapping[str, str] = "test",
+    image_to_text: bool = False,
+    settings: EncodeSettings = DEFAULTS,
+    out: str | Path | None = None,
+    device: torch.device | str = "cpu",
+) -> tuple[list[Row], list[EncodedSplit]]:
     """Measure a model on any number of test sets: (rows for a table, the encoded splits for pictures).
 
     split: one for all, or {dataset: split}. out: a folder for `evaluation.json` and, where images failed, `failed.jsonl`.
@@ -84,9 +114,11 @@ def evaluate(model: RetrievalModel, root: str | Path, names: Sequence[str], spli
     rows: list[Row] = []
     encoded: list[EncodedSplit] = []
     for name in names:
-        encoded.append(encode_split(model, root, name, split if isinstance(split, str) else split[name], settings))
+        encoded.append(
+            encode_split(model, root, name, split if isinstance(split, str) else split[name], settings)
+        )
         rows += measure(encoded[-1], image_to_text, device)
-    if rank_and_world().is_main and out is not None:
+    if dist_info().is_main and out is not None:
         write_results(rows, Path(out) / "evaluation.json")
         failed = [row for one in encoded for row in one.failed]
         if failed:
@@ -96,8 +128,10 @@ def evaluate(model: RetrievalModel, root: str | Path, names: Sequence[str], spli
 
 def write_results(rows: Sequence[Row], path: Path) -> None:
     """Write metric rows as JSON, with the git revision; a metric that could not be measured (NaN) is null."""
-    clean = [{key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
-             for row in rows]
+    clean = [
+        {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
+        for row in rows
+    ]
     write_json(path, {"git_revision": git_revision(), "unit": "percent", "results": clean})
 
 
@@ -106,11 +140,13 @@ def format_table(rows: Sequence[Row]) -> str:
     head = ("dataset", "split", "direction", *METRICS, "queries", "unmatched", "gallery")
     cells = [[f"{row[key]:.2f}" if key in METRICS else str(row[key]) for key in head] for row in rows]
     widths = [max(map(len, column)) for column in zip(head, *cells)]
-    texts = 3   # the leading columns are words, the others numbers
+    texts = 3  # the leading columns are words, the others numbers
 
     def line(values: Sequence[str]) -> str:
-        padded = (value.ljust(width) if place < texts else value.rjust(width)
-                  for place, (value, width) in enumerate(zip(values, widths)))
+        padded = (
+            value.ljust(width) if place < texts else value.rjust(width)
+            for place, (value, width) in enumerate(zip(values, widths))
+        )
         return f"| {' | '.join(padded)} |"
 
     rule = "|".join("-" * (width + 1) + ("-" if place < texts else ":") for place, width in enumerate(widths))
@@ -125,8 +161,18 @@ def pick_examples(encoded: EncodedSplit, count: int = 8, top: int = 10, seed: in
     draw = numpy_generator(seed, "gallery examples", encoded.dataset, encoded.split)
     chosen = sorted(draw.permutation(len(encoded.captions))[:count].tolist())
     scores = (encoded.text_feats[chosen] @ encoded.image_feats.T).sort(dim=1, descending=True, stable=True)
-    return [{"query": encoded.captions[query], "query_image": str(encoded.caption_images[query]),
-             "hits": [{"image": str(encoded.images[column]), "score": score,
-                       "right": bool(encoded.image_ids[column] == encoded.text_ids[query])}
-                      for score, column in zip(values[:top].tolist(), columns[:top].tolist())]}
-            for query, values, columns in zip(chosen, scores.values, scores.indices)]
+    return [
+        {
+            "query": encoded.captions[query],
+            "query_image": str(encoded.caption_images[query]),
+            "hits": [
+                {
+                    "image": str(encoded.images[column]),
+                    "score": score,
+                    "right": bool(encoded.image_ids[column] == encoded.text_ids[query]),
+                }
+                for score, column in zip(values[:top].tolist(), columns[:top].tolist())
+            ],
+        }
+        for query, values, columns in zip(chosen, scores.values, scores.indices)
+    ]

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ham.pictures import ImageError, open_image
+from ham.images import ImageError, open_image
 
 __all__ = ["PIXEL_MEAN", "PIXEL_STD", "SIZE_PX", "ImageError", "read_image"]
 
-SIZE_PX = (384, 128)             # height, width
+SIZE_PX = (384, 128)  # height, width
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 

@@ -14,12 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ham.clip import CLIP, QuickGELU, Transformer, eot_positions, take
+from ham.distributed import no_gather
 from ham.reid.losses import cmpm_loss, id_loss, itc_loss, mlm_loss, sdm_loss
 from ham.runtime import UsageError
 
 LOSSES = ("itc", "sdm", "cmpm", "id", "mlm")
-HEADS = {"id": ("classifier",),
-         "mlm": ("cross_attn", "cross_modal_transformer", "ln_pre_t", "ln_pre_i", "ln_post", "mlm_head")}
+HEADS = {
+    "id": ("classifier",),
+    "mlm": ("cross_attn", "cross_modal_transformer", "ln_pre_t", "ln_pre_i", "ln_post", "mlm_head"),
+}
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,9 @@ def parse_losses(text: str) -> tuple[str, ...]:
     unknown = [name for name in names if name not in LOSSES]
     if unknown or len(set(names)) < len(names):
         problem = f"does not know '{unknown[0]}'" if unknown else "names a loss twice"
-        raise UsageError(f"the loss list '{text}' {problem}; join some of {', '.join(LOSSES)} with '+', for example sdm+mlm+id")
+        raise UsageError(
+            f"the loss list '{text}' {problem}; join some of {', '.join(LOSSES)} with '+', for example sdm+mlm+id"
+        )
     return tuple(name for name in LOSSES if name in names)
 
 
@@ -51,17 +56,23 @@ class IRRA(nn.Module):
 
     kind = "irra"
 
-    def __init__(self, clip: CLIP, losses: tuple[str, ...], num_classes: int = 0, options: IRRAOptions | None = None) -> None:
+    def __init__(
+        self, clip: CLIP, losses: tuple[str, ...], num_classes: int = 0, options: IRRAOptions | None = None
+    ) -> None:
         super().__init__()
         self.losses, self.options, self.num_classes = losses, options or IRRAOptions(), num_classes
-        self.gather: Callable[[Tensor], Tensor] = same
+        self.gather: Callable[[Tensor], Tensor] = no_gather
         self.base_model = clip
-        clip.logit_scale.requires_grad_(False)  # the temperature is fixed; an unused parameter would trouble DDP
+        clip.logit_scale.requires_grad_(
+            False
+        )  # the temperature is fixed; an unused parameter would trouble DDP
         width = clip.embed_dim
         if "id" in losses:
             if num_classes < 1:
-                raise UsageError("the loss 'id' needs the number of persons of the training set: num_classes is "
-                                 f"{num_classes}; give it, or leave 'id' out of the losses")
+                raise UsageError(
+                    "the loss 'id' needs the number of persons of the training set: num_classes is "
+                    f"{num_classes}; give it, or leave 'id' out of the losses"
+                )
             self.classifier = nn.Linear(width, num_classes)
             nn.init.normal_(self.classifier.weight, std=0.001)
             nn.init.zeros_(self.classifier.bias)
@@ -73,9 +84,16 @@ class IRRA(nn.Module):
         self.cross_attn = nn.MultiheadAttention(width, max(1, width // 64), batch_first=True)
         self.cross_modal_transformer = Transformer(width, layers)
         self.ln_pre_t, self.ln_pre_i, self.ln_post = (nn.LayerNorm(width) for _ in range(3))
-        self.mlm_head = nn.Sequential(OrderedDict([
-            ("dense", nn.Linear(width, width)), ("gelu", QuickGELU()), ("ln", nn.LayerNorm(width)),
-            ("fc", nn.Linear(width, vocab_rows))]))
+        self.mlm_head = nn.Sequential(
+            OrderedDict(
+                [
+                    ("dense", nn.Linear(width, width)),
+                    ("gelu", QuickGELU()),
+                    ("ln", nn.LayerNorm(width)),
+                    ("fc", nn.Linear(width, vocab_rows)),
+                ]
+            )
+        )
         projection_std = width**-0.5 * (2 * layers) ** -0.5
         nn.init.normal_(self.cross_attn.in_proj_weight, std=width**-0.5)
         nn.init.normal_(self.cross_attn.out_proj.weight, std=projection_std)
@@ -83,11 +101,11 @@ class IRRA(nn.Module):
         nn.init.normal_(self.mlm_head.fc.weight, std=projection_std)
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """Encode images [B, 3, H, W] to features [B, D], not normalised."""
+        """Encode images [B, 3, H, W] to features [B, D], not normalized."""
         return self.base_model.encode_image(images).float()
 
     def encode_text(self, ids: Tensor) -> Tensor:
-        """Encode token ids [B, T] to features [B, D], not normalised."""
+        """Encode token ids [B, T] to features [B, D], not normalized."""
         return self.base_model.encode_text(ids).float()
 
     def image_features(self, images: Tensor) -> list[Tensor]:
@@ -118,7 +136,9 @@ class IRRA(nn.Module):
         """
         image_tokens, masked_tokens = self._tokens(batch) if "mlm" in self.losses else (None, None)
         image = self.encode_image(batch["images"]) if image_tokens is None else image_tokens[:, 0].float()
-        if masked_tokens is not None and batch["mlm_ids"] is batch["caption_ids"]:  # masked captions for all losses
+        if (
+            masked_tokens is not None and batch["mlm_ids"] is batch["caption_ids"]
+        ):  # masked captions for all losses
             text = take(masked_tokens, eot_positions(batch["caption_ids"])).float()
         else:
             text = self.encode_text(batch["caption_ids"])
@@ -127,33 +147,39 @@ class IRRA(nn.Module):
             image_logits, text_logits = self.classifier(image).float(), self.classifier(text).float()
             person_ids = batch["person_ids"]
             result["id_loss"] = id_loss(image_logits, text_logits, person_ids) * self.options.id_weight
-            result["img_acc"], result["txt_acc"] = accuracy(image_logits, person_ids), accuracy(text_logits, person_ids)
+            result["img_acc"], result["txt_acc"] = (
+                accuracy(image_logits, person_ids),
+                accuracy(text_logits, person_ids),
+            )
         if image_tokens is not None:
             chosen = batch["mlm_labels"] != 0
             words = self.base_model.rows_of(batch["mlm_labels"][chosen])
-            logits = self.mlm_head(self.cross_former(masked_tokens, image_tokens)[chosen]).float()  # no others are needed
-            result["mlm_loss"] = mlm_loss(logits, words) * self.options.mlm_weight if len(words) else logits.sum()
+            logits = self.mlm_head(
+                self.cross_former(masked_tokens, image_tokens)[chosen]
+            ).float()  # no others are needed
+            result["mlm_loss"] = (
+                mlm_loss(logits, words) * self.options.mlm_weight if len(words) else logits.sum()
+            )
             result["mlm_acc"] = accuracy(logits, words)
         return result
 
     def _tokens(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Encode all tokens of images [B, 1 + P, D] and of masked captions [B, T, D]."""
-        return self.base_model.encode_image_tokens(batch["images"]), self.base_model.encode_text_tokens(batch["mlm_ids"])
+        return self.base_model.encode_image_tokens(batch["images"]), self.base_model.encode_text_tokens(
+            batch["mlm_ids"]
+        )
 
     def _matching(self, image: Tensor, text: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Compute the losses that compare pairs, over all ranks where `gather` says so."""
         scale = 1 / self.options.temperature
         image, text, person_ids = self.gather(image), self.gather(text), self.gather(batch["person_ids"])
         image_ids = self.gather(batch["image_ids"]) if self.options.soften_other_images else None
-        compute = {"itc": lambda: itc_loss(image, text, scale),
-                   "sdm": lambda: sdm_loss(image, text, person_ids, scale, image_ids),
-                   "cmpm": lambda: cmpm_loss(image, text, person_ids)}
+        compute = {
+            "itc": lambda: itc_loss(image, text, scale),
+            "sdm": lambda: sdm_loss(image, text, person_ids, scale, image_ids),
+            "cmpm": lambda: cmpm_loss(image, text, person_ids),
+        }
         return {f"{name}_loss": compute[name]() for name in self.losses if name in compute}
-
-
-def same(values: Tensor) -> Tensor:
-    """Gather nothing: the features of this process are all there are."""
-    return values
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """The matching losses of CLIP, IRRA and RDE as pure functions of features and person ids.
 
-Knows nothing of models: features come in un-normalised, any float dtype, and every loss is computed in float32 even under
+Knows nothing of models: features come in un-normalized, any float dtype, and every loss is computed in float32 even under
 autocast (float64 stays float64). Row i of the image features and row i of the text features are one pair.
 """
 
@@ -15,7 +15,9 @@ from torch import Tensor
 
 from ham.runtime import UsageError
 
-NO_NEGATIVE = -1e9   # stands for minus infinity in a log-sum-exp; finite, so that a row without negatives has gradient 0
+NO_NEGATIVE = (
+    -1e9
+)  # stands for minus infinity in a log-sum-exp; finite, so that a row without negatives has gradient 0
 
 
 def cosine_scores(image_feats: Tensor, text_feats: Tensor) -> Tensor:
@@ -27,9 +29,16 @@ def cosine_scores(image_feats: Tensor, text_feats: Tensor) -> Tensor:
 # ---------------------------------------------------------------------------------------------------- one number per batch
 
 
-def sdm_loss(image_feats: Tensor, text_feats: Tensor, person_ids: Tensor, logit_scale: float | Tensor,
-             image_ids: Tensor | None = None, factor: float = 0.3, epsilon: float = 1e-8,
-             rows_sum_to_one: bool = False) -> Tensor:
+def sdm_loss(
+    image_feats: Tensor,
+    text_feats: Tensor,
+    person_ids: Tensor,
+    logit_scale: float | Tensor,
+    image_ids: Tensor | None = None,
+    factor: float = 0.3,
+    epsilon: float = 1e-8,
+    rows_sum_to_one: bool = False,
+) -> Tensor:
     """Compute IRRA's similarity distribution matching, both directions added, mean over the batch.
 
     KL(p || q + epsilon): p [B, B] softmax of logit_scale * cosine; q the same-person indicator made a distribution.
@@ -63,7 +72,7 @@ def cmpm_loss(image_feats: Tensor, text_feats: Tensor, person_ids: Tensor, epsil
     """
     with torch.autocast(image_feats.device.type, enabled=False):
         image, text = _full(image_feats), _full(text_feats)
-        image_to_text = image @ F.normalize(text, dim=1).T   # [B, B]
+        image_to_text = image @ F.normalize(text, dim=1).T  # [B, B]
         text_to_image = text @ F.normalize(image, dim=1).T
     same = _same(person_ids).to(image_to_text.dtype)
     return _kl_both_ways(text_to_image, image_to_text, same / same.norm(dim=1), epsilon).mean()
@@ -74,7 +83,9 @@ def id_loss(image_logits: Tensor, text_logits: Tensor, person_ids: Tensor) -> Te
 
     Source: IRRA, model/objectives.py, compute_id.
     """
-    return (F.cross_entropy(_full(image_logits), person_ids) + F.cross_entropy(_full(text_logits), person_ids)) / 2
+    return (
+        F.cross_entropy(_full(image_logits), person_ids) + F.cross_entropy(_full(text_logits), person_ids)
+    ) / 2
 
 
 def mlm_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -83,14 +94,18 @@ def mlm_loss(logits: Tensor, labels: Tensor) -> Tensor:
     A batch without any masked position costs 0 (the reference: NaN). Source: IRRA, model/objectives.py, compute_mlm.
     """
     labels = labels.reshape(-1)
-    total = F.cross_entropy(_full(logits).reshape(labels.numel(), -1), labels, ignore_index=0, reduction="sum")
+    total = F.cross_entropy(
+        _full(logits).reshape(labels.numel(), -1), labels, ignore_index=0, reduction="sum"
+    )
     return total / (labels != 0).sum().clamp(min=1)
 
 
 # ----------------------------------------------------------------------------------------------------- one number per pair
 
 
-def tal_loss(image_feats: Tensor, text_feats: Tensor, person_ids: Tensor, tau: float = 0.015, margin: float = 0.1) -> Tensor:
+def tal_loss(
+    image_feats: Tensor, text_feats: Tensor, person_ids: Tensor, tau: float = 0.015, margin: float = 0.1
+) -> Tensor:
     """Compute RDE's triplet alignment loss per pair: [B], both directions added, not averaged.
 
     [margin - S+ + tau * log(sum over negatives of exp(S / tau))]+ with S+ the positives weighted by their own softmax
@@ -109,7 +124,9 @@ def tal_loss(image_feats: Tensor, text_feats: Tensor, person_ids: Tensor, tau: f
     return one_way(scores) + one_way(scores.T)
 
 
-def trl_loss(image_feats: Tensor, text_feats: Tensor, person_ids: Tensor, tau: float = 0.015, margin: float = 0.1) -> Tensor:
+def trl_loss(
+    image_feats: Tensor, text_feats: Tensor, person_ids: Tensor, tau: float = 0.015, margin: float = 0.1
+) -> Tensor:
     """Compute the triplet ranking loss with the hardest negative per pair: [B], both directions added.
 
     A row without negatives costs 0. Source: RDE, model/objectives.py, compute_TRL_per.
@@ -135,8 +152,13 @@ def infonce_per_pair(image_feats: Tensor, text_feats: Tensor, logit_scale: float
     return -(logits.log_softmax(dim=1).diagonal() + logits.log_softmax(dim=0).diagonal()) / 2
 
 
-def sdm_per_pair(image_feats: Tensor, text_feats: Tensor, person_ids: Tensor, logit_scale: float | Tensor,
-                 epsilon: float = 1e-8) -> Tensor:
+def sdm_per_pair(
+    image_feats: Tensor,
+    text_feats: Tensor,
+    person_ids: Tensor,
+    logit_scale: float | Tensor,
+    epsilon: float = 1e-8,
+) -> Tensor:
     """Compute SDM per pair: [B], both directions added. Source: RDE, model/objectives.py, compute_sdm_per."""
     scores = cosine_scores(image_feats, text_feats)
     same = _same(person_ids).to(scores.dtype)
@@ -152,8 +174,15 @@ PAIR_LOSSES: dict[str, Callable[..., Tensor]] = {
 SUMMED_LOSSES = ("TAL", "TRL")
 
 
-def pair_losses(kind: str, image_feats: Tensor, text_feats: Tensor, person_ids: Tensor, tau: float = 0.015,
-                margin: float = 0.1, logit_scale: float | Tensor = 50.0) -> Tensor:
+def pair_losses(
+    kind: str,
+    image_feats: Tensor,
+    text_feats: Tensor,
+    person_ids: Tensor,
+    tau: float = 0.015,
+    margin: float = 0.1,
+    logit_scale: float | Tensor = 50.0,
+) -> Tensor:
     """Compute RDE's loss `kind` per pair: [B]. Raises UsageError for a name that is not in PAIR_LOSSES.
 
     Source: RDE, model/objectives.py, compute_per_loss.

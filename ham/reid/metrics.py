@@ -20,34 +20,41 @@ from ham.runtime import UsageError, WorkError, log
 
 Ids: TypeAlias = Tensor | np.ndarray | Sequence[int]
 CUTS = (1, 5, 10)
-CHUNK = 256   # queries at a time: 20 MB of float32 against 20,000 gallery images
+CHUNK = 256  # queries at a time: 20 MB of float32 against 20,000 gallery images
 METRICS = ("R1", "R5", "R10", "mAP", "mINP")
 
 
-def retrieval_metrics(query_feats: Tensor, gallery_feats: Tensor, query_ids: Ids, gallery_ids: Ids,
-                      chunk: int = CHUNK) -> dict[str, float]:
+def retrieval_metrics(
+    query_feats: Tensor, gallery_feats: Tensor, query_ids: Ids, gallery_ids: Ids, chunk: int = CHUNK
+) -> dict[str, float]:
     """Rank the gallery [G, D] for every query [Q, D] by cosine and measure it: R1, R5, R10, mAP, mINP in percent.
 
-    Features need not be normalised and may live on a GPU. A query without any match in the gallery is left out of the means
+    Features need not be normalized and may live on a GPU. A query without any match in the gallery is left out of the means
     and counted: the result also holds `queries` (measured) and `unmatched`; with no match at all the metrics are NaN.
     chunk: queries at a time; it changes the memory, not the result.
     Raises UsageError for sizes that do not fit, WorkError for features that are not finite.
     """
     if query_feats.ndim != 2 or gallery_feats.ndim != 2 or query_feats.shape[1] != gallery_feats.shape[1]:
-        raise UsageError(f"features must be [Q, D] and [G, D] of one width, found {list(query_feats.shape)} "
-                         f"and {list(gallery_feats.shape)}")
+        raise UsageError(
+            f"features must be [Q, D] and [G, D] of one width, found {list(query_feats.shape)} "
+            f"and {list(gallery_feats.shape)}"
+        )
     query, gallery = _unit_rows(query_feats, "query"), _unit_rows(gallery_feats, "gallery")
     positives = _Positives(query_ids, gallery_ids, query.shape[0], gallery.shape[0])
     with _exact_matmul():
         return _measure(((rows, query[rows] @ gallery.T) for rows in positives.chunks(chunk)), positives)
 
 
-def similarity_metrics(similarity: Tensor, query_ids: Ids, gallery_ids: Ids, chunk: int = CHUNK) -> dict[str, float]:
+def similarity_metrics(
+    similarity: Tensor, query_ids: Ids, gallery_ids: Ids, chunk: int = CHUNK
+) -> dict[str, float]:
     """Measure a similarity matrix [Q, G] (larger is closer): the same dictionary as `retrieval_metrics`."""
     if similarity.ndim != 2:
         raise UsageError(f"the similarity must be [Q, G], found {list(similarity.shape)}")
     if similarity.isnan().any():
-        raise WorkError(f"the similarity holds NaN in {int(similarity.isnan().any(1).sum())} of {len(similarity)} rows")
+        raise WorkError(
+            f"the similarity holds NaN in {int(similarity.isnan().any(1).sum())} of {len(similarity)} rows"
+        )
     positives = _Positives(query_ids, gallery_ids, *similarity.shape)
     return _measure(((rows, similarity[rows]) for rows in positives.chunks(chunk)), positives)
 
@@ -69,8 +76,13 @@ class _Positives:
         self.unmatched = len(query_ids) - len(self.matched)
         if self.unmatched:
             strangers = np.unique(query_ids[self.count == 0])
-            log.warning("%d of %d queries have no match in the gallery and are left out (person ids %s%s)", self.unmatched,
-                        len(query_ids), ", ".join(map(str, strangers[:5])), ", ..." if len(strangers) > 5 else "")
+            log.warning(
+                "%d of %d queries have no match in the gallery and are left out (person ids %s%s)",
+                self.unmatched,
+                len(query_ids),
+                ", ".join(map(str, strangers[:5])),
+                ", ..." if len(strangers) > 5 else "",
+            )
 
     def chunks(self, size: int) -> Iterator[Tensor]:
         """Give the row numbers of the queries that have a match, `size` at a time."""
@@ -79,7 +91,7 @@ class _Positives:
 
     def columns(self, rows: np.ndarray) -> np.ndarray:
         """Give the matching gallery columns of each query: int64 [q, P], rows with fewer than P are filled with -1."""
-        place = np.arange(self.count[rows].max())[None, :]   # [1, P]
+        place = np.arange(self.count[rows].max())[None, :]  # [1, P]
         columns = self.order[np.minimum(self.start[rows][:, None] + place, len(self.order) - 1)]
         return np.where(place < self.count[rows][:, None], columns, -1)
 
@@ -91,8 +103,8 @@ def _measure(chunks: Iterable[tuple[Tensor, Tensor]], positives: _Positives) -> 
         columns = positives.columns(rows.numpy())
         count = positives.count[rows.numpy()]
         ranks = (_ranks_numpy if similarity.device.type == "cpu" else _ranks_torch)(similarity, columns)
-        ranks.sort(axis=1)                                    # the fillers are the largest and come last
-        hits = np.arange(1, ranks.shape[1] + 1)[None, :]      # the k-th best positive is the k-th hit
+        ranks.sort(axis=1)  # the fillers are the largest and come last
+        hits = np.arange(1, ranks.shape[1] + 1)[None, :]  # the k-th best positive is the k-th hit
         first.append(ranks[:, 0])
         precision.append(np.where(hits <= count[:, None], hits / ranks, 0.0).sum(1) / count)
         penalty.append(count / ranks[np.arange(len(ranks)), count - 1])
@@ -102,11 +114,15 @@ def _measure(chunks: Iterable[tuple[Tensor, Tensor]], positives: _Positives) -> 
     first = np.concatenate(first)
     recalls = {f"R{cut}": 100.0 * float((first <= cut).mean()) for cut in CUTS}
     means = {"mAP": precision, "mINP": penalty}
-    return {**recalls, **{name: 100.0 * float(np.concatenate(values).mean()) for name, values in means.items()}, **found}
+    return {
+        **recalls,
+        **{name: 100.0 * float(np.concatenate(values).mean()) for name, values in means.items()},
+        **found,
+    }
 
 
 def _ranks_numpy(similarity: Tensor, columns: np.ndarray) -> np.ndarray:
-    """Rank the given columns of each row, from 1: one vectorised count for each positive, 30 times faster than a sort.
+    """Rank the given columns of each row, from 1: one vectorized count for each positive, 30 times faster than a sort.
 
     Items before the positive in the gallery precede it when equal, items after it do not: a stable argsort's order.
     """
@@ -118,13 +134,13 @@ def _ranks_numpy(similarity: Tensor, columns: np.ndarray) -> np.ndarray:
             if column < 0:
                 break
             value = row[column]
-            ranks[number, place] = 1 + count(row[:column] >= value) + count(row[column + 1:] > value)
+            ranks[number, place] = 1 + count(row[:column] >= value) + count(row[column + 1 :] > value)
     return ranks
 
 
 def _ranks_torch(similarity: Tensor, columns: np.ndarray) -> np.ndarray:
     """Rank the given columns of each row, from 1, on the similarity's own device; the same order as `_ranks_numpy`."""
-    index = torch.from_numpy(columns).to(similarity.device)                       # [q, P]
+    index = torch.from_numpy(columns).to(similarity.device)  # [q, P]
     values = similarity.gather(1, index.clamp(min=0))
     place = torch.arange(similarity.shape[1], device=similarity.device)[None, :]  # [1, G]
     ranks = torch.empty_like(index)
@@ -140,11 +156,13 @@ def _ids(ids: Ids) -> np.ndarray:
 
 
 def _unit_rows(features: Tensor, what: str) -> Tensor:
-    """Normalise rows in float32 (float64 stays). Raises WorkError naming the count of rows that are not finite."""
+    """Normalize rows in float32 (float64 stays). Raises WorkError naming the count of rows that are not finite."""
     features = features.detach()
     broken = int((~features.isfinite().all(dim=1)).sum())
     if broken:
-        raise WorkError(f"{broken} of {len(features)} {what} features hold NaN or infinity; the model's weights are broken")
+        raise WorkError(
+            f"{broken} of {len(features)} {what} features hold NaN or infinity; the model's weights are broken"
+        )
     return F.normalize(features if features.dtype == torch.float64 else features.float(), dim=1)
 
 

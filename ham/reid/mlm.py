@@ -12,7 +12,7 @@ import numpy as np
 
 from ham.clip import MASK_ID, PAD_ID
 
-MASKED, REPLACED = 0.8, 0.9      # of the chosen tokens 80 % become the mask, 10 % a random word, 10 % stay
+MASKED, REPLACED = 0.8, 0.9  # of the chosen tokens 80 % become the mask, 10 % a random word, 10 % stay
 AUGMENT_MASKED, AUGMENT_REPLACED = 0.6, 0.8  # RDE: 60 % mask, 20 % a random word, 20 % are removed
 
 
@@ -41,7 +41,9 @@ def mask_tokens(ids: Sequence[int], draw: random.Random) -> tuple[list[int], lis
     return masked, labels
 
 
-def mask_batch(ids: np.ndarray, draw: np.random.Generator, probability: float = 0.15) -> tuple[np.ndarray, np.ndarray]:
+def mask_batch(
+    ids: np.ndarray, draw: np.random.Generator, probability: float = 0.15
+) -> tuple[np.ndarray, np.ndarray]:
     """Mask a batch of captions at once, by the rules of `mask_tokens` with other draws: masked ids and labels, int64 [B, T]."""
     is_word = (ids > PAD_ID) & (ids < MASK_ID)
     chance = draw.random(ids.shape)

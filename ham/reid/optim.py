@@ -1,6 +1,6 @@
-"""Which parameter learns how fast, and the optimiser over as few groups as that needs.
+"""Which parameter learns how fast, and the optimizer over as few groups as that needs.
 
-The reference makes one group per parameter, which keeps an optimiser from fusing its work; parameters of equal settings share a
+The reference makes one group per parameter, which keeps an optimizer from fusing its work; parameters of equal settings share a
 group here and each parameter's settings are the same.
 """
 
@@ -19,12 +19,21 @@ OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
     "adamw": (torch.optim.AdamW, {"betas": (0.9, 0.999), "eps": 1e-8}),
     "sgd": (torch.optim.SGD, {"momentum": 0.9}),
 }
-TSE_LR = {"visul_emb_layer": 1e-3, "texual_emb_layer": 1e-3}   # RDE's token selection, in the reference's spelling
+TSE_LR = {
+    "visul_emb_layer": 1e-3,
+    "texual_emb_layer": 1e-3,
+}  # RDE's token selection, in the reference's spelling
 
 
-def parameter_settings(name: str, lr: float, weight_decay: float = 4e-5, bias_lr_factor: float = 2.0,
-                       weight_decay_bias: float = 0.0, new_layer_lr_factor: float = 5.0,
-                       own_lr: Mapping[str, float] | None = None) -> tuple[float, float]:
+def parameter_settings(
+    name: str,
+    lr: float,
+    weight_decay: float = 4e-5,
+    bias_lr_factor: float = 2.0,
+    weight_decay_bias: float = 0.0,
+    new_layer_lr_factor: float = 5.0,
+    own_lr: Mapping[str, float] | None = None,
+) -> tuple[float, float]:
     """Give the learning rate and weight decay of one parameter by its name; a later rule overrides an earlier one's rate.
 
     "cross" in the name: lr * new_layer_lr_factor. "bias": lr * bias_lr_factor, and weight_decay_bias. "classifier" or
@@ -59,12 +68,13 @@ def parameter_groups(model: nn.Module, lr: float, **settings: Any) -> list[dict[
             group["params"].append(parameter)
             group["names"].append(name)
     if not groups:
-        raise UsageError("the model has no trainable parameter; nothing to optimise")
+        raise UsageError("the model has no trainable parameter; nothing to optimize")
     return list(groups.values())
 
 
-def build_optimizer(model: nn.Module, name: str = "adam", lr: float = 1e-5, fused: bool = True,
-                    **settings: Any) -> torch.optim.Optimizer:
+def build_optimizer(
+    model: nn.Module, name: str = "adam", lr: float = 1e-5, fused: bool = True, **settings: Any
+) -> torch.optim.Optimizer:
     """Build adam | adamw | sgd with the reference's hyperparameters (Adam: eps 1e-3) over `parameter_groups`.
 
     fused: one kernel for a whole group, on CPUs and GPUs. Raises UsageError for an unknown name.

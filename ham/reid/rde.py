@@ -14,12 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ham.clip import CLIP, eot_positions, take
-from ham.reid.irra import same
+from ham.distributed import no_gather
 from ham.reid.losses import PAIR_LOSSES, pair_losses, weigh_pairs
 from ham.runtime import UsageError
 
 HEADS = ("visul_emb_layer", "texual_emb_layer")  # the reference's spelling: its checkpoints carry these names
-NEVER_USED = ("visul_emb_layer.linear.", "visul_emb_layer.mlp.bns.1.", "texual_emb_layer.mlp.bns.1.")  # nor by the reference
+NEVER_USED = (
+    "visul_emb_layer.linear.",
+    "visul_emb_layer.mlp.bns.1.",
+    "texual_emb_layer.mlp.bns.1.",
+)  # nor by the reference
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,9 @@ class VisualTokens(nn.Module):
     def __init__(self, width: int, out: int, ratio: float) -> None:
         super().__init__()
         self.ratio = ratio
-        self.linear = nn.Linear(width, out).requires_grad_(False)  # never used, kept for its name in checkpoints
+        self.linear = nn.Linear(width, out).requires_grad_(
+            False
+        )  # never used, kept for its name in checkpoints
         self.fc = nn.Linear(width, out)
         self.mlp = MLP(width, out // 2, out)
 
@@ -110,9 +116,11 @@ class RDE(nn.Module):
         self.options = options = options or RDEOptions()
         if options.loss not in PAIR_LOSSES:
             raise UsageError(f"RDE's loss '{options.loss}' is not known; use one of {', '.join(PAIR_LOSSES)}")
-        self.gather: Callable[[Tensor], Tensor] = same
+        self.gather: Callable[[Tensor], Tensor] = no_gather
         self.base_model = clip
-        clip.logit_scale.requires_grad_(False)  # the temperature is fixed; an unused parameter would trouble DDP
+        clip.logit_scale.requires_grad_(
+            False
+        )  # the temperature is fixed; an unused parameter would trouble DDP
         width, out = clip.embed_dim, options.tse_dim or 2 * clip.embed_dim
         self.visul_emb_layer = VisualTokens(width, out, options.select_ratio)
         self.texual_emb_layer = TextTokens(width, out, options.select_ratio, clip.config.context_length)
@@ -128,19 +136,19 @@ class RDE(nn.Module):
         return [take(tokens, eot_positions(ids)).float(), self.texual_emb_layer(tokens, ids, attention)]
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """Encode images [B, 3, H, W] to BGE features [B, D], not normalised."""
+        """Encode images [B, 3, H, W] to BGE features [B, D], not normalized."""
         return self.base_model.encode_image(images).float()
 
     def encode_text(self, ids: Tensor) -> Tensor:
-        """Encode token ids [B, T] to BGE features [B, D], not normalised."""
+        """Encode token ids [B, T] to BGE features [B, D], not normalized."""
         return self.base_model.encode_text(ids).float()
 
     def encode_image_tse(self, images: Tensor) -> Tensor:
-        """Encode images to TSE features [B, E], not normalised."""
+        """Encode images to TSE features [B, E], not normalized."""
         return self.image_features(images)[1]
 
     def encode_text_tse(self, ids: Tensor) -> Tensor:
-        """Encode token ids to TSE features [B, E], not normalised."""
+        """Encode token ids to TSE features [B, E], not normalized."""
         return self.text_features(ids)[1]
 
     def per_pair(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -148,8 +156,12 @@ class RDE(nn.Module):
         person_ids, options = self.gather(batch["person_ids"]), self.options
         images = [self.gather(feats) for feats in self.image_features(batch["images"])]
         texts = [self.gather(feats) for feats in self.text_features(batch["caption_ids"])]
-        bge, tse = (pair_losses(options.loss, image, text, person_ids, options.tau, options.margin, 1 / options.temperature)
-                    for image, text in zip(images, texts))
+        bge, tse = (
+            pair_losses(
+                options.loss, image, text, person_ids, options.tau, options.margin, 1 / options.temperature
+            )
+            for image, text in zip(images, texts)
+        )
         return bge, tse
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -162,4 +174,7 @@ class RDE(nn.Module):
         clean = torch.ones_like(batch["person_ids"], dtype=torch.float32) if clean is None else clean.float()
         clean = self.gather(clean)
         bge, tse = self.per_pair(batch)
-        return {"bge_loss": weigh_pairs(self.options.loss, bge, clean), "tse_loss": weigh_pairs(self.options.loss, tse, clean)}
+        return {
+            "bge_loss": weigh_pairs(self.options.loss, bge, clean),
+            "tse_loss": weigh_pairs(self.options.loss, tse, clean),
+        }

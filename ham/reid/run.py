@@ -1,4 +1,4 @@
-"""Set up a training run: check everything, open the pairs, build or restore model, optimiser and state.
+"""Set up a training run: check everything, open the pairs, build or restore model, optimizer and state.
 
 Knows nothing of the loop (ham/reid/train.py).
 """
@@ -15,19 +15,34 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from torch import Tensor
 
+from ham.distributed import gather_rows
+from ham.reid.checkpoints import (
+    LAST,
+    Progress,
+    find_folder,
+    read_state,
+    refuse_other_config,
+    trim_metrics,
+    write_config,
+)
 from ham.reid.config import TrainConfig
-from ham.reid.data import FailedImages, Pairs, caption_file_pairs, dataset_pairs, fingerprint, pack_pairs, require_datasets
-from ham.reid.model import Method
+from ham.reid.data import (
+    FailedImages,
+    Pairs,
+    caption_file_pairs,
+    dataset_pairs,
+    fingerprint,
+    pack_pairs,
+    require_datasets,
+)
+from ham.reid.methods import Method
 from ham.reid.optim import TSE_LR, build_optimizer
-from ham.reid.sampler import SAMPLERS, share_of
-from ham.reid.state import LAST, Progress, find_folder, read_state, refuse_other_config, trim_metrics, write_config
+from ham.reid.sampler import SAMPLERS, rank_slice
 from ham.reid.weights import start_method
-from ham.runtime import MetricsLog, UsageError, log, rank_and_world, resolve_device, resolve_dtype, seed_everything
+from ham.runtime import MetricsLog, UsageError, dist_info, log, resolve_device, resolve_dtype, seed_everything
 
 MIXED = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
@@ -46,31 +61,48 @@ class Run:
     failed: FailedImages
     metrics: MetricsLog
     state: Progress
-    clean: np.ndarray | None = None          # RDE: float32 [N pairs], 1 where a pair counts
-    board: Any = None                        # TensorBoard's writer, on the first process only
+    clean: np.ndarray | None = None  # RDE: float32 [N pairs], 1 where a pair counts
+    board: Any = None  # TensorBoard's writer, on the first process only
 
 
 def set_up(config: TrainConfig) -> Run:
     """Check everything that can be checked, then build the run, or the state that it was left in."""
     config.check()
-    for names, split in ((config.train_datasets, "train"), (config.val_datasets, "val"), (config.test_datasets, "test")):
+    for names, split in (
+        (config.train_datasets, "train"),
+        (config.val_datasets, "val"),
+        (config.test_datasets, "test"),
+    ):
         require_datasets(config.data_root, names, split)
-    out, place = Path(config.output_dir), rank_and_world()
-    share_of(np.zeros(config.batch_size), place.rank, place.world_size, 0, config.accumulation_steps)
+    out, place = Path(config.output_dir), dist_info()
+    rank_slice(np.zeros(config.batch_size), place.rank, place.world_size, 0, config.accumulation_steps)
     accelerator, dtype = start_accelerator(config)
     last = find_run(config, accelerator)
     with accelerator.local_main_process_first():
         pairs = open_pairs(config)
     seed_everything(config.seed)
-    method = start_method(config.method, last or config.weights, pairs.num_persons, config.image_size_px, config.stride_px,
-                          config.irra, config.rde)
+    method = start_method(
+        config.method,
+        last or config.weights,
+        pairs.num_persons,
+        config.image_size_px,
+        config.stride_px,
+        config.irra,
+        config.rde,
+    )
     if config.gather and place.world_size > 1:
         method.gather = gather_rows
         if accelerator.device.type == "cuda":
             method = torch.nn.SyncBatchNorm.convert_sync_batchnorm(method)
-    optimizer = build_optimizer(method, config.optimizer, config.lr, weight_decay=config.weight_decay,
-                                bias_lr_factor=config.bias_lr_factor, new_layer_lr_factor=config.new_layer_lr_factor,
-                                own_lr=dict.fromkeys(TSE_LR, config.token_selection_lr))
+    optimizer = build_optimizer(
+        method,
+        config.optimizer,
+        config.lr,
+        weight_decay=config.weight_decay,
+        bias_lr_factor=config.bias_lr_factor,
+        new_layer_lr_factor=config.new_layer_lr_factor,
+        own_lr=dict.fromkeys(TSE_LR, config.token_selection_lr),
+    )
     model, optimizer = accelerator.prepare(torch.compile(method) if config.compile else method, optimizer)
     state, clean = Progress(), None
     if last is not None:
@@ -82,11 +114,31 @@ def set_up(config: TrainConfig) -> Run:
     if accelerator.is_main_process:
         write_config(out / "config.yaml", config)
         trim_metrics(out / "metrics.jsonl", state.step)
-    log.info("%d pairs of %d images and %d persons; batches of %d pairs on %d x %s, %s", len(pairs), len(pairs.image_paths),
-             pairs.num_persons, config.batch_size, place.world_size, accelerator.device.type, dtype)
+    log.info(
+        "%d pairs of %d images and %d persons; batches of %d pairs on %d x %s, %s",
+        len(pairs),
+        len(pairs.image_paths),
+        pairs.num_persons,
+        config.batch_size,
+        place.world_size,
+        accelerator.device.type,
+        dtype,
+    )
     failed = FailedImages(out / "failed.jsonl", len(pairs.image_paths), config.max_failed_share)
-    return Run(config, accelerator, pairs, method, model, optimizer, dtype, failed, MetricsLog(out / "metrics.jsonl"), state,
-               clean, open_board(config) if accelerator.is_main_process else None)
+    return Run(
+        config,
+        accelerator,
+        pairs,
+        method,
+        model,
+        optimizer,
+        dtype,
+        failed,
+        MetricsLog(out / "metrics.jsonl"),
+        state,
+        clean,
+        open_board(config) if accelerator.is_main_process else None,
+    )
 
 
 def start_accelerator(config: TrainConfig) -> tuple[Accelerator, torch.dtype]:
@@ -97,8 +149,10 @@ def start_accelerator(config: TrainConfig) -> tuple[Accelerator, torch.dtype]:
         raise UsageError("--precision fp16 needs a GPU; on a CPU use bf16 or fp32")
     compiler = (os.environ.get("CXX") or "g++").split()[0]  # "ccache g++" is two words
     if config.compile and device.type == "cpu" and shutil.which(compiler) is None:
-        raise UsageError(f"--compile needs a C++ compiler ({compiler}) on a CPU; install one, or leave --compile out")
-    AcceleratorState._reset_state()      # accelerate keeps the precision of the process's first run otherwise
+        raise UsageError(
+            f"--compile needs a C++ compiler ({compiler}) on a CPU; install one, or leave --compile out"
+        )
+    AcceleratorState._reset_state()  # accelerate keeps the precision of the process's first run otherwise
     return Accelerator(mixed_precision=MIXED[dtype], cpu=device.type == "cpu"), dtype
 
 
@@ -111,25 +165,40 @@ def find_run(config: TrainConfig, accelerator: Accelerator) -> Path | None:
     if not folder.exists():
         return None
     if not config.resume:
-        raise UsageError(f"{folder.parent} holds a run already; give another --output_dir, or --resume true to go on with it")
+        raise UsageError(
+            f"{folder.parent} holds a run already; give another --output_dir, or --resume true to go on with it"
+        )
     refuse_other_config(folder / "config.yaml", config)
     return folder
 
 
 def open_pairs(config: TrainConfig) -> Pairs:
     """Open the training pairs of all datasets and caption files, packed under the cache folder."""
+
     def all_pairs() -> Iterator[tuple[str, str, str]]:
         datasets = (dataset_pairs(config.data_root, name) for name in config.train_datasets)
-        files = caption_file_pairs(config.train_captions, config.train_images, config.person_is, cache, config.caption_images)
+        files = caption_file_pairs(
+            config.train_captions, config.train_images, config.person_is, cache, config.caption_images
+        )
         return chain(*datasets, files if config.train_captions else ())
 
     cache = Path(config.cache_dir or Path(config.output_dir) / "cache")
-    key = fingerprint(config.data_root, config.train_datasets, config.train_captions, str(config.train_images),
-                      str(config.data_root), config.person_is, config.caption_images, config.text_length)
+    key = fingerprint(
+        config.data_root,
+        config.train_datasets,
+        config.train_captions,
+        str(config.train_images),
+        str(config.data_root),
+        config.person_is,
+        config.caption_images,
+        config.text_length,
+    )
     pairs = pack_pairs(all_pairs, cache / f"pairs-{key}", config.text_length)
     if len(plan_of(config, pairs, 0)) == 0:
-        raise UsageError(f"{len(pairs)} training pairs of {pairs.num_persons} persons do not fill one batch of "
-                         f"{config.batch_size} ({config.sampler} sampler); choose a smaller --batch_size")
+        raise UsageError(
+            f"{len(pairs)} training pairs of {pairs.num_persons} persons do not fill one batch of "
+            f"{config.batch_size} ({config.sampler} sampler); choose a smaller --batch_size"
+        )
     return pairs
 
 
@@ -147,24 +216,3 @@ def open_board(config: TrainConfig) -> Any:
     except ImportError:
         raise UsageError("--tensorboard needs the package tensorboard: pip install 'ham[train]'") from None
     return SummaryWriter(str(Path(config.output_dir) / "tensorboard"))
-
-
-class _GatherRows(torch.autograd.Function):
-    """Join the rows of all processes; the gradient of this process's rows is the sum of what every process has for them."""
-
-    @staticmethod
-    def forward(context: Any, values: Tensor) -> Tensor:
-        parts = [torch.empty_like(values) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, values.contiguous())
-        return torch.cat(parts)
-
-    @staticmethod
-    def backward(context: Any, grad: Tensor) -> Tensor:
-        grad = grad.contiguous()
-        dist.all_reduce(grad)
-        return grad.chunk(dist.get_world_size())[dist.get_rank()]
-
-
-def gather_rows(values: Tensor) -> Tensor:
-    """Join the rows [B, ...] of all processes in rank order: [world * B, ...], with gradients."""
-    return _GatherRows.apply(values)

@@ -25,9 +25,19 @@ WITH_TARGET = ("cosine", "poly", "polynomial")
 WARMUPS = ("linear", "constant")
 
 
-def lr_factor(epoch: float, total_epochs: int, warmup_epochs: int = 5, warmup_factor: float = 0.1, mode: str = "cosine",
-              *, warmup_mode: str = "linear", target_factor: float = 0.0, power: float = 0.9,
-              milestones: Sequence[int] = (20, 50), gamma: float = 0.1) -> float:
+def lr_factor(
+    epoch: float,
+    total_epochs: int,
+    warmup_epochs: int = 5,
+    warmup_factor: float = 0.1,
+    mode: str = "cosine",
+    *,
+    warmup_mode: str = "linear",
+    target_factor: float = 0.0,
+    power: float = 0.9,
+    milestones: Sequence[int] = (20, 50),
+    gamma: float = 0.1,
+) -> float:
     """Give the factor on the base learning rate during `epoch`, which counts from 0 (and may be a fraction).
 
     Warm-up: from warmup_factor, linearly to 1 over warmup_epochs (warmup_mode linear) or flat until then (constant).

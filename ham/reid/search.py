@@ -25,13 +25,13 @@ from torch import Tensor
 
 from ham.records import atomic_write, read_json, write_json, write_jsonl
 from ham.reid.encode import DEFAULTS, EncodeSettings, RetrievalModel, encode_images, encode_texts
-from ham.runtime import UsageError, WorkError, log, rank_and_world
+from ham.runtime import UsageError, WorkError, dist_info, log
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 FOLDER = ".ham-index"
-BLOCK = 8192                # images between two saves: what a killed run loses at most
-MAX_FAILED_SHARE = 0.1      # a folder of a user's own is less clean than a benchmark
-Stamp = tuple[int, int]     # size in bytes, time of change in ns
+BLOCK = 8192  # images between two saves: what a killed run loses at most
+MAX_FAILED_SHARE = 0.1  # a folder of a user's own is less clean than a benchmark
+Stamp = tuple[int, int]  # size in bytes, time of change in ns
 
 
 @dataclass
@@ -44,29 +44,51 @@ class SearchIndex:
 
     def top(self, query_feats: Tensor, top: int = 10, chunk: int = 64) -> tuple[Tensor, Tensor]:
         """Give the scores [q, top] and places [q, top] of the best images for unit query features [q, D], best first."""
-        best = [(part @ self.feats.T).topk(min(top, len(self.paths)), dim=1) for part in query_feats.split(chunk)]
+        best = [
+            (part @ self.feats.T).topk(min(top, len(self.paths)), dim=1) for part in query_feats.split(chunk)
+        ]
         return torch.cat([one.values for one in best]), torch.cat([one.indices for one in best])
 
 
-def search(model: RetrievalModel, gallery: str | Path, queries: Sequence[str], top: int = 10,
-           settings: EncodeSettings = DEFAULTS, index_dir: str | Path | None = None) -> list[dict[str, Any]]:
+def search(
+    model: RetrievalModel,
+    gallery: str | Path,
+    queries: Sequence[str],
+    top: int = 10,
+    settings: EncodeSettings = DEFAULTS,
+    index_dir: str | Path | None = None,
+) -> list[dict[str, Any]]:
     """Answer each query with the gallery's best images: rows {query, hits: [{image, score, right: None}]}, best first.
 
     The rows are what `ham.report.gallery.draw_gallery` draws. Raises UsageError for an empty query or gallery.
     """
     empty = [number for number, query in enumerate(queries, start=1) if not query.strip()]
     if not queries or empty or top < 1:
-        raise UsageError(f"search needs at least one query, each of at least one word, and a top of 1 or more; found "
-                         f"{len(queries)} queries, empty ones: {empty}, top {top}")
+        raise UsageError(
+            f"search needs at least one query, each of at least one word, and a top of 1 or more; found "
+            f"{len(queries)} queries, empty ones: {empty}, top {top}"
+        )
     index = open_index(model, gallery, settings, index_dir)
     scores, places = index.top(encode_texts(model, queries, settings, "queries"), top)
-    return [{"query": query, "hits": [{"image": str(index.gallery / index.paths[place]), "score": score, "right": None}
-                                      for score, place in zip(their_scores, their_places)]}
-            for query, their_scores, their_places in zip(queries, scores.tolist(), places.tolist())]
+    return [
+        {
+            "query": query,
+            "hits": [
+                {"image": str(index.gallery / index.paths[place]), "score": score, "right": None}
+                for score, place in zip(their_scores, their_places)
+            ],
+        }
+        for query, their_scores, their_places in zip(queries, scores.tolist(), places.tolist())
+    ]
 
 
-def open_index(model: RetrievalModel, gallery: str | Path, settings: EncodeSettings = DEFAULTS,
-               index_dir: str | Path | None = None, max_failed_share: float = MAX_FAILED_SHARE) -> SearchIndex:
+def open_index(
+    model: RetrievalModel,
+    gallery: str | Path,
+    settings: EncodeSettings = DEFAULTS,
+    index_dir: str | Path | None = None,
+    max_failed_share: float = MAX_FAILED_SHARE,
+) -> SearchIndex:
     """Open the gallery's index for this model and bring it up to date: new and changed images are embedded, lost ones dropped.
 
     index_dir: where the index lies when not inside the gallery. Raises UsageError when the gallery is no folder or holds no
@@ -76,15 +98,26 @@ def open_index(model: RetrievalModel, gallery: str | Path, settings: EncodeSetti
     present = list_images(gallery)
     folder = Path(index_dir or gallery / FOLDER) / index_key(model, settings)
     known, feats = _load(folder)
-    place_of = {path: place for place, (path, stamp) in enumerate(known.items()) if present.get(path) == stamp}
-    kept, new = [path for path in present if path in place_of], [path for path in present if path not in place_of]
+    place_of = {
+        path: place for place, (path, stamp) in enumerate(known.items()) if present.get(path) == stamp
+    }
+    kept, new = (
+        [path for path in present if path in place_of],
+        [path for path in present if path not in place_of],
+    )
     paths, feats = kept, feats[[place_of[path] for path in kept]]
-    log.info("gallery %s: %d images, %d known, %d to embed, %d dropped", gallery, len(present), len(kept), len(new),
-             len(known) - len(kept))
+    log.info(
+        "gallery %s: %d images, %d known, %d to embed, %d dropped",
+        gallery,
+        len(present),
+        len(kept),
+        len(new),
+        len(known) - len(kept),
+    )
     failed: list[dict[str, str]] = []
-    lenient = replace(settings, max_failed_share=1.0)   # judged below, over the whole gallery
+    lenient = replace(settings, max_failed_share=1.0)  # judged below, over the whole gallery
     for start in range(0, len(new), BLOCK):
-        block = new[start:start + BLOCK]
+        block = new[start : start + BLOCK]
         done = encode_images(model, [gallery / path for path in block], lenient, "gallery images")
         paths = paths + [block[place] for place in done.places]
         feats = torch.cat([part for part in (feats, done.feats) if len(part)] or [feats])
@@ -94,8 +127,10 @@ def open_index(model: RetrievalModel, gallery: str | Path, settings: EncodeSetti
     if not new and (len(known) != len(kept) or (listed.exists() and listed.stat().st_size)):
         _save(folder, {path: present[path] for path in paths}, feats, failed)
     if not paths or len(failed) > max_failed_share * len(present):
-        raise WorkError(f"{gallery}: {len(failed)} of {len(present)} images cannot be read, more than the accepted "
-                        f"{max_failed_share:.0%}; see {listed}")
+        raise WorkError(
+            f"{gallery}: {len(failed)} of {len(present)} images cannot be read, more than the accepted "
+            f"{max_failed_share:.0%}; see {listed}"
+        )
     return SearchIndex(gallery, paths, feats)
 
 
@@ -148,16 +183,22 @@ def _load(folder: Path) -> tuple[dict[str, Stamp], Tensor]:
 
 
 def _save(folder: Path, entries: dict[str, Stamp], feats: Tensor, failed: list[dict[str, str]]) -> None:
-    if not rank_and_world().is_main:
+    if not dist_info().is_main:
         return
     try:
         with atomic_write(folder / "features.safetensors", "wb") as file:
             file.write(save({"features": feats.contiguous()}, {"index": _digest(entries)}))
-        write_json(folder / "index.json", {"entries": [[path, *stamp] for path, stamp in entries.items()]}, indent=None)
+        write_json(
+            folder / "index.json",
+            {"entries": [[path, *stamp] for path, stamp in entries.items()]},
+            indent=None,
+        )
         write_jsonl(folder / "failed.jsonl", failed)
     except PermissionError as error:
-        raise UsageError(f"the index cannot be written to {folder} ({error.strerror}); choose another folder for it with "
-                         "--index") from None
+        raise UsageError(
+            f"the index cannot be written to {folder} ({error.strerror}); choose another folder for it with "
+            "--index"
+        ) from None
 
 
 def _digest(entries: dict[str, Stamp]) -> str:

@@ -1,7 +1,7 @@
 """Weights of the retrieval methods on disk: our checkpoint, the references' `.pth`, and what of either a method takes.
 
-    python -m ham.reid.weights export CHECKPOINT OUT.pth     IRRA's / RDE's own layout
-    python -m ham.reid.weights import IN.pth CHECKPOINT
+python -m ham.reid.weights export CHECKPOINT OUT.pth     IRRA's / RDE's own layout
+python -m ham.reid.weights import IN.pth CHECKPOINT
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ham.clip.layouts import METADATA_KEY, Weights, read_weights, some, write_te
 from ham.clip.weights import clip_from_weights, facts_of
 from ham.records import atomic_write
 from ham.reid.irra import IRRAOptions
-from ham.reid.model import Method, build_method
+from ham.reid.methods import Method, build_method
 from ham.reid.rde import HEADS as RDE_HEADS
 from ham.reid.rde import NEVER_USED, RDEOptions
 from ham.runtime import UsageError, exit_code_of, log, set_up_logging
@@ -47,8 +47,15 @@ def save_method(method: Method, folder: str | Path) -> Path:
     return file
 
 
-def start_method(method: str, source: str | Path, num_classes: int = 0, image_size_px: Sequence[int] | None = (384, 128),
-                 stride_px: int | None = 16, irra: IRRAOptions | None = None, rde: RDEOptions | None = None) -> Method:
+def start_method(
+    method: str,
+    source: str | Path,
+    num_classes: int = 0,
+    image_size_px: Sequence[int] | None = (384, 128),
+    stride_px: int | None = 16,
+    irra: IRRAOptions | None = None,
+    rde: RDEOptions | None = None,
+) -> Method:
     """Build a method for training from any weights: both towers from the source, its heads where they fit, else new.
 
     The log says which heads were loaded and which are new: after our pretraining all of them.
@@ -56,13 +63,23 @@ def start_method(method: str, source: str | Path, num_classes: int = 0, image_si
     weights = read_weights(source)
     built = build_method(method, clip_from_weights(weights, image_size_px, stride_px), num_classes, irra, rde)
     report = load_heads(built, weights.others)
-    log.info("%s from %s: heads loaded: %s; new: %s; not used: %s", method, source, some(modules(report.loaded)),
-             some(modules(report.new)), some(modules(report.unused)))
+    log.info(
+        "%s from %s: heads loaded: %s; new: %s; not used: %s",
+        method,
+        source,
+        some(modules(report.loaded)),
+        some(modules(report.new)),
+        some(modules(report.unused)),
+    )
     return built
 
 
-def load_method(source: str | Path, method: str | None = None, image_size_px: Sequence[int] | None = None,
-                stride_px: int | None = None) -> Method:
+def load_method(
+    source: str | Path,
+    method: str | None = None,
+    image_size_px: Sequence[int] | None = None,
+    stride_px: int | None = None,
+) -> Method:
     """Load a trained method for evaluation, in eval mode, with all that its features need.
 
     method: `irra` (any loss list) or `rde`; None: `rde` where the source holds RDE's layers, else `irra`. The heads that only
@@ -78,8 +95,10 @@ def load_method(source: str | Path, method: str | None = None, image_size_px: Se
     report = load_heads(built, weights.others)
     lacking = [name for name in report.new if not name.startswith(NEVER_USED)]
     if lacking:
-        raise UsageError(f"{source} ({weights.layout}) is no RDE checkpoint: the heads {some(modules(lacking))} are missing or "
-                         f"have other shapes ({some(lacking, 2)}); evaluate it as irra, or finetune it with rde first")
+        raise UsageError(
+            f"{source} ({weights.layout}) is no RDE checkpoint: the heads {some(modules(lacking))} are missing or "
+            f"have other shapes ({some(lacking, 2)}); evaluate it as irra, or finetune it with rde first"
+        )
     return built.eval()
 
 
@@ -118,13 +137,22 @@ def export_pth(source: str | Path, out: str | Path) -> None:
     log.info("%s: %d tensors of the towers and %d of the heads written", out, len(towers), len(heads))
 
 
-def import_pth(source: str | Path, folder: str | Path, image_size_px: Sequence[int] | None = None,
-               stride_px: int | None = None) -> None:
+def import_pth(
+    source: str | Path,
+    folder: str | Path,
+    image_size_px: Sequence[int] | None = None,
+    stride_px: int | None = None,
+) -> None:
     """Write weights of any layout as our checkpoint: towers at the given input size, and all heads."""
     weights = read_weights(source)
     clip = clip_from_weights(weights, image_size_px, stride_px)
     write_tensors(Path(folder) / "model.safetensors", clip.state_dict() | weights.others, facts_of(clip))
-    log.info("%s: %d tensors of the towers and %d of the heads written", folder, len(clip.state_dict()), len(weights.others))
+    log.info(
+        "%s: %d tensors of the towers and %d of the heads written",
+        folder,
+        len(clip.state_dict()),
+        len(weights.others),
+    )
 
 
 def method_name(method: Method) -> str:
@@ -147,10 +175,14 @@ def main() -> int:
     out = commands.add_parser("export", help="write a checkpoint as an IRRA / RDE .pth")
     out.add_argument("checkpoint", type=Path, help="our checkpoint folder, or any weights")
     out.add_argument("pth", type=Path, help="the file to write")
-    back = commands.add_parser("import", help="write an IRRA / RDE / HAM .pth, or any weights, as our checkpoint")
+    back = commands.add_parser(
+        "import", help="write an IRRA / RDE / HAM .pth, or any weights, as our checkpoint"
+    )
     back.add_argument("pth", type=Path, help="the weights to read")
     back.add_argument("checkpoint", type=Path, help="the folder to write")
-    back.add_argument("--image-size-px", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="input size (384 128)")
+    back.add_argument(
+        "--image-size-px", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="input size (384 128)"
+    )
     back.add_argument("--stride-px", type=int, help="step between patches (16)")
     options = parser.parse_args()
     set_up_logging()

@@ -17,10 +17,10 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from ham.records import atomic_write
 from ham.runtime import UsageError
 
-THUMB_PX = (96, 240)     # width, height of an image; pedestrians are 1 : 2.5 to 1 : 3
+THUMB_PX = (96, 240)  # width, height of an image; pedestrians are 1 : 2.5 to 1 : 3
 FRAME_PX = 5
 GAP_PX = 10
-TEXT_PX = 330            # width of the caption column
+TEXT_PX = 330  # width of the caption column
 FONT_PX, SMALL_FONT_PX, TITLE_FONT_PX = 16, 13, 22
 COLOURS = {True: "#1a9641", False: "#d7191c", None: "#9a9a9a"}
 INK, PALE_INK, PAPER, EMPTY = "#1b1b1b", "#6b6b6b", "#ffffff", "#d9d9d9"
@@ -50,7 +50,13 @@ def draw_gallery(rows: Sequence[dict[str, Any]], path: str | Path, title: str = 
         if row.get("query_image"):
             _draw_image(sheet, row["query_image"], (left - cell - GAP_PX, y), None, "described")
         for place, hit in enumerate(row["hits"]):
-            _draw_image(sheet, hit["image"], (left + place * cell, y), hit["right"], f"{place + 1}: {hit['score']:.3f}")
+            _draw_image(
+                sheet,
+                hit["image"],
+                (left + place * cell, y),
+                hit["right"],
+                f"{place + 1}: {hit['score']:.3f}",
+            )
         draw.line([(GAP_PX, y + line - GAP_PX), (sheet.width - GAP_PX, y + line - GAP_PX)], EMPTY)
     _draw_legend(draw, rows, (GAP_PX, sheet.height - foot + GAP_PX // 2))
     with atomic_write(path, "wb") as file:
@@ -69,7 +75,9 @@ def wrap(text: str, width_px: int, font: ImageFont.FreeTypeFont, most_lines: int
             lines[-1] = joined
             continue
         lines = [*lines, word] if lines[-1] else [word]
-        while len(lines[-1]) > 1 and font.getlength(lines[-1]) > width_px:   # alphabets without spaces, and pasted links
+        while (
+            len(lines[-1]) > 1 and font.getlength(lines[-1]) > width_px
+        ):  # alphabets without spaces, and pasted links
             long = lines[-1]
             fits = next(n for n in range(2, len(long) + 1) if font.getlength(long[:n]) > width_px) - 1
             lines[-1:] = [long[:fits], long[fits:]]
@@ -78,7 +86,7 @@ def wrap(text: str, width_px: int, font: ImageFont.FreeTypeFont, most_lines: int
     last = lines[most_lines - 1]
     while last and font.getlength(last + " …") > width_px:
         last = last[:-1]
-    return [*lines[:most_lines - 1], last + " …"]
+    return [*lines[: most_lines - 1], last + " …"]
 
 
 def _draw_caption(draw: ImageDraw.ImageDraw, text: str, corner: tuple[int, int]) -> None:
@@ -87,7 +95,9 @@ def _draw_caption(draw: ImageDraw.ImageDraw, text: str, corner: tuple[int, int])
         draw.text((corner[0], corner[1] + number * step), line, INK, _font(FONT_PX))
 
 
-def _draw_image(sheet: Image.Image, source: str | Path, corner: tuple[int, int], right: bool | None, label: str) -> None:
+def _draw_image(
+    sheet: Image.Image, source: str | Path, corner: tuple[int, int], right: bool | None, label: str
+) -> None:
     """Draw one framed image with its label below."""
     draw = ImageDraw.Draw(sheet)
     (x, y), (width, height) = corner, THUMB_PX
@@ -95,13 +105,22 @@ def _draw_image(sheet: Image.Image, source: str | Path, corner: tuple[int, int],
     draw.rectangle(box, EMPTY, COLOURS[right], FRAME_PX)
     try:
         with Image.open(source) as image:
-            image.draft("RGB", (2 * width, 2 * height))   # a thumbnail need not decode a photograph whole
+            image.draft("RGB", (2 * width, 2 * height))  # a thumbnail need not decode a photograph whole
             thumb = ImageOps.pad(ImageOps.exif_transpose(image).convert("RGB"), THUMB_PX, color=EMPTY)
         sheet.paste(thumb, (x + FRAME_PX, y + FRAME_PX))
-    except Exception as error:   # on a broken file Pillow raises almost any type; the picture says which image it was
+    except (
+        Exception
+    ) as error:  # on a broken file Pillow raises almost any type; the picture says which image it was
         reason = "missing" if isinstance(error, FileNotFoundError) else "unreadable"
-        for number, line in enumerate(wrap(f"{reason}: {Path(source).name}", width - 4, _font(SMALL_FONT_PX), 6)):
-            draw.text((x + FRAME_PX + 2, y + height // 3 + number * (SMALL_FONT_PX + 4)), line, INK, _font(SMALL_FONT_PX))
+        for number, line in enumerate(
+            wrap(f"{reason}: {Path(source).name}", width - 4, _font(SMALL_FONT_PX), 6)
+        ):
+            draw.text(
+                (x + FRAME_PX + 2, y + height // 3 + number * (SMALL_FONT_PX + 4)),
+                line,
+                INK,
+                _font(SMALL_FONT_PX),
+            )
     ink = INK if right is None else COLOURS[right]
     draw.text((x + FRAME_PX, y + height + 2 * FRAME_PX + 2), label, ink, _font(SMALL_FONT_PX))
 
@@ -120,4 +139,6 @@ def _draw_legend(draw: ImageDraw.ImageDraw, rows: Sequence[dict[str, Any]], corn
 @lru_cache
 def _font(size_px: int) -> ImageFont.FreeTypeFont:
     """Load DejaVu Sans, which comes with matplotlib: Latin, Greek, Cyrillic, Arabic; other alphabets show as boxes."""
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), size_px)
+    return ImageFont.truetype(
+        str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), size_px
+    )

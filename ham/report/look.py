@@ -1,6 +1,7 @@
 """The style sheet of the report: light and dark, for a screen, a phone and paper. Fonts are those that the reader has."""
 
-CSS = """
+CSS = (
+    """
 :root { color-scheme: light dark; --paper: #fbfaf7; --card: #ffffff; --ink: #1e2126; --soft: #5d636d; --rule: #e3dfd6;
   --accent: #1d5fa6; --wash: #f1eee7; --c0: #2a6fb0; --c1: #cf5f17; --c2: #2b8658; --c3: #8450b5; --c4: #7a7f88; --c5: #b08a12;
   --right: #1a8a43; --wrong: #d0312d; --cloud: #b9bcc2;
@@ -63,8 +64,13 @@ svg { display: block; width: 100%; height: auto; font-family: var(--sans); }
 .tick { font-size: 10.5px; fill: var(--soft); } .axis { font-size: 10.5px; fill: var(--soft); }
 .ground { fill: var(--wash); } .cloud, .centres { fill: none; stroke-linecap: round; }
 .cloud { stroke: var(--cloud); stroke-width: 2.4; } .centres { stroke-width: 6; stroke-opacity: .85; }
-""" + "".join(f"svg .c{n} {{ stroke: var(--c{n}); }} svg .mark.c{n} {{ fill: var(--c{n}); }} "
-              f"i.c{n} {{ background: var(--c{n}); }}\n" for n in range(6)) + """
+"""
+    + "".join(
+        f"svg .c{n} {{ stroke: var(--c{n}); }} svg .mark.c{n} {{ fill: var(--c{n}); }} "
+        f"i.c{n} {{ background: var(--c{n}); }}\n"
+        for n in range(6)
+    )
+    + """
 .two { grid-template-columns: repeat(auto-fit, minmax(min(400px, 100%), 1fr)); }
 .bars { display: flex; flex-direction: column; } .bars .note { margin: 2px 0 10px; flex: 1; }
 .bars .row { display: grid; grid-template-columns: 5.6em minmax(0, 1fr) 3.6em; gap: 10px; align-items: center; font-size: 14px;
@@ -151,3 +157,4 @@ footer p { border-top: 1px solid var(--rule); padding-top: 16px; max-width: none
   --accent: #1d5fa6; --c0: #2a6fb0; --c1: #cf5f17; --c2: #2b8658; --c3: #8450b5; --c4: #7a7f88; --c5: #b08a12; --right: #1a8a43;
   --wrong: #d0312d; --cloud: #b9bcc2; } }
 """
+)

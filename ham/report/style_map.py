@@ -29,7 +29,7 @@ td.n, th.n { text-align: right; } .style { border-left: 4px solid #ccc; padding-
 
 
 class View(Protocol):
-    """What is drawn; see ham.style.judge.StylesView."""
+    """What is drawn; see ham.style.analysis.StylesView."""
 
     facts: dict[str, Any]
     points: NDArray[np.float32]
@@ -50,14 +50,18 @@ def write_page(path: Path, view: View) -> None:
 def page_of(view: View) -> str:
     """Give the page's HTML."""
     facts, counts = view.facts, view.facts["counts"]
-    recipe = (f"{facts['neutraliser']['method']} neutraliser, {facts['encoder']['encoder']} features, K1 = {facts['K1']}, "
-              f"K2 = {facts['K2']}, beta = {facts['beta']:g}, Q = {facts['Q']}, {facts['clusters']['distance']} distance"
-              f"{', standardised' if facts['clusters']['standardise'] else ''}, seed {facts['seed']}")
-    outside = "; ".join(f"{count} of {len(view.centres[name])} {NAMES[name]} centres lie beyond every caption on it"
-                        for name, count in view.outside.items())
+    recipe = (
+        f"{facts['neutraliser']['method']} neutraliser, {facts['encoder']['encoder']} features, K1 = {facts['K1']}, "
+        f"K2 = {facts['K2']}, beta = {facts['beta']:g}, Q = {facts['Q']}, {facts['clusters']['distance']} distance"
+        f"{', standardized' if facts['clusters']['standardize'] else ''}, seed {facts['seed']}"
+    )
+    outside = "; ".join(
+        f"{count} of {len(view.centres[name])} {NAMES[name]} centres lie beyond every caption on it"
+        for name, count in view.outside.items()
+    )
     return f"""<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Styles</title><style>{CSS}</style></head><body>
-<h1>{counts['styles']} styles of {counts['captions']:,} captions</h1>
-<p>{html.escape(recipe)}. {counts['records']:,} instruction records.</p>
+<h1>{counts["styles"]} styles of {counts["captions"]:,} captions</h1>
+<p>{html.escape(recipe)}. {counts["records"]:,} instruction records.</p>
 <h2>Where they lie</h2>
 {picture(draw_map(view), "captions and cluster centres on the plane of the two first principal components")}
 <p class="note">The plane shows {view.explained_pct:.0f} % of the variance. {html.escape(outside)}.</p>
@@ -66,7 +70,7 @@ def page_of(view: View) -> str:
 {coverage_table(view)}
 <h2>How they read</h2>
 <p class="note">The captions nearest to the centre. A style is good when its captions share a manner, not a person.</p>
-{''.join(style_block(*example) for example in view.examples)}
+{"".join(style_block(*example) for example in view.examples)}
 </body></html>
 """
 
@@ -76,19 +80,31 @@ def coverage_table(view: View) -> str:
     rows = []
     for name, times in view.times_covered.items():
         sizes = view.sizes[name]
-        cells = [f"{len(sizes)}", f"{sizes.min()} / {np.median(sizes):g} / {sizes.max()}", f"{100 * (times > 0).mean():.1f} %",
-                 f"{times.mean():.2f}", f"{times.max()}"]
-        rows.append(f"<tr><td>{NAMES[name]}</td>" + "".join(f"<td class=n>{cell}</td>" for cell in cells) + "</tr>")
-    return ("<table><tr><th>scheme</th><th class=n>clusters</th><th class=n>size: least / median / most</th>"
-            "<th class=n>captions covered</th><th class=n>clusters per caption</th><th class=n>most</th></tr>"
-            + "".join(rows) + "</table>")
+        cells = [
+            f"{len(sizes)}",
+            f"{sizes.min()} / {np.median(sizes):g} / {sizes.max()}",
+            f"{100 * (times > 0).mean():.1f} %",
+            f"{times.mean():.2f}",
+            f"{times.max()}",
+        ]
+        rows.append(
+            f"<tr><td>{NAMES[name]}</td>" + "".join(f"<td class=n>{cell}</td>" for cell in cells) + "</tr>"
+        )
+    return (
+        "<table><tr><th>scheme</th><th class=n>clusters</th><th class=n>size: least / median / most</th>"
+        "<th class=n>captions covered</th><th class=n>clusters per caption</th><th class=n>most</th></tr>"
+        + "".join(rows)
+        + "</table>"
+    )
 
 
 def style_block(scheme: str, style_id: int, size: int, captions: list[str]) -> str:
     """Give one style's typical captions."""
     lines = "".join(f"<p>{html.escape(caption)}</p>" for caption in captions)
-    return (f'<div class="style" style="border-color:{COLOURS[scheme]}"><p><b>Style {style_id}</b> '
-            f'<span class="note">{NAMES[scheme]}, {size} captions</span></p>{lines}</div>')
+    return (
+        f'<div class="style" style="border-color:{COLOURS[scheme]}"><p><b>Style {style_id}</b> '
+        f'<span class="note">{NAMES[scheme]}, {size} captions</span></p>{lines}</div>'
+    )
 
 
 # --------------------------------------------------------------------------------------------------------------- pictures
@@ -100,8 +116,15 @@ def draw_map(view: View) -> bytes:
     for axes, title in ((near, "around the captions"), (far, "as far as the centres reach")):
         axes.scatter(*view.points.T, s=4, c=CLOUD, linewidths=0, rasterized=True, label="captions")
         for name, centres in view.centres.items():
-            axes.scatter(*centres.T, s=16, c=COLOURS[name], marker={"ups": "^"}.get(name, "o"), alpha=0.75, linewidths=0,
-                         label=f"{NAMES[name]} centres")
+            axes.scatter(
+                *centres.T,
+                s=16,
+                c=COLOURS[name],
+                marker={"ups": "^"}.get(name, "o"),
+                alpha=0.75,
+                linewidths=0,
+                label=f"{NAMES[name]} centres",
+            )
         axes.set_title(title, fontsize=11)
         axes.set_xlabel("first principal component")
     near.set_ylabel("second principal component")
@@ -117,7 +140,9 @@ def draw_sizes(view: View) -> bytes:
     """Draw the sorted cluster sizes, and how many captions are in 0, 1, 2, ... clusters. Returns a PNG."""
     figure, (left, right) = new_figure(1, 2, (11, 3.6))
     for name, sizes in view.sizes.items():
-        left.plot(np.arange(1, len(sizes) + 1), np.sort(sizes)[::-1], color=COLOURS[name], drawstyle="steps-mid")
+        left.plot(
+            np.arange(1, len(sizes) + 1), np.sort(sizes)[::-1], color=COLOURS[name], drawstyle="steps-mid"
+        )
     left.set_xlabel("clusters, the largest first")
     left.set_ylabel("captions in the cluster")
     left.set_ylim(bottom=0)
@@ -125,8 +150,13 @@ def draw_sizes(view: View) -> bytes:
     width = 0.8 / len(view.times_covered)
     for place, (name, times) in enumerate(view.times_covered.items()):
         bars = np.bincount(np.minimum(times, most), minlength=most + 1) / len(times) * 100
-        right.bar(np.arange(most + 1) + (place - (len(view.times_covered) - 1) / 2) * width, bars, width, color=COLOURS[name],
-                  label=NAMES[name])
+        right.bar(
+            np.arange(most + 1) + (place - (len(view.times_covered) - 1) / 2) * width,
+            bars,
+            width,
+            color=COLOURS[name],
+            label=NAMES[name],
+        )
     right.set_xlabel("clusters that a caption is in")
     right.set_ylabel("captions, %")
     right.xaxis.get_major_locator().set_params(integer=True)
@@ -155,4 +185,6 @@ def png_of(figure) -> bytes:
 
 def picture(png: bytes, description: str) -> str:
     """Give an image element with the picture inside."""
-    return f'<img alt="{html.escape(description)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+    return (
+        f'<img alt="{html.escape(description)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+    )

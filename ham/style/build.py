@@ -29,11 +29,7 @@ from ham.datasets import image_root, read_dataset
 from ham.records import StyleAssignment, atomic_write, read_json, read_jsonl, write_json, write_jsonl
 from ham.runtime import MetricsLog, UsageError, git_revision, log
 from ham.style.cluster import Clusters, dbscan_clusters, kmeans_clusters, moments, ups_clusters
-from ham.style.features import chars_features, clip_features, hf_features
-from ham.style.instructions import clean_caption, write_instructions
-from ham.style.llm_neutral import LlmNeutraliser
-from ham.style.neutral import Neutraliser, NeutralText, keep, lexicon_neutraliser, neutralise_cached
-from ham.style.settings import (
+from ham.style.config import (
     ClusterSettings,
     FeatureSettings,
     StyleSettings,
@@ -41,6 +37,10 @@ from ham.style.settings import (
     feature_facts,
     neutral_facts,
 )
+from ham.style.features import chars_features, clip_features, hf_features
+from ham.style.instructions import clean_caption, write_instructions
+from ham.style.llm_neutral import LlmNeutraliser
+from ham.style.neutral import Neutraliser, NeutralText, keep, lexicon_neutraliser, neutralise_cached
 
 
 def build_styles(settings: StyleSettings) -> Path:
@@ -49,7 +49,9 @@ def build_styles(settings: StyleSettings) -> Path:
     out = Path(settings.out)
     pairs, empty = collect_captions(Path(settings.root), settings.datasets, settings.split)
     metrics = MetricsLog(out / "metrics.jsonl")
-    made_from = fingerprint(pairs, neutral_facts(settings.neutral), feature_facts(settings.features), settings.seed)
+    made_from = fingerprint(
+        pairs, neutral_facts(settings.neutral), feature_facts(settings.features), settings.seed
+    )
     key = fingerprint(made_from, asdict(settings.clusters), settings.instruction)
     if is_done(out, key):
         log.info("styles: %s is up to date", out)
@@ -57,42 +59,83 @@ def build_styles(settings: StyleSettings) -> Path:
 
     start = time.monotonic()
     neutral = neutral_stage(settings, [caption for _, caption in pairs])
-    metrics.write(stage="neutral", captions=len(pairs), seconds=round(time.monotonic() - start, 2),
-                  fallbacks=sum(row.status == "fallback" for row in neutral))
+    metrics.write(
+        stage="neutral",
+        captions=len(pairs),
+        seconds=round(time.monotonic() - start, 2),
+        fallbacks=sum(row.status == "fallback" for row in neutral),
+    )
     start = time.monotonic()
     features = feature_stage(settings, [row.neutral for row in neutral], made_from)
     metrics.write(stage="features", shape=list(features.shape), seconds=round(time.monotonic() - start, 2))
     start = time.monotonic()
     schemes = cluster_stage(settings.clusters, features, settings.seed)
-    metrics.write(stage="clusters", styles={name: len(clusters) for name, clusters in schemes.items()},
-                  seconds=round(time.monotonic() - start, 2))
+    metrics.write(
+        stage="clusters",
+        styles={name: len(clusters) for name, clusters in schemes.items()},
+        seconds=round(time.monotonic() - start, 2),
+    )
 
     write_styles(settings, pairs, empty, neutral, features, schemes, made_from, key)
     return out
 
 
-def write_styles(settings: StyleSettings, pairs: list[tuple[str, str]], empty: int, neutral: list[NeutralText],
-                 features: NDArray[np.float32], schemes: dict[str, Clusters], made_from: str, key: str) -> None:
+def write_styles(
+    settings: StyleSettings,
+    pairs: list[tuple[str, str]],
+    empty: int,
+    neutral: list[NeutralText],
+    features: NDArray[np.float32],
+    schemes: dict[str, Clusters],
+    made_from: str,
+    key: str,
+) -> None:
     """Write the four files of styles/; styles.json comes last and vouches for the others."""
     out, chosen, clusters = Path(settings.out), settings.clusters, join_schemes(schemes)
-    assignments = [StyleAssignment(image, caption, ids) for (image, caption), ids in zip(pairs, clusters.style_ids())]
+    assignments = [
+        StyleAssignment(image, caption, ids) for (image, caption), ids in zip(pairs, clusters.style_ids())
+    ]
     (out / "styles.json").unlink(missing_ok=True)
     mean, deviation = moments(features)
     with atomic_write(out / "styles.safetensors", "wb") as file:
         file.write(save({"mean": mean, "deviation": deviation, "centres": clusters.centres}))
     write_jsonl(out / "assignments.jsonl", assignments)
     records = write_instructions(out / "instructions.json", assignments, settings.instruction)
-    counts = {"captions": len(pairs), "empty_captions_dropped": empty, "styles": len(clusters), "records": records,
-              "fallbacks": sum(row.status == "fallback" for row in neutral),
-              "captions_without_style": int((clusters.times_covered == 0).sum())}
-    write_json(out / "styles.json", {
-        "encoder": feature_facts(settings.features), "neutraliser": neutral_facts(settings.neutral),
-        "K1": chosen.kmeans, "K2": chosen.ups, "beta": chosen.beta, "Q": chosen.nearest, "clusters": asdict(chosen),
-        "seed": settings.seed, "datasets": settings.datasets, "split": settings.split, "schemes": scheme_ranges(schemes),
-        "counts": counts, "git_revision": git_revision(),
-        "features_fingerprint": made_from, "fingerprint": key})
-    log.info("styles: %d styles of %d captions, %d records in %s", len(clusters), len(pairs), records,
-             out / "instructions.json")
+    counts = {
+        "captions": len(pairs),
+        "empty_captions_dropped": empty,
+        "styles": len(clusters),
+        "records": records,
+        "fallbacks": sum(row.status == "fallback" for row in neutral),
+        "captions_without_style": int((clusters.times_covered == 0).sum()),
+    }
+    write_json(
+        out / "styles.json",
+        {
+            "encoder": feature_facts(settings.features),
+            "neutraliser": neutral_facts(settings.neutral),
+            "K1": chosen.kmeans,
+            "K2": chosen.ups,
+            "beta": chosen.beta,
+            "Q": chosen.nearest,
+            "clusters": asdict(chosen),
+            "seed": settings.seed,
+            "datasets": settings.datasets,
+            "split": settings.split,
+            "schemes": scheme_ranges(schemes),
+            "counts": counts,
+            "git_revision": git_revision(),
+            "features_fingerprint": made_from,
+            "fingerprint": key,
+        },
+    )
+    log.info(
+        "styles: %d styles of %d captions, %d records in %s",
+        len(clusters),
+        len(pairs),
+        records,
+        out / "instructions.json",
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------------- stages
@@ -114,7 +157,9 @@ def collect_captions(root: Path, datasets: Sequence[str], split: str) -> tuple[l
     if empty:
         log.warning("%d empty captions dropped", empty)
     if not pairs:
-        raise UsageError(f"{root}: no captions in the split '{split}' of {', '.join(datasets) or 'no dataset'}")
+        raise UsageError(
+            f"{root}: no captions in the split '{split}' of {', '.join(datasets) or 'no dataset'}"
+        )
     return pairs, empty
 
 
@@ -123,17 +168,27 @@ def neutral_stage(settings: StyleSettings, captions: list[str]) -> list[NeutralT
     chosen = settings.neutral
     if chosen.method == "none":
         return keep(captions)
-    cache = Path(settings.out) / "cache" / f"neutral-{chosen.method}-{fingerprint(neutral_facts(chosen))[:8]}.jsonl"
+    cache = (
+        Path(settings.out)
+        / "cache"
+        / f"neutral-{chosen.method}-{fingerprint(neutral_facts(chosen))[:8]}.jsonl"
+    )
     makers: dict[str, Any] = {
-        "lexicon": lambda: lexicon_neutraliser(chosen.generalise),
+        "lexicon": lambda: lexicon_neutraliser(chosen.generalize),
         "llm": lambda: LlmNeutraliser(chosen.model, chosen.max_new_tokens, chosen.device, chosen.dtype),
     }
     neutraliser: Neutraliser = makers[chosen.method]()
-    rows = neutralise_cached(captions, neutraliser, cache, chosen.batch_size if chosen.method == "llm" else 1024)
+    rows = neutralise_cached(
+        captions, neutraliser, cache, chosen.batch_size if chosen.method == "llm" else 1024
+    )
     refused = sum(row.status == "fallback" for row in rows)
     if refused:
-        log.warning("%d of %d neutral texts were refused and stand in the lexicon's words; reasons are in %s",
-                    refused, len(rows), cache)
+        log.warning(
+            "%d of %d neutral texts were refused and stand in the lexicon's words; reasons are in %s",
+            refused,
+            len(rows),
+            cache,
+        )
     return rows
 
 
@@ -156,14 +211,20 @@ def encode(texts: list[str], settings: FeatureSettings, seed: int) -> NDArray[np
         return chars_features(texts, settings.dim, seed)
     distinct, rows = np.unique(np.array(texts, dtype=object).astype(str), return_inverse=True)
     encoder = {"clip": clip_features, "hf": hf_features}[settings.encoder]
-    return encoder(distinct.tolist(), settings.source, settings.normalise, settings.batch_size, settings.device)[rows]
+    return encoder(
+        distinct.tolist(), settings.source, settings.normalize, settings.batch_size, settings.device
+    )[rows]
 
 
 def cluster_stage(settings: ClusterSettings, features: NDArray[np.float32], seed: int) -> dict[str, Clusters]:
     """Give the chosen schemes' clusters by name."""
-    common = {"distance": settings.distance, "standardise": settings.standardise}
+    common = {"distance": settings.distance, "standardize": settings.standardize}
     if settings.dbscan:
-        return {"dbscan": dbscan_clusters(features, settings.dbscan_eps, settings.dbscan_min_samples, seed, **common)}
+        return {
+            "dbscan": dbscan_clusters(
+                features, settings.dbscan_eps, settings.dbscan_min_samples, seed, **common
+            )
+        }
     schemes = {}
     if settings.kmeans:
         schemes["kmeans"] = kmeans_clusters(features, settings.kmeans, seed, **common)
@@ -198,7 +259,9 @@ def fingerprint(*things: Any) -> str:
 
 
 def is_done(out: Path, key: str) -> bool:
-    files = [out / name for name in ("styles.json", "styles.safetensors", "assignments.jsonl", "instructions.json")]
+    files = [
+        out / name for name in ("styles.json", "styles.safetensors", "assignments.jsonl", "instructions.json")
+    ]
     return all(file.exists() for file in files) and read_json(files[0]).get("fingerprint") == key
 
 
@@ -223,7 +286,9 @@ def load_styles(styles: Path) -> tuple[dict[str, Any], list[dict[str, Any]], dic
     try:
         tensors = load_file(styles / "styles.safetensors")
     except (FileNotFoundError, SafetensorError) as error:
-        raise UsageError(f"{styles / 'styles.safetensors'}: cannot be read: {error}; run build_styles.py again") from None
+        raise UsageError(
+            f"{styles / 'styles.safetensors'}: cannot be read: {error}; run build_styles.py again"
+        ) from None
     return facts, assignments, tensors
 
 
@@ -232,5 +297,7 @@ def load_features(styles: Path) -> NDArray[np.float32]:
     cache = styles / "cache" / "features.safetensors"
     features = cached_features(cache, read_json(styles / "styles.json").get("features_fingerprint", ""))
     if features is None:
-        raise UsageError(f"{cache}: missing or of another run; run build_styles.py with {styles / 'config.yaml'} again")
+        raise UsageError(
+            f"{cache}: missing or of another run; run build_styles.py with {styles / 'config.yaml'} again"
+        )
     return features

@@ -16,7 +16,9 @@ from ham.runtime import UsageError, derive_seed, log, numpy_generator
 
 DISTANCES = ("l2", "cosine")
 CHUNK_ELEMENTS = 16_000_000  # of one block of distances: 64 MB
-INIT_ROWS_PER_CLUSTER = 10  # k-means++ looks at this many rows for each cluster, at random, when there are more
+INIT_ROWS_PER_CLUSTER = (
+    10  # k-means++ looks at this many rows for each cluster, at random, when there are more
+)
 
 
 @dataclass(frozen=True)
@@ -62,32 +64,55 @@ class Clusters:
 
     def joined(self, other: Clusters) -> Clusters:
         """Put another scheme's clusters of the same captions behind these."""
-        return Clusters(np.concatenate([self.centres, other.centres]), self.members + other.members, self.num_captions)
+        return Clusters(
+            np.concatenate([self.centres, other.centres]), self.members + other.members, self.num_captions
+        )
 
 
-def kmeans_clusters(features: ArrayLike, k: int, seed: int, distance: str = "l2", standardise: bool = False,
-                    max_iterations: int = 50) -> Clusters:
+def kmeans_clusters(
+    features: ArrayLike,
+    k: int,
+    seed: int,
+    distance: str = "l2",
+    standardize: bool = False,
+    max_iterations: int = 50,
+) -> Clusters:
     """Cluster features with KMeans (Lloyd, k-means++ start on a random subset, one run).
 
-    features: [N, D]. distance: l2, or cosine (rows are brought to length 1 first). standardise: z-scores per dimension; centres
+    features: [N, D]. distance: l2, or cosine (rows are brought to length 1 first). standardize: z-scores per dimension; centres
     are then in z-scores, too. Fewer than k clusters come back when fewer than k rows differ: an empty one is dropped.
     Raises UsageError for k < 1, k > N, empty or non-finite features.
     Source: HAM, section 3.2.
     """
     from sklearn.cluster import KMeans
 
-    features = prepared(features, distance, standardise)
+    features = prepared(features, distance, standardize)
     check_count("k", k, len(features), "clusters")
     start = starting_rows(features, k, seed)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Number of distinct clusters")  # from_labels says so in our words
-        fit = KMeans(k, init=start, n_init=1, max_iter=max_iterations, tol=1e-3, algorithm="lloyd", copy_x=False,
-                     random_state=derive_seed(seed, "kmeans") % 2**32).fit(features)
+        fit = KMeans(
+            k,
+            init=start,
+            n_init=1,
+            max_iter=max_iterations,
+            tol=1e-3,
+            algorithm="lloyd",
+            copy_x=False,
+            random_state=derive_seed(seed, "kmeans") % 2**32,
+        ).fit(features)
     return from_labels(fit.cluster_centers_, fit.labels_)
 
 
-def ups_clusters(features: ArrayLike, k: int, beta: float = 7.0, nearest: int = 200, seed: int = 0, distance: str = "l2",
-                 standardise: bool = False) -> Clusters:
+def ups_clusters(
+    features: ArrayLike,
+    k: int,
+    beta: float = 7.0,
+    nearest: int = 200,
+    seed: int = 0,
+    distance: str = "l2",
+    standardize: bool = False,
+) -> Clusters:
     """Cluster features around k prototypes drawn uniformly: each prototype and its `nearest` nearest captions.
 
     A prototype is uniform in [mean - beta * deviation, mean + beta * deviation] of every dimension.
@@ -97,7 +122,7 @@ def ups_clusters(features: ArrayLike, k: int, beta: float = 7.0, nearest: int = 
     Raises UsageError for k < 1, nearest < 1, nearest > N, beta < 0, empty or non-finite features.
     Source: HAM, section 3.2 (beta 7, 200 nearest captions; the distance is not stated there).
     """
-    features = prepared(features, "l2", standardise)  # prototypes are drawn around the features as they are
+    features = prepared(features, "l2", standardize)  # prototypes are drawn around the features as they are
     check_count("k", k, None, "prototypes")
     check_count("nearest", nearest, len(features), "captions for each prototype")
     if not (np.isfinite(beta) and beta >= 0):
@@ -110,8 +135,14 @@ def ups_clusters(features: ArrayLike, k: int, beta: float = 7.0, nearest: int = 
     return Clusters(prototypes, members, len(features))
 
 
-def dbscan_clusters(features: ArrayLike, eps: float | None = None, min_samples: int = 10, seed: int = 0,
-                    distance: str = "l2", standardise: bool = False) -> Clusters:
+def dbscan_clusters(
+    features: ArrayLike,
+    eps: float | None = None,
+    min_samples: int = 10,
+    seed: int = 0,
+    distance: str = "l2",
+    standardize: bool = False,
+) -> Clusters:
     """Cluster features with DBSCAN; rows in sparse places are in no cluster. centres are the members' means.
 
     eps: radius of a neighbourhood; None takes the median distance from a row to its `min_samples`-th neighbour, over 1000
@@ -119,7 +150,7 @@ def dbscan_clusters(features: ArrayLike, eps: float | None = None, min_samples: 
     """
     from sklearn.cluster import DBSCAN
 
-    features = prepared(features, distance, standardise)
+    features = prepared(features, distance, standardize)
     check_count("min_samples", min_samples, len(features), "captions")
     if eps is None:
         eps = typical_radius(features, min_samples, seed)
@@ -127,8 +158,10 @@ def dbscan_clusters(features: ArrayLike, eps: float | None = None, min_samples: 
     labels = DBSCAN(eps=eps, min_samples=min_samples).fit_predict(features)
     count = labels.max() + 1
     if count == 0:
-        raise UsageError(f"DBSCAN found no cluster with eps {eps:.4g} and min_samples {min_samples}: raise eps or lower "
-                         "min_samples")
+        raise UsageError(
+            f"DBSCAN found no cluster with eps {eps:.4g} and min_samples {min_samples}: raise eps or lower "
+            "min_samples"
+        )
     return from_labels(np.stack([features[labels == label].mean(0) for label in range(count)]), labels)
 
 
@@ -141,21 +174,24 @@ def moments(features: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray
     return mean.astype(np.float32), features.std(0, dtype=np.float64).astype(np.float32)
 
 
-def nearest_rows(features: NDArray[np.float32], prototypes: NDArray[np.float32], count: int,
-                 distance: str) -> Iterator[list[NDArray[np.int64]]]:
+def nearest_rows(
+    features: NDArray[np.float32], prototypes: NDArray[np.float32], count: int, distance: str
+) -> Iterator[list[NDArray[np.int64]]]:
     """Yield, block by block, the sorted rows of the `count` nearest features of each prototype; ties go to the lower rows."""
     if distance == "cosine":
         features, prototypes = unit_rows(features), unit_rows(prototypes)
-    half_squares = np.zeros(len(features), np.float32) if distance == "cosine" else np.square(features).sum(1) / 2
+    half_squares = (
+        np.zeros(len(features), np.float32) if distance == "cosine" else np.square(features).sum(1) / 2
+    )
     block = max(1, CHUNK_ELEMENTS // len(features))
     for start in range(0, len(prototypes), block):
-        gaps = prototypes[start:start + block] @ features.T  # [block, N]
+        gaps = prototypes[start : start + block] @ features.T  # [block, N]
         np.subtract(half_squares, gaps, out=gaps)  # ranks as the distance does
         found = []
         for row in gaps:
             limit = np.partition(row, count - 1)[count - 1]
             closer, tied = np.flatnonzero(row < limit), np.flatnonzero(row == limit)
-            found.append(np.sort(np.concatenate([closer, tied[:count - len(closer)]])))
+            found.append(np.sort(np.concatenate([closer, tied[: count - len(closer)]])))
         del gaps  # before the next block is made
         yield found
 
@@ -175,7 +211,11 @@ def typical_radius(features: NDArray[np.float32], neighbour: int, seed: int) -> 
     from sklearn.neighbors import NearestNeighbors
 
     rows = numpy_generator(seed, "dbscan").permutation(len(features))[:1000]
-    found = NearestNeighbors(n_neighbors=neighbour, algorithm="brute").fit(features).kneighbors(features[rows])[0][:, -1]
+    found = (
+        NearestNeighbors(n_neighbors=neighbour, algorithm="brute")
+        .fit(features)
+        .kneighbors(features[rows])[0][:, -1]
+    )
     return float(max(np.median(found), 1e-6))
 
 
@@ -183,25 +223,34 @@ def from_labels(centres: NDArray[np.floating], labels: NDArray[np.integer]) -> C
     """Make clusters of one label per caption; labels without captions are dropped, -1 is no cluster."""
     order = np.argsort(labels, kind="stable").astype(np.int64)
     bounds = np.searchsorted(labels[order], np.arange(len(centres) + 1))
-    members = [order[bounds[label]:bounds[label + 1]] for label in range(len(centres))]
+    members = [order[bounds[label] : bounds[label + 1]] for label in range(len(centres))]
     filled = [label for label, rows in enumerate(members) if len(rows)]
     if len(filled) < len(centres):
-        log.warning("%d of %d clusters are empty and dropped: the captions are not different enough",
-                    len(centres) - len(filled), len(centres))
-    return Clusters(np.asarray(centres[filled], np.float32), tuple(members[label] for label in filled), len(labels))
+        log.warning(
+            "%d of %d clusters are empty and dropped: the captions are not different enough",
+            len(centres) - len(filled),
+            len(centres),
+        )
+    return Clusters(
+        np.asarray(centres[filled], np.float32), tuple(members[label] for label in filled), len(labels)
+    )
 
 
-def prepared(features: ArrayLike, distance: str, standardise: bool) -> NDArray[np.float32]:
+def prepared(features: ArrayLike, distance: str, standardize: bool) -> NDArray[np.float32]:
     """Check features [N, D] and give a float32 copy: z-scores if asked (constant dimensions become 0), unit rows for cosine."""
     check_distance(distance)
     array = np.array(features, dtype=np.float32)
     if array.ndim != 2 or 0 in array.shape:
-        raise UsageError(f"features have the shape {list(array.shape)}; expected [captions, dimensions], neither of them 0")
+        raise UsageError(
+            f"features have the shape {list(array.shape)}; expected [captions, dimensions], neither of them 0"
+        )
     broken = np.flatnonzero(~np.isfinite(array).all(1))
     if len(broken):
-        raise UsageError(f"{len(broken)} of {len(array)} feature rows are not finite, the first is row {broken[0]}: "
-                         "look for a broken encoder or an overflow of half precision")
-    if standardise:
+        raise UsageError(
+            f"{len(broken)} of {len(array)} feature rows are not finite, the first is row {broken[0]}: "
+            "look for a broken encoder or an overflow of half precision"
+        )
+    if standardize:
         mean, deviation = moments(array)
         array -= mean
         array /= np.where(deviation > 1e-6 * (np.abs(mean) + 1e-12), deviation, np.inf)
@@ -218,7 +267,9 @@ def check_count(name: str, value: int, most: int | None, what: str) -> None:
     if value < 1:
         raise UsageError(f"{name} {value}: expected at least 1 {what}")
     if most is not None and value > most:
-        raise UsageError(f"{name} {value}: more {what} than the {most} captions that there are; lower it or add captions")
+        raise UsageError(
+            f"{name} {value}: more {what} than the {most} captions that there are; lower it or add captions"
+        )
 
 
 def check_distance(distance: str) -> None:

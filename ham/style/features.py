@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from ham.runtime import UsageError, derive_seed, log, progress, resolve_device
-from ham.style.words import function_words
+from ham.style.lexicon import function_words
 
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*|[^\w\s]")
 MARK = re.compile(r"[^\w\s]|[A-Z]{2,}|[A-Z]|[a-z]+|[^\x00-\x7f]")
@@ -28,7 +28,9 @@ MARK = re.compile(r"[^\w\s]|[A-Z]{2,}|[A-Z]|[a-z]+|[^\x00-\x7f]")
 # ----------------------------------------------------------------------------------------------------------------- chars
 
 
-def chars_features(texts: Sequence[str], dim: int = 256, seed: int = 0, max_ngrams: int = 20_000) -> NDArray[np.float32]:
+def chars_features(
+    texts: Sequence[str], dim: int = 256, seed: int = 0, max_ngrams: int = 20_000
+) -> NDArray[np.float32]:
     """Encode texts by their surface: character 2- to 4-grams within words, sentence skeletons, punctuation and capitals.
 
     Three TF-IDF blocks (sublinear, unit rows) side by side, reduced by a truncated SVD to at most `dim` dimensions, rows
@@ -54,11 +56,15 @@ def chars_features(texts: Sequence[str], dim: int = 256, seed: int = 0, max_ngra
         except ValueError:  # an empty vocabulary
             log.warning("chars features: no %s in %d texts", name, len(texts))
     if not blocks:
-        raise UsageError(f"chars features: {len(texts)} texts have nothing in common that could be counted; give more captions")
+        raise UsageError(
+            f"chars features: {len(texts)} texts have nothing in common that could be counted; give more captions"
+        )
     counts = hstack(blocks, format="csr")
     dim = min(dim, min(counts.shape) - 1)
     if dim < 1:
-        raise UsageError(f"chars features: {counts.shape[0]} texts with {counts.shape[1]} countable pieces; give more captions")
+        raise UsageError(
+            f"chars features: {counts.shape[0]} texts with {counts.shape[1]} countable pieces; give more captions"
+        )
     reduced = TruncatedSVD(dim, random_state=derive_seed(seed, "svd") % 2**32).fit_transform(counts)
     return normalize(reduced).astype(np.float32)
 
@@ -73,8 +79,16 @@ def skeleton_of(text: str) -> list[str]:
 
 def marks_of(text: str) -> list[str]:
     """Give the punctuation and capitals of a text, each with what stands before it, and its length in steps of six words."""
-    kinds = ["Cc"[piece.islower()] if len(piece) == 1 and piece.isalpha() else "C" * 2 if piece.isupper() else
-             "c" if piece.isalpha() else piece for piece in MARK.findall(text)]
+    kinds = [
+        "Cc"[piece.islower()]
+        if len(piece) == 1 and piece.isalpha()
+        else "C" * 2
+        if piece.isupper()
+        else "c"
+        if piece.isalpha()
+        else piece
+        for piece in MARK.findall(text)
+    ]
     near = [before + after for before, after in zip(["^", *kinds], [*kinds, "$"]) if before + after != "cc"]
     return [*near, f"length {text.count(' ') // 6}"]
 
@@ -83,9 +97,14 @@ def marks_of(text: str) -> list[str]:
 
 
 @torch.inference_mode()
-def clip_features(texts: Sequence[str], source: str | Path, normalise: bool = True, batch_size: int = 256,
-                  device: str = "auto") -> NDArray[np.float32]:
-    """Encode texts with the text tower of a CLIP (any source of ham.clip.load_clip): EOT token, length 1 if `normalise`.
+def clip_features(
+    texts: Sequence[str],
+    source: str | Path,
+    normalize: bool = True,
+    batch_size: int = 256,
+    device: str = "auto",
+) -> NDArray[np.float32]:
+    """Encode texts with the text tower of a CLIP (any source of ham.clip.load_clip): EOT token, length 1 if `normalize`.
 
     Texts beyond 77 tokens are cut. CLIP's byte-level vocabulary has tokens for every alphabet.
     """
@@ -93,15 +112,24 @@ def clip_features(texts: Sequence[str], source: str | Path, normalise: bool = Tr
 
     place = resolve_device(device)
     model = load_clip(source, image_size_px=None, stride_px=None).to(place).eval()
-    rows = [model.encode_text(tokenize(batch).to(place)).float().cpu() for batch in batches(texts, batch_size, "clip features")]
+    rows = [
+        model.encode_text(tokenize(batch).to(place)).float().cpu()
+        for batch in batches(texts, batch_size, "clip features")
+    ]
     features = torch.cat(rows)
-    return (torch.nn.functional.normalize(features, dim=-1) if normalise else features).numpy()
+    return (torch.nn.functional.normalize(features, dim=-1) if normalize else features).numpy()
 
 
 @torch.inference_mode()
-def hf_features(texts: Sequence[str], source: str, normalise: bool = True, batch_size: int = 128,
-                device: str = "auto", max_length: int = 256) -> NDArray[np.float32]:
-    """Encode texts with a Hugging Face text encoder: last hidden state, mean over tokens, length 1 if `normalise`.
+def hf_features(
+    texts: Sequence[str],
+    source: str,
+    normalize: bool = True,
+    batch_size: int = 128,
+    device: str = "auto",
+    max_length: int = 256,
+) -> NDArray[np.float32]:
+    """Encode texts with a Hugging Face text encoder: last hidden state, mean over tokens, length 1 if `normalize`.
 
     Raises UsageError when a text has no token that the encoder knows (an alphabet outside its vocabulary): its feature would
     say nothing.
@@ -113,18 +141,24 @@ def hf_features(texts: Sequence[str], source: str, normalise: bool = True, batch
         tokenizer = AutoTokenizer.from_pretrained(source)
         model = AutoModel.from_pretrained(source).to(place).eval()
     except (OSError, ValueError) as error:
-        raise UsageError(f"features.source {source}: transformers cannot load it as a text encoder: {error}") from None
+        raise UsageError(
+            f"features.source {source}: transformers cannot load it as a text encoder: {error}"
+        ) from None
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     check_known_tokens(texts, tokenizer, source)
     rows = []
     for batch in batches(texts, batch_size, "hf features"):
-        tokens = tokenizer(batch, padding=True, truncation=True, max_length=max_length, return_tensors="pt").to(place)
-        hidden = model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state.float()  # [B, T, D]
+        tokens = tokenizer(
+            batch, padding=True, truncation=True, max_length=max_length, return_tensors="pt"
+        ).to(place)
+        hidden = model(
+            input_ids=tokens.input_ids, attention_mask=tokens.attention_mask
+        ).last_hidden_state.float()  # [B, T, D]
         mask = tokens.attention_mask[..., None]
         rows.append(((hidden * mask).sum(1) / mask.sum(1)).cpu())
     features = torch.cat(rows)
-    return (torch.nn.functional.normalize(features, dim=-1) if normalise else features).numpy()
+    return (torch.nn.functional.normalize(features, dim=-1) if normalize else features).numpy()
 
 
 def check_known_tokens(texts: Sequence[str], tokenizer, source: str) -> None:
@@ -132,8 +166,10 @@ def check_known_tokens(texts: Sequence[str], tokenizer, source: str) -> None:
     useless = set(tokenizer.all_special_ids)
     blank = [text for text in texts if not set(tokenizer(text, add_special_tokens=False).input_ids) - useless]
     if blank:
-        raise UsageError(f"{source} has no tokens for {len(blank)} of {len(texts)} texts, such as {blank[0]!r:.80}; use an "
-                         "encoder that knows their alphabet, or features.encoder chars")
+        raise UsageError(
+            f"{source} has no tokens for {len(blank)} of {len(texts)} texts, such as {blank[0]!r:.80}; use an "
+            "encoder that knows their alphabet, or features.encoder chars"
+        )
 
 
 def batches(texts: Sequence[str], batch_size: int, what: str) -> Iterator[list[str]]:
@@ -141,4 +177,7 @@ def batches(texts: Sequence[str], batch_size: int, what: str) -> Iterator[list[s
     if not texts:
         raise UsageError(f"{what}: no captions to encode")
     starts = range(0, len(texts), batch_size)
-    yield from ([*texts[start:start + batch_size]] for start in progress(starts, what=what, unit=f"x{batch_size} captions"))
+    yield from (
+        [*texts[start : start + batch_size]]
+        for start in progress(starts, what=what, unit=f"x{batch_size} captions")
+    )

@@ -15,36 +15,44 @@ from typing import Any
 from ham.records import StyleAssignment, atomic_write
 from ham.runtime import UsageError
 
-IMAGE_TOKEN = "<image>"
+IMAGE_TEXT = "<image>"
 # What the reference's captioner is asked, so that its checkpoints and ours can take each other's place.
 # Source: HAM, caption.py.
 DEFAULT_INSTRUCTION = (
     "Describe the person in the image without referring to the background or any additional context. Focus on their "
     "physical appearance, including their hairstyle, clothing, shoes, any noticeable accessories they may be wearing, and any "
-    "belongings they may be carrying.")
+    "belongings they may be carrying."
+)
 
 
-def instruction_records(assignments: Iterable[StyleAssignment],
-                        instruction: str = DEFAULT_INSTRUCTION) -> Iterator[dict[str, Any]]:
+def instruction_records(
+    assignments: Iterable[StyleAssignment], instruction: str = DEFAULT_INSTRUCTION
+) -> Iterator[dict[str, Any]]:
     """Yield one LLaVA record for each caption and each of its styles; a caption without a style has none.
 
     ids are "<caption number>-<style>". Raises UsageError when the instruction brings an image token of its own.
     """
-    if IMAGE_TOKEN in instruction or not instruction.strip():
-        raise UsageError(f"instruction is {instruction!r}; expected words without {IMAGE_TOKEN}, which is put before them")
+    if IMAGE_TEXT in instruction or not instruction.strip():
+        raise UsageError(
+            f"instruction is {instruction!r}; expected words without {IMAGE_TEXT}, which is put before them"
+        )
     for number, row in enumerate(assignments):
         for style_id in row.style_ids:
             yield {
                 "id": f"{number:06d}-{style_id:04d}",
                 "image": row.image,
-                "conversations": [{"from": "human", "value": f"{IMAGE_TOKEN}\n{instruction}"},
-                                  {"from": "gpt", "value": row.caption}],
+                "conversations": [
+                    {"from": "human", "value": f"{IMAGE_TEXT}\n{instruction}"},
+                    {"from": "gpt", "value": row.caption},
+                ],
                 "style_id": style_id,
                 "class_id": style_id,
             }
 
 
-def write_instructions(path: Path, assignments: Iterable[StyleAssignment], instruction: str = DEFAULT_INSTRUCTION) -> int:
+def write_instructions(
+    path: Path, assignments: Iterable[StyleAssignment], instruction: str = DEFAULT_INSTRUCTION
+) -> int:
     """Write the records as one JSON list, a record a line, without holding them in memory. Returns their number."""
     count = 0
     with atomic_write(path) as file:

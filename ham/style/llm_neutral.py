@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 import torch
 
 from ham.runtime import UsageError, resolve_device, resolve_dtype
+from ham.style.lexicon import GENERAL, function_words, kept_words, lexicon
 from ham.style.neutral import NeutralText, neutral_text
-from ham.style.words import GENERAL, function_words, kept_words, lexicon
 
 SYSTEM = "You rewrite sentences. You answer with the rewritten text alone."
 REQUEST = """Rewrite the description of a pedestrian below. Replace every word that tells how this one person looks - colours, \
@@ -25,10 +25,29 @@ mistakes and tone exactly as they are.
 Description: {caption}"""
 PROMPT_VERSION = hashlib.sha256((SYSTEM + REQUEST).encode()).hexdigest()[:8]
 
-IDENTITY_KINDS = ("colour", "upper", "lower", "garment", "shoe", "accessory", "item")  # what an answer may not repeat
+IDENTITY_KINDS = (
+    "colour",
+    "upper",
+    "lower",
+    "garment",
+    "shoe",
+    "accessory",
+    "item",
+)  # what an answer may not repeat
 GENERAL_WORDS = frozenset(word for forms in GENERAL.values() for word in forms.values()) | {
-    "clothing", "clothes", "footwear", "outerwear", "legwear", "headgear", "belonging", "belongings", "luggage"}
-CHATTER = re.compile(r"(sure|certainly|of course|here('s| is| are)|okay|ok,|(the )?rewritten|note:|i'm sorry|as an ai)\b", re.I)
+    "clothing",
+    "clothes",
+    "footwear",
+    "outerwear",
+    "legwear",
+    "headgear",
+    "belonging",
+    "belongings",
+    "luggage",
+}
+CHATTER = re.compile(
+    r"(sure|certainly|of course|here('s| is| are)|okay|ok,|(the )?rewritten|note:|i'm sorry|as an ai)\b", re.I
+)
 SHORTEST, LONGEST = 0.5, 2.0  # words of the answer per word of the caption
 LEAST_KEPT = 0.5  # share of the caption's distinct function words that the answer still has
 
@@ -40,8 +59,14 @@ class LlmNeutraliser:
     Raises UsageError when the model cannot be loaded or its tokenizer has no chat template.
     """
 
-    def __init__(self, model: str, max_new_tokens: int = 160, device: str = "auto", dtype: str = "auto",
-                 answer: Callable[[Sequence[str]], list[str]] | None = None) -> None:
+    def __init__(
+        self,
+        model: str,
+        max_new_tokens: int = 160,
+        device: str = "auto",
+        dtype: str = "auto",
+        answer: Callable[[Sequence[str]], list[str]] | None = None,
+    ) -> None:
         self.max_new_tokens = max_new_tokens
         self.answer = answer or self._answer_with_model
         if answer is None:
@@ -60,21 +85,38 @@ class LlmNeutraliser:
             number = resolve_dtype(dtype, place)
             self.model = AutoModelForCausalLM.from_pretrained(model, torch_dtype=number).to(place).eval()
         except (OSError, ValueError) as error:
-            raise UsageError(f"neutral.model {model}: transformers cannot load it: {error}; give a local folder, or "
-                             "neutral.method lexicon, which needs no model") from None
+            raise UsageError(
+                f"neutral.model {model}: transformers cannot load it: {error}; give a local folder, or "
+                "neutral.method lexicon, which needs no model"
+            ) from None
         if not self.tokenizer.chat_template:
-            raise UsageError(f"neutral.model {model}: its tokenizer has no chat template; use an instruction-tuned model")
+            raise UsageError(
+                f"neutral.model {model}: its tokenizer has no chat template; use an instruction-tuned model"
+            )
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
 
     @torch.inference_mode()
     def _answer_with_model(self, requests: Sequence[str]) -> list[str]:
-        chats = [[{"role": "system", "content": SYSTEM}, {"role": "user", "content": request}] for request in requests]
-        texts = [self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) for chat in chats]
-        tokens = self.tokenizer(texts, padding=True, add_special_tokens=False, return_tensors="pt").to(self.model.device)
-        ids = self.model.generate(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, do_sample=False,
-                                  max_new_tokens=self.max_new_tokens, pad_token_id=self.tokenizer.pad_token_id)
-        return self.tokenizer.batch_decode(ids[:, tokens.input_ids.shape[1]:], skip_special_tokens=True)
+        chats = [
+            [{"role": "system", "content": SYSTEM}, {"role": "user", "content": request}]
+            for request in requests
+        ]
+        texts = [
+            self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+            for chat in chats
+        ]
+        tokens = self.tokenizer(texts, padding=True, add_special_tokens=False, return_tensors="pt").to(
+            self.model.device
+        )
+        ids = self.model.generate(
+            input_ids=tokens.input_ids,
+            attention_mask=tokens.attention_mask,
+            do_sample=False,
+            max_new_tokens=self.max_new_tokens,
+            pad_token_id=self.tokenizer.pad_token_id,
+        )
+        return self.tokenizer.batch_decode(ids[:, tokens.input_ids.shape[1] :], skip_special_tokens=True)
 
 
 def checked(caption: str, answer: str) -> NeutralText:

@@ -18,11 +18,28 @@ from pathlib import Path
 
 from ham.records import to_json_line
 from ham.runtime import UsageError, log, progress
-from ham.style.words import GENERAL, MODIFIERS, NOUNS, PRONOUNS, facts_of_word, lexicon, tag_of
+from ham.style.lexicon import GENERAL, MODIFIERS, NOUNS, PRONOUNS, facts_of_word, lexicon, tag_of
 
 TOKEN = re.compile(r"[^\W\d_]+|\d+(?:[.,]\d+)*|\s+|.", re.DOTALL)
 JOINS = (" ", "-")  # what may stand between the words of one phrase
-BE = frozenset(("is", "are", "was", "were", "be", "been", "being", "am", "look", "looks", "seem", "seems", "appear", "appears"))
+BE = frozenset(
+    (
+        "is",
+        "are",
+        "was",
+        "were",
+        "be",
+        "been",
+        "being",
+        "am",
+        "look",
+        "looks",
+        "seem",
+        "seems",
+        "appear",
+        "appears",
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -52,25 +69,25 @@ def keep(captions: Sequence[str]) -> list[NeutralText]:
     return [NeutralText(caption, caption) for caption in captions]
 
 
-def lexicon_neutraliser(generalise: bool = True) -> Neutraliser:
-    """Make the neutraliser `lexicon`; generalise: also replace nouns and adjectives that no word list knows."""
-    return lambda captions: [NeutralText(caption, neutral_text(caption, generalise)) for caption in captions]
+def lexicon_neutraliser(generalize: bool = True) -> Neutraliser:
+    """Make the neutraliser `lexicon`; generalize: also replace nouns and adjectives that no word list knows."""
+    return lambda captions: [NeutralText(caption, neutral_text(caption, generalize)) for caption in captions]
 
 
-def neutral_text(caption: str, generalise: bool = True) -> str:
+def neutral_text(caption: str, generalize: bool = True) -> str:
     """Replace a caption's identity words by general words of the same kind and form.
 
     "A woman in a navy blue jacket" -> "A person in a coloured top". Spelling, case, punctuation and word order stay; runs of
     modifiers of one kind and compounds of listed nouns become one word; a and an follow the word after them.
-    generalise: nouns and adjectives (by the tagger) in no list become "thing", "things", "certain", unless keep.txt has them.
+    generalize: nouns and adjectives (by the tagger) in no list become "thing", "things", "certain", unless keep.txt has them.
     """
-    return render(merge_runs(split_units(caption, generalise)))
+    return render(merge_runs(split_units(caption, generalize)))
 
 
 # ----------------------------------------------------------------------------------------------------------- three passes
 
 
-def split_units(caption: str, generalise: bool) -> list[Unit]:
+def split_units(caption: str, generalize: bool) -> list[Unit]:
     """Cut a caption into units; the longest phrase of the lists wins. Joined, their texts are the caption."""
     tokens = TOKEN.findall(caption)
     units: list[Unit] = []
@@ -82,16 +99,16 @@ def split_units(caption: str, generalise: bool) -> list[Unit]:
             at += 1
             continue
         word = token.lower()
-        longest, kind, form = facts_of_word(word, generalise)
+        longest, kind, form = facts_of_word(word, generalize)
         step = 1
         for count in range(longest, 1, -1):
             end = at + 2 * count - 1
-            if end <= len(tokens) and all(join in JOINS for join in tokens[at + 1:end:2]):
+            if end <= len(tokens) and all(join in JOINS for join in tokens[at + 1 : end : 2]):
                 found = lexicon().phrases.get(" ".join(tokens[at:end:2]).lower())
                 if found:
                     (kind, form), step = found, end - at
                     break
-        units.append(Unit(token if step == 1 else "".join(tokens[at:at + step]), True, kind, form))
+        units.append(Unit(token if step == 1 else "".join(tokens[at : at + step]), True, kind, form))
         at += step
     return units
 
@@ -132,7 +149,9 @@ def render(units: list[Unit]) -> str:
         else:
             continue
         if at >= 2 and units[at - 1].text == " " and units[at - 2].text.lower() in ("a", "an"):
-            article = "an" if texts[at][0].lower() in "aeiou" and not texts[at].lower().startswith("one") else "a"
+            article = (
+                "an" if texts[at][0].lower() in "aeiou" and not texts[at].lower().startswith("one") else "a"
+            )
             texts[at - 2] = with_case_of(units[at - 2].text, article)
     return "".join(texts)
 
@@ -147,7 +166,9 @@ def general_word(units: list[Unit], at: int) -> str:
         return {"singular": "thing", "plural": "things"}[unit.form]
     forms = GENERAL[unit.kind]
     if unit.kind in MODIFIERS:
-        before = next((other.text.lower() for other in reversed(units[max(0, at - 2):at]) if other.is_word), "")
+        before = next(
+            (other.text.lower() for other in reversed(units[max(0, at - 2) : at]) if other.is_word), ""
+        )
         return forms["modifier" if is_nominal(following(units, at)) or before in BE else "else"]
     return forms[unit.form]
 
@@ -178,8 +199,9 @@ def with_case_of(original: str, word: str) -> str:
 # ------------------------------------------------------------------------------------------------------------------ cache
 
 
-def neutralise_cached(captions: Sequence[str], neutraliser: Neutraliser, cache: Path,
-                      batch_size: int = 256) -> list[NeutralText]:
+def neutralise_cached(
+    captions: Sequence[str], neutraliser: Neutraliser, cache: Path, batch_size: int = 256
+) -> list[NeutralText]:
     """Neutralise captions, each distinct one once; `cache` (JSON lines) grows batch by batch and is asked first.
 
     Returns one NeutralText per caption, in order. A torn last line, left by a killed run, is asked again.
@@ -192,7 +214,7 @@ def neutralise_cached(captions: Sequence[str], neutraliser: Neutraliser, cache: 
         starts = range(0, len(wanted), batch_size)
         with cache.open("a", encoding="utf-8") as file:
             for start in progress(starts, what="neutral text", unit=f"x{batch_size} captions"):
-                rows = neutraliser(wanted[start:start + batch_size])
+                rows = neutraliser(wanted[start : start + batch_size])
                 file.writelines(to_json_line(row) for row in rows)
                 file.flush()
                 known.update((row.caption, row) for row in rows)
@@ -210,5 +232,7 @@ def read_cache(cache: Path) -> dict[str, NeutralText]:
     try:
         rows = [NeutralText(**json.loads(line)) for line in lines]
     except (ValueError, TypeError) as error:
-        raise UsageError(f"{cache}: damaged cache of neutral texts: {error}; delete the file to ask again") from None
+        raise UsageError(
+            f"{cache}: damaged cache of neutral texts: {error}; delete the file to ask again"
+        ) from None
     return {row.caption: row for row in rows}

@@ -14,16 +14,51 @@ import numpy as np
 
 from ham.runtime import UsageError, numpy_generator
 from ham.world.grammar import GRAMMARS, Scene
-from ham.world.manners import SYNTAX_HABITS, WORD_HABITS, draw_manner, hint_of, manner_frequencies, worth_telling
-from ham.world.phrases import ORDERS, Item, Speech, items_of, person_words, scene_words, select, series, settle
+from ham.world.manners import (
+    SYNTAX_HABITS,
+    WORD_HABITS,
+    draw_manner,
+    hint_of,
+    manner_frequencies,
+    worth_telling,
+)
+from ham.world.phrases import (
+    ORDERS,
+    Item,
+    Speech,
+    items_of,
+    person_words,
+    scene_words,
+    select,
+    series,
+    settle,
+)
 from ham.world.typos import RATES, misspell
 
-__all__ = ["Annotator", "Description", "annotator_population", "hint_of", "plain_description", "short_description"]
+__all__ = [
+    "Annotator",
+    "Description",
+    "annotator_population",
+    "hint_of",
+    "plain_description",
+    "short_description",
+]
 
 FEWEST_WORDS = 8  # the captioner's filter rejects shorter captions
 OPENINGS = {"in this": "in this {}", "here": "here", "in the": "in the {}", "as the": "as the {} shows"}
-CLOSINGS = {"that is all": "that is all I can see", "nothing else": "nothing else stands out", "hope": "I hope this helps"}
-NOT_A_CLAUSE = {"fragments", "list", "chain", "keyvalue", "search", "spoken"}  # an opening before them ends in a colon
+CLOSINGS = {
+    "that is all": "that is all I can see",
+    "nothing else": "nothing else stands out",
+    "hope": "I hope this helps",
+}
+NOT_A_CLAUSE = {
+    "fragments",
+    "list",
+    "chain",
+    "keyvalue",
+    "search",
+    "spoken",
+}  # an opening before them ends in a colon
 PLAIN_MANNER = {habit: values[0] for habit, values in (SYNTAX_HABITS | WORD_HABITS).items()}
 PLAIN_MANNER |= {"omits": "nothing", "idiolect": "nothing"}
 
@@ -72,7 +107,9 @@ class Annotator:
             text, conveyed = self._write(told, draw, more)
         return Description(misspell(text, RATES[self.manner["typos"]], chances), conveyed)
 
-    def _write(self, told: dict[str, str], draw: Callable[[], float], more: list[str]) -> tuple[str, dict[str, str]]:
+    def _write(
+        self, told: dict[str, str], draw: Callable[[], float], more: list[str]
+    ) -> tuple[str, dict[str, str]]:
         manner, speech = self.manner, self.speech
         items, conveyed = items_of(told, speech)
         if speech.order is not None:
@@ -84,7 +121,14 @@ class Annotator:
             for item in items:
                 if draw() < 0.15:
                     item.hedge = speech.hedge
-        scene = Scene(person_words(told, speech), told.get("gender"), items, scene_words(told, speech), speech.words, draw)
+        scene = Scene(
+            person_words(told, speech),
+            told.get("gender"),
+            items,
+            scene_words(told, speech),
+            speech.words,
+            draw,
+        )
         sentences = GRAMMARS[manner["syntax"]](scene)
         if manner["opening"] != "none":
             start = OPENINGS[manner["opening"]].format(speech.words["place:picture"])
@@ -108,8 +152,9 @@ def punctuate(sentences: list[str], punctuation: str, capitals: str) -> str:
     return text.lower() if capitals == "lower" else text
 
 
-def annotator_population(seed: int, group: str, count: int, vocabulary_spread: float = 1.0,
-                         syntax_spread: float = 1.0) -> list[Annotator]:
+def annotator_population(
+    seed: int, group: str, count: int, vocabulary_spread: float = 1.0, syntax_spread: float = 1.0
+) -> list[Annotator]:
     """Make `count` annotators, the staff of one `group` ("CUHK-PEDES"); the first writes most (weights by Zipf's law, sum 1).
 
     vocabulary_spread, syntax_spread: 0 (everyone uses the same words / the same sentences) to 1 (full variety).
@@ -118,14 +163,22 @@ def annotator_population(seed: int, group: str, count: int, vocabulary_spread: f
         if not 0 <= spread <= 1:
             raise UsageError(f"{knob} is {spread}; it must lie between 0 (all alike) and 1 (full variety)")
     if count < 1:
-        raise UsageError(f"a group of {count} annotators ({group}) cannot describe anything; ask for at least 1")
+        raise UsageError(
+            f"a group of {count} annotators ({group}) cannot describe anything; ask for at least 1"
+        )
     frequencies = manner_frequencies(seed, group)
     weights = 1.0 / (np.arange(count) + 8.0)
     weights /= weights.sum()
-    return [Annotator(f"{group}-{index:05d}",
-                      draw_manner(numpy_generator(seed, "manner", group, index), frequencies, vocabulary_spread, syntax_spread),
-                      float(weights[index]))
-            for index in range(count)]
+    return [
+        Annotator(
+            f"{group}-{index:05d}",
+            draw_manner(
+                numpy_generator(seed, "manner", group, index), frequencies, vocabulary_spread, syntax_spread
+            ),
+            float(weights[index]),
+        )
+        for index in range(count)
+    ]
 
 
 _PLAIN = Speech(PLAIN_MANNER)
@@ -147,7 +200,9 @@ def _plainly(told: dict[str, str]) -> tuple[str, dict[str, str]]:
     items, conveyed = items_of(told, _PLAIN)
     by_verb: dict[str, list[Item]] = {"with": [], "wearing": [], "carrying": [], "holding": []}
     for item in items:
-        by_verb[{"hair": "with", "bag": "carrying", "carried": "holding"}.get(item.name, "wearing")].append(item)
+        by_verb[{"hair": "with", "bag": "carrying", "carried": "holding"}.get(item.name, "wearing")].append(
+            item
+        )
     parts = [f"{verb} {series([item.phrase for item in group])}" for verb, group in by_verb.items() if group]
     person = ("an " if person_words(told, _PLAIN)[0] in "aeiou" else "a ") + person_words(told, _PLAIN)
     parts += [series(scene_words(told, _PLAIN))] if scene_words(told, _PLAIN) else []
@@ -160,17 +215,27 @@ def short_description(attributes: dict[str, str], rng: np.random.Generator) -> D
     """Write an alt text of one to three attributes ("woman in red coat"), in the words of a random register."""
     draw = cycle(rng.random(32).tolist()).__next__
     register = "plain" if draw() < 0.4 else WORD_HABITS["register"][int(draw() * 6)]
-    speech = Speech(PLAIN_MANNER | {"register": register, "colours": ("exact", "simple", "tones")[int(draw() * 3)]})
-    things = [name for name in ORDERS["hair"] if attributes.get("hair_length" if name == "hair" else name, "none") != "none"]
+    speech = Speech(
+        PLAIN_MANNER | {"register": register, "colours": ("exact", "simple", "tones")[int(draw() * 3)]}
+    )
+    things = [
+        name
+        for name in ORDERS["hair"]
+        if attributes.get("hair_length" if name == "hair" else name, "none") != "none"
+    ]
     things.sort(key=lambda name: draw() + 0.5 * (name in ("upper", "lower")), reverse=True)
-    things = things[:1 if draw() < 0.5 else 2]
+    things = things[: 1 if draw() < 0.5 else 2]
     told = {"gender": attributes["gender"]} if "gender" in attributes and draw() < 0.9 else {}
     for name in things:
         fields = ("hair_length", "hair_colour") if name == "hair" else (name, f"{name}_colour")
-        fields = [key for key in fields if key in attributes][:1 if draw() < 0.15 else 2]
-        told |= {key: attributes[key] for key in fields[:3 - len(told)]}
+        fields = [key for key in fields if key in attributes][: 1 if draw() < 0.15 else 2]
+        told |= {key: attributes[key] for key in fields[: 3 - len(told)]}
     items, conveyed = items_of(settle(told, attributes), speech)
     worn = [item.bare for item in items if item.name in ("upper", "lower", "shoes")]
     other = [item.bare for item in items if item.name not in ("upper", "lower", "shoes")]
-    text = person_words(told, speech) + (f" in {series(worn)}" if worn else "") + (f" with {series(other)}" if other else "")
+    text = (
+        person_words(told, speech)
+        + (f" in {series(worn)}" if worn else "")
+        + (f" with {series(other)}" if other else "")
+    )
     return Description(text, conveyed)

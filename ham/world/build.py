@@ -25,14 +25,20 @@ from ham.world.plan import Plan, plan_world
 from ham.world.sheet import write_contact_sheet
 from ham.world.write import processed_tokens, take_shot, write_texts
 
-ANNOTATION = {"CUHK-PEDES": "reid_raw.json", "ICFG-PEDES": "ICFG-PEDES.json", "RSTPReid": "data_captions.json"}
+ANNOTATION = {
+    "CUHK-PEDES": "reid_raw.json",
+    "ICFG-PEDES": "ICFG-PEDES.json",
+    "RSTPReid": "data_captions.json",
+}
 CHUNK = 40  # pictures in one job
 TEXT_CHUNK = 500
 
 _at_work: tuple[Plan, Path] | None = None  # what this worker process builds
 
 
-def build_world(out: Path, preset: str, seed: int = 0, workers: int | None = None, foundation: bool = True) -> bool:
+def build_world(
+    out: Path, preset: str, seed: int = 0, workers: int | None = None, foundation: bool = True
+) -> bool:
     """Build the world of `preset` and `seed` in the folder `out`; the same for every number of workers.
 
     workers: processes; None = one for each core. foundation: False leaves out the images and texts that only the stand-in
@@ -43,23 +49,36 @@ def build_world(out: Path, preset: str, seed: int = 0, workers: int | None = Non
         raise UsageError(f"--preset {preset}: not known; use one of {', '.join(PRESETS)}")
     if workers is not None and workers < 1:
         raise UsageError(f"--workers {workers}: expected 1 or more")
-    settings = {"preset": preset, "seed": seed, "version": WORLD_VERSION, "settings": _plain(asdict(PRESETS[preset])),
-                **({} if foundation else {"without": [FOUNDATION]})}
+    settings = {
+        "preset": preset,
+        "seed": seed,
+        "version": WORLD_VERSION,
+        "settings": _plain(asdict(PRESETS[preset])),
+        **({} if foundation else {"without": [FOUNDATION]}),
+    }
     if _is_complete(out, settings):
         log.info("%s is complete: the world of preset %s and seed %d", out, preset, seed)
         return False
     out.mkdir(parents=True, exist_ok=True)
     plan = plan_world(PRESETS[preset], seed)
     if not foundation:
-        plan = replace(plan, shots=[shot for shot in plan.shots if shot.domain != FOUNDATION],
-                       preset=replace(plan.preset, texts=0))
-    rows, texts = _make(plan, out,
-                        workers or core_count())
+        plan = replace(
+            plan,
+            shots=[shot for shot in plan.shots if shot.domain != FOUNDATION],
+            preset=replace(plan.preset, texts=0),
+        )
+    rows, texts = _make(plan, out, workers or core_count())
     counts = _write_domains(out, plan, rows)
     if foundation:
         counts[FOUNDATION] = _write_foundation(out, rows[FOUNDATION], texts)
-    write_json(out / "truth" / "annotators.json", {annotator.annotator_id: annotator.manner for staff in plan.staffs.values()
-                                                   for annotator in staff.annotators})
+    write_json(
+        out / "truth" / "annotators.json",
+        {
+            annotator.annotator_id: annotator.manner
+            for staff in plan.staffs.values()
+            for annotator in staff.annotators
+        },
+    )
     write_contact_sheet(out, plan)
     write_json(out / "world.json", {**settings, "counts": counts})
     log.info("%s: %d pictures, %d texts", out, len(plan.shots), len(texts))
@@ -73,8 +92,10 @@ def core_count() -> int:
 
 def _plain(value: dict[str, Any]) -> dict[str, Any]:
     """Give settings as they read back from JSON: lists for tuples."""
-    return {key: _plain(item) if isinstance(item, dict) else list(item) if isinstance(item, tuple) else item for key,
-            item in value.items()}
+    return {
+        key: _plain(item) if isinstance(item, dict) else list(item) if isinstance(item, tuple) else item
+        for key, item in value.items()
+    }
 
 
 def _is_complete(out: Path, settings: dict[str, Any]) -> bool:
@@ -84,8 +105,10 @@ def _is_complete(out: Path, settings: dict[str, Any]) -> bool:
     if not out.is_dir() or not any(out.iterdir()):
         return False
     if not (out / "world.json").is_file():
-        raise UsageError(f"--out {out}: not empty and not a complete world (no world.json): other files, or a build that "
-                         "was stopped; delete it or name another folder")
+        raise UsageError(
+            f"--out {out}: not empty and not a complete world (no world.json): other files, or a build that "
+            "was stopped; delete it or name another folder"
+        )
     found = read_json(out / "world.json")
     settings = {**settings, "without": settings.get("without", [])}
     found = {"without": [], **found} if isinstance(found, dict) else {}
@@ -95,7 +118,9 @@ def _is_complete(out: Path, settings: dict[str, Any]) -> bool:
         return True
     key = next(iter(other))
     what = f"{key} {other[key][0]!r:.60} instead of {other[key][1]!r:.60}"
-    raise UsageError(f"--out {out}: holds a world of other settings ({what}); delete it or name another folder")
+    raise UsageError(
+        f"--out {out}: holds a world of other settings ({what}); delete it or name another folder"
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- the workers
@@ -129,12 +154,18 @@ def _do(job: tuple[str, int, int]) -> list[Any]:
 
 def _make(plan: Plan, out: Path, workers: int) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
     """Make all pictures and texts. Returns the rows of each domain, in the plan's order, and the texts."""
-    jobs = [("shots", start, min(start + CHUNK, len(plan.shots))) for start in range(0, len(plan.shots), CHUNK)]
-    jobs += [("texts", start, min(start + TEXT_CHUNK, plan.preset.texts)) for start in range(0, plan.preset.texts, TEXT_CHUNK)]
+    jobs = [
+        ("shots", start, min(start + CHUNK, len(plan.shots))) for start in range(0, len(plan.shots), CHUNK)
+    ]
+    jobs += [
+        ("texts", start, min(start + TEXT_CHUNK, plan.preset.texts))
+        for start in range(0, plan.preset.texts, TEXT_CHUNK)
+    ]
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in DOMAINS}
     texts: list[str] = []
-    for (kind, start, _), made in zip(jobs, progress(_results(plan, out, jobs, workers), len(jobs), "drawing the world",
-                                                     "job")):
+    for (kind, start, _), made in zip(
+        jobs, progress(_results(plan, out, jobs, workers), len(jobs), "drawing the world", "job")
+    ):
         if kind == "texts":
             texts += made
             continue
@@ -154,7 +185,9 @@ def _results(plan: Plan, out: Path, jobs: list[tuple[str, int, int]], workers: i
     try:
         yield from pool.map(_do, jobs)
     except BrokenProcessPool:
-        raise WorkError(f"{out}: a worker process was killed (out of memory?); delete it, try fewer --workers") from None
+        raise WorkError(
+            f"{out}: a worker process was killed (out of memory?); delete it, try fewer --workers"
+        ) from None
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -170,9 +203,14 @@ def _write_domains(out: Path, plan: Plan, rows: dict[str, list[dict[str, Any]]])
         else:
             write_json(out / name / ANNOTATION[name], [_record(name, row) for row in rows[name]])
         write_jsonl(out / "truth" / f"{name}-images.jsonl", (row["image"] for row in rows[name]))
-        write_jsonl(out / "truth" / f"{name}-captions.jsonl", (caption for row in rows[name] for caption in row["captions"]))
-        counts[name] = {split: {"persons": share.persons, **_count(rows[name], split)} for split,
-                        share in plan.preset.splits[name].items()}
+        write_jsonl(
+            out / "truth" / f"{name}-captions.jsonl",
+            (caption for row in rows[name] for caption in row["captions"]),
+        )
+        counts[name] = {
+            split: {"persons": share.persons, **_count(rows[name], split)}
+            for split, share in plan.preset.splits[name].items()
+        }
     return counts
 
 
@@ -185,15 +223,30 @@ def _record(name: str, row: dict[str, Any]) -> dict[str, Any]:
     """Give one record of a benchmark's annotation, keys as in the real file."""
     image, captions = row["image"], [caption["caption"] for caption in row["captions"]]
     if name == "RSTPReid":
-        return {"id": image["person_id"], "img_path": image["image_path"], "captions": captions, "split": image["split"]}
-    return {"split": image["split"], "captions": captions, "file_path": image["image_path"],
-            "processed_tokens": [processed_tokens(caption) for caption in captions], "id": image["person_id"]}
+        return {
+            "id": image["person_id"],
+            "img_path": image["image_path"],
+            "captions": captions,
+            "split": image["split"],
+        }
+    return {
+        "split": image["split"],
+        "captions": captions,
+        "file_path": image["image_path"],
+        "processed_tokens": [processed_tokens(caption) for caption in captions],
+        "id": image["person_id"],
+    }
 
 
 def _pool_record(row: dict[str, Any]) -> dict[str, Any]:
     image = row["image"]
-    return {"id": image["person_id"], "file_path": image["image_path"], "attributes": [",".join(image["attributes"].values())],
-            "captions": [row["plain"]], "prompt_caption": [row["short"]]}
+    return {
+        "id": image["person_id"],
+        "file_path": image["image_path"],
+        "attributes": [",".join(image["attributes"].values())],
+        "captions": [row["plain"]],
+        "prompt_caption": [row["short"]],
+    }
 
 
 def _write_foundation(out: Path, rows: list[dict[str, Any]], texts: list[str]) -> dict[str, int]:
@@ -202,5 +255,8 @@ def _write_foundation(out: Path, rows: list[dict[str, Any]], texts: list[str]) -
     write_jsonl(folder / "images.jsonl", (row["image"] for row in rows))
     write_jsonl(folder / "captions.jsonl", hinted)
     write_jsonl(folder / "texts.jsonl", ({"caption": text} for text in texts))
-    write_jsonl(folder / "short.jsonl", ({"image_path": row["image"]["image_path"], "caption": row["short"]} for row in rows))
+    write_jsonl(
+        folder / "short.jsonl",
+        ({"image_path": row["image"]["image_path"], "caption": row["short"]} for row in rows),
+    )
     return {"images": len(rows), "captions": len(hinted), "texts": len(texts), "short": len(rows)}

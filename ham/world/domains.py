@@ -35,26 +35,96 @@ class Domain:
 DOMAINS: dict[str, Domain] = {
     domain.name: domain
     for domain in (
-        Domain("CUHK-PEDES", "summer", 0.7, 8,
-               CameraStyle(("campus", "street", "plaza"), (0.86, 1.12), (-0.03, 0.07), (0.85, 1.05), (0.15, 0.55), (1.5, 6.0),
-                           (55, 88)),
-               (144, 184), 0.08, 0.08, 2, first_id=1),
-        Domain("ICFG-PEDES", "winter", 0.7, 12,
-               CameraStyle(("campus", "park"), (0.78, 1.12), (-0.07, 0.03), (0.85, 1.1), (0.1, 0.5), (1.5, 5.0), (60, 92)),
-               (150, 196), 0.10, 0.14, 1),
-        Domain("RSTPReid", "mixed", 0.8, 15,
-               CameraStyle(("campus", "plaza", "station"), (0.75, 1.14), (-0.06, 0.06), (0.8, 1.1), (0.2, 0.65), (2.0, 7.0),
-                           (50, 86)),
-               (140, 192), 0.10, 0.12, 2),
-        Domain("SYNTH-PEDES", "mixed", 0.5, 24,
-               CameraStyle(("street", "mall", "station", "park"), (0.8, 1.14), (-0.06, 0.06), (0.85, 1.1), (0.1, 0.6),
-                           (1.0, 6.0), (55, 92)),
-               (128, 176), 0.10, 0.10, 1),
-        Domain("foundation", "mixed", 0.0, 24,
-               CameraStyle(("campus", "street", "mall", "station", "park", "plaza"), (0.75, 1.14), (-0.07, 0.07), (0.82, 1.1),
-                           (0.1, 0.6),
-                           (1.0, 6.5), (50, 92)),
-               (128, 192), 0.08, 0.08, 3),
+        Domain(
+            "CUHK-PEDES",
+            "summer",
+            0.7,
+            8,
+            CameraStyle(
+                ("campus", "street", "plaza"),
+                (0.86, 1.12),
+                (-0.03, 0.07),
+                (0.85, 1.05),
+                (0.15, 0.55),
+                (1.5, 6.0),
+                (55, 88),
+            ),
+            (144, 184),
+            0.08,
+            0.08,
+            2,
+            first_id=1,
+        ),
+        Domain(
+            "ICFG-PEDES",
+            "winter",
+            0.7,
+            12,
+            CameraStyle(
+                ("campus", "park"), (0.78, 1.12), (-0.07, 0.03), (0.85, 1.1), (0.1, 0.5), (1.5, 5.0), (60, 92)
+            ),
+            (150, 196),
+            0.10,
+            0.14,
+            1,
+        ),
+        Domain(
+            "RSTPReid",
+            "mixed",
+            0.8,
+            15,
+            CameraStyle(
+                ("campus", "plaza", "station"),
+                (0.75, 1.14),
+                (-0.06, 0.06),
+                (0.8, 1.1),
+                (0.2, 0.65),
+                (2.0, 7.0),
+                (50, 86),
+            ),
+            (140, 192),
+            0.10,
+            0.12,
+            2,
+        ),
+        Domain(
+            "SYNTH-PEDES",
+            "mixed",
+            0.5,
+            24,
+            CameraStyle(
+                ("street", "mall", "station", "park"),
+                (0.8, 1.14),
+                (-0.06, 0.06),
+                (0.85, 1.1),
+                (0.1, 0.6),
+                (1.0, 6.0),
+                (55, 92),
+            ),
+            (128, 176),
+            0.10,
+            0.10,
+            1,
+        ),
+        Domain(
+            "foundation",
+            "mixed",
+            0.0,
+            24,
+            CameraStyle(
+                ("campus", "street", "mall", "station", "park", "plaza"),
+                (0.75, 1.14),
+                (-0.07, 0.07),
+                (0.82, 1.1),
+                (0.1, 0.6),
+                (1.0, 6.5),
+                (50, 92),
+            ),
+            (128, 192),
+            0.08,
+            0.08,
+            3,
+        ),
     )
 }
 BENCHMARKS = ("CUHK-PEDES", "ICFG-PEDES", "RSTPReid")
@@ -89,13 +159,22 @@ class Preset:
     pool_human_captions: int = 2
 
 
-def _splits(cuhk: tuple[int, int, int], icfg: tuple[int, int], rstp: tuple[int, int, int], pool: int,
-            foundation: int) -> dict[str, dict[str, Share]]:
+def _splits(
+    cuhk: tuple[int, int, int], icfg: tuple[int, int], rstp: tuple[int, int, int], pool: int, foundation: int
+) -> dict[str, dict[str, Share]]:
     """Arrange (train, val, test) persons; images of each as in the real datasets, but in the tests four captions a person."""
     return {
-        "CUHK-PEDES": {"train": Share(cuhk[0], (2, 4)), "val": Share(cuhk[1], (2, 4)), "test": Share(cuhk[2], (2, 2))},
+        "CUHK-PEDES": {
+            "train": Share(cuhk[0], (2, 4)),
+            "val": Share(cuhk[1], (2, 4)),
+            "test": Share(cuhk[2], (2, 2)),
+        },
         "ICFG-PEDES": {"train": Share(icfg[0], (6, 10)), "test": Share(icfg[1], (4, 4))},
-        "RSTPReid": {"train": Share(rstp[0], (5, 5)), "val": Share(rstp[1], (5, 5)), "test": Share(rstp[2], (2, 2))},
+        "RSTPReid": {
+            "train": Share(rstp[0], (5, 5)),
+            "val": Share(rstp[1], (5, 5)),
+            "test": Share(rstp[2], (2, 2)),
+        },
         POOL: {"train": Share(pool, (2, 4))},
         FOUNDATION: {"train": Share(foundation, (2, 2))},
     }
@@ -103,9 +182,17 @@ def _splits(cuhk: tuple[int, int, int], icfg: tuple[int, int], rstp: tuple[int, 
 
 PRESETS: dict[str, Preset] = {
     # Seconds: for tests.
-    "nano": Preset(_splits((12, 4, 8), (12, 8), (12, 4, 8), 16, 20), annotators=(12, 6), texts=200, height_scale=0.4),
+    "nano": Preset(
+        _splits((12, 4, 8), (12, 8), (12, 4, 8), 16, 20), annotators=(12, 6), texts=200, height_scale=0.4
+    ),
     # The demo: builds in under two minutes on two cores.
-    "demo": Preset(_splits((500, 40, 300), (150, 300), (200, 40, 300), 1334, 3000), annotators=(160, 80), texts=40_000),
+    "demo": Preset(
+        _splits((500, 40, 300), (150, 300), (200, 40, 300), 1334, 3000), annotators=(160, 80), texts=40_000
+    ),
     # An experiment of hours: 10,800 training captions of CUHK-PEDES and ICFG-PEDES, 12,000 pool and 16,000 foundation images.
-    "full": Preset(_splits((1000, 100, 300), (600, 300), (800, 100, 300), 4000, 8000), annotators=(600, 300), texts=120_000),
+    "full": Preset(
+        _splits((1000, 100, 300), (600, 300), (800, 100, 300), 4000, 8000),
+        annotators=(600, 300),
+        texts=120_000,
+    ),
 }

@@ -57,13 +57,27 @@ def sample_scene(rng: np.random.Generator, crop_rate: float, occlusion_rate: flo
     if not cropped and rng.random() < occlusion_rate:
         occluder = ("bottom", "left", "right")[int(rng.integers(3))]
         at = rng.uniform(62.0, 86.0) if occluder == "bottom" else rng.uniform(6.5, 11.0)
-    return Scene(view, action, bool(rng.random() < 0.5), float(bottom), float(rng.uniform(4.8, 7.5)),
-                 float(rng.uniform(-1.8, 1.8)),
-                 bool(rng.random() < 0.65), occluder, float(at))
+    return Scene(
+        view,
+        action,
+        bool(rng.random() < 0.5),
+        float(bottom),
+        float(rng.uniform(4.8, 7.5)),
+        float(rng.uniform(-1.8, 1.8)),
+        bool(rng.random() < 0.65),
+        occluder,
+        float(at),
+    )
 
 
-def draw_person(person: dict[str, str], looks: Looks, scene: Scene, camera: Camera, size_px: tuple[int, int],
-                rng: np.random.Generator) -> Image.Image:
+def draw_person(
+    person: dict[str, str],
+    looks: Looks,
+    scene: Scene,
+    camera: Camera,
+    size_px: tuple[int, int],
+    rng: np.random.Generator,
+) -> Image.Image:
     """Draw one picture. size_px: (height, width) of the result. Returns an RGB image."""
     height, width = size_px
     factor = 3 if height <= 200 else 2
@@ -148,7 +162,9 @@ def visible_attributes(person: dict[str, str], scene: Scene) -> dict[str, str]:
         hidden.add("lower")  # above the knee shorts may be trousers
     if person["hair_length"] == "bald" and person["headwear"] != "none":
         hidden.add("hair_length")
-    if person["upper_pattern"] == "logo" and (scene.view == "side" or (scene.view == "back" and person["bag"] == "backpack")):
+    if person["upper_pattern"] == "logo" and (
+        scene.view == "side" or (scene.view == "back" and person["bag"] == "backpack")
+    ):
         hidden.add("upper_pattern")
     return {field: value for field, value in seen.items() if field not in hidden}
 

@@ -10,7 +10,13 @@ from dataclasses import dataclass
 
 from ham.world.pen import Colour, Point
 
-SKIN_TONES: tuple[Colour, ...] = ((246, 214, 188), (234, 192, 156), (208, 158, 118), (160, 110, 78), (112, 76, 56))
+SKIN_TONES: tuple[Colour, ...] = (
+    (246, 214, 188),
+    (234, 192, 156),
+    (208, 158, 118),
+    (160, 110, 78),
+    (112, 76, 56),
+)
 
 # Heights, in body units. Head and feet are larger than life: they carry hair, glasses and shoes.
 CHIN, WAIST, HIP, CROTCH, KNEE, ANKLE, GROUND = 18.0, 40.0, 48.0, 52.0, 69.5, 87.0, 94.0
@@ -40,10 +46,30 @@ def body_of(gender: str, build: str) -> Body:
     narrow, wide = {"slim": (0.9, 0.82), "average": (1.0, 1.0), "heavy": (1.12, 1.32)}[build]
     paunch = {"slim": 0.92, "average": 1.0, "heavy": 1.18}[build]
     if gender == "man":
-        return Body(9.4 * narrow, 8.6 * wide, 7.3 * wide * paunch, 6.7 * wide, 5.7 * wide, 3.4 if build == "heavy" else 0.0,
-                    0.0, 2.5 * wide, 3.7 * wide, 3.1)
-    return Body(7.2 * narrow, 6.6 * wide, 5.0 * wide * paunch, 7.7 * wide, 4.8 * wide, 2.6 if build == "heavy" else 0.0,
-                2.0, 1.95 * wide, 3.7 * wide, 2.3)
+        return Body(
+            9.4 * narrow,
+            8.6 * wide,
+            7.3 * wide * paunch,
+            6.7 * wide,
+            5.7 * wide,
+            3.4 if build == "heavy" else 0.0,
+            0.0,
+            2.5 * wide,
+            3.7 * wide,
+            3.1,
+        )
+    return Body(
+        7.2 * narrow,
+        6.6 * wide,
+        5.0 * wide * paunch,
+        7.7 * wide,
+        4.8 * wide,
+        2.6 if build == "heavy" else 0.0,
+        2.0,
+        1.95 * wide,
+        3.7 * wide,
+        2.3,
+    )
 
 
 @dataclass(frozen=True)
@@ -66,7 +92,7 @@ class Pose:
 
 
 def pose_of(body: Body, view: str, action: str, carried: str, holds_bag: bool, bag_arm: str) -> Pose:
-    """Place the joints. A hand that holds something up is bent, one that holds a bag hangs straight."""
+    """DistInfo the joints. A hand that holds something up is bent, one that holds a bag hangs straight."""
     walking = action == "walking"
     build = _side_limbs if view == "side" else _front_limbs
     arms, legs = build(body, walking)
@@ -111,21 +137,38 @@ def _front_limbs(body: Body, walking: bool) -> tuple[dict[str, Limb], dict[str, 
     side = max(out, body.waist)
     if not walking:
         leg = Limb((hip, HIP + 2), (hip, KNEE), (hip, ANKLE))
-        return ({"a": _straight_arm(body, "front", "a"), "b": _straight_arm(body, "front", "b")},
-                {"a": leg, "b": _mirror(leg)})
-    arms = {"a": Limb((out, 24.2), (side + 3.6, 34.0), (side + 0.2, 41.5)),
-            "b": Limb((-out, 24.2), (-side - 3.4, 33.0), (-side - 5.2, 43.0))}
-    legs = {"a": Limb((hip, HIP + 2), (hip + 2.2, KNEE), (hip + 3.6, ANKLE + 1.0)),
-            "b": Limb((-hip, HIP + 2), (-hip - 2.6, KNEE - 3), (-hip - 2.2, ANKLE - 7.5))}
+        return (
+            {"a": _straight_arm(body, "front", "a"), "b": _straight_arm(body, "front", "b")},
+            {"a": leg, "b": _mirror(leg)},
+        )
+    arms = {
+        "a": Limb((out, 24.2), (side + 3.6, 34.0), (side + 0.2, 41.5)),
+        "b": Limb((-out, 24.2), (-side - 3.4, 33.0), (-side - 5.2, 43.0)),
+    }
+    legs = {
+        "a": Limb((hip, HIP + 2), (hip + 2.2, KNEE), (hip + 3.6, ANKLE + 1.0)),
+        "b": Limb((-hip, HIP + 2), (-hip - 2.6, KNEE - 3), (-hip - 2.2, ANKLE - 7.5)),
+    }
     return arms, legs
 
 
 def _side_limbs(body: Body, walking: bool) -> tuple[dict[str, Limb], dict[str, Limb]]:
     if not walking:
         near, far = _straight_arm(body, "side", "a"), Limb((0.6, 24.5), (0.6, 35.5), (2.0, 46.5))
-        return ({"a": near, "b": far},
-                {"a": Limb((-0.2, HIP + 2), (0.4, KNEE), (-0.6, ANKLE)),
-                 "b": Limb((0.8, HIP + 2), (1.6, KNEE), (0.9, ANKLE - 0.5))})
-    return ({"a": Limb((-0.4, 24.5), (-5.2, 34.0), (-7.2, 44.5)), "b": Limb((0.6, 24.5), (4.4, 34.5), (9.4, 41.5))},
-            {"a": Limb((0.0, HIP + 2), (5.2, KNEE - 1.5), (7.6, ANKLE - 0.8)),
-             "b": Limb((0.0, HIP + 2), (-2.6, KNEE), (-8.8, ANKLE - 3.0))})
+        return (
+            {"a": near, "b": far},
+            {
+                "a": Limb((-0.2, HIP + 2), (0.4, KNEE), (-0.6, ANKLE)),
+                "b": Limb((0.8, HIP + 2), (1.6, KNEE), (0.9, ANKLE - 0.5)),
+            },
+        )
+    return (
+        {
+            "a": Limb((-0.4, 24.5), (-5.2, 34.0), (-7.2, 44.5)),
+            "b": Limb((0.6, 24.5), (4.4, 34.5), (9.4, 41.5)),
+        },
+        {
+            "a": Limb((0.0, HIP + 2), (5.2, KNEE - 1.5), (7.6, ANKLE - 0.8)),
+            "b": Limb((0.0, HIP + 2), (-2.6, KNEE), (-8.8, ANKLE - 3.0)),
+        },
+    )

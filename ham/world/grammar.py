@@ -10,12 +10,36 @@ from dataclasses import dataclass
 
 from ham.world.phrases import Item, series, with_article
 
-VERB_OF = {"hair": "have", "headwear": "wear", "glasses": "wear", "upper": "wear", "lower": "wear", "shoes": "wear",
-           "bag": "carry", "carried": "hold"}
-PLACE_OF = {"hair": "on {} head", "headwear": "on {} head", "glasses": "on {} face", "upper": "on {} body",
-            "lower": "on {} legs", "shoes": "on {} feet", "bag": "at {} side", "carried": "in {} hand"}
-KEY_OF = {"hair": "hair", "headwear": "head", "glasses": "eyes", "upper": "top", "lower": "bottoms", "shoes": "shoes",
-          "bag": "bag", "carried": "hand"}
+VERB_OF = {
+    "hair": "have",
+    "headwear": "wear",
+    "glasses": "wear",
+    "upper": "wear",
+    "lower": "wear",
+    "shoes": "wear",
+    "bag": "carry",
+    "carried": "hold",
+}
+PLACE_OF = {
+    "hair": "on {} head",
+    "headwear": "on {} head",
+    "glasses": "on {} face",
+    "upper": "on {} body",
+    "lower": "on {} legs",
+    "shoes": "on {} feet",
+    "bag": "at {} side",
+    "carried": "in {} hand",
+}
+KEY_OF = {
+    "hair": "hair",
+    "headwear": "head",
+    "glasses": "eyes",
+    "upper": "top",
+    "lower": "bottoms",
+    "shoes": "shoes",
+    "bag": "bag",
+    "carried": "hand",
+}
 WHERE = ("at the crossing", "near the shop", "on the street", "by the station", "in the park")
 
 
@@ -52,7 +76,9 @@ class Scene:
         stem = {"present": "s", "participle": "ing", "past": ""}[form]
         if verb == "wear":
             return self.words["verb:wore" if form == "past" else "verb:wear" + stem]
-        return self.words[{"present": "verb:carries", "participle": "verb:carrying", "past": "verb:carried"}[form]]
+        return self.words[
+            {"present": "verb:carries", "participle": "verb:carrying", "past": "verb:carried"}[form]
+        ]
 
     def clauses(self, form: str, most: int) -> list[str]:
         """Say "wears a navy jacket and boots", "carries a bag": neighbours of one verb go together, at most `most`."""
@@ -79,7 +105,7 @@ def pairs_of(items: list[Item], draw: Callable[[], float]) -> list[list[Item]]:
     runs, place = [], 0
     while place < len(items):
         size = 2 if draw() < 0.5 else 1
-        runs.append(items[place:place + size])
+        runs.append(items[place : place + size])
         place += size
     return runs
 
@@ -158,10 +184,16 @@ def chain(scene: Scene) -> list[str]:
 def spoken(scene: Scene) -> list[str]:
     said = [f"see that {scene.who}?"]
     links = ("so {he}'s got {it}", "and {he}'s got {it}", "then {it}", "and yeah {it} too")
-    parts = [links[0 if turn == 0 else 1 + int(scene.draw() * 3)].format(he=scene.he, it=item.phrase)
-             for turn, item in enumerate(scene.items)]
+    parts = [
+        links[0 if turn == 0 else 1 + int(scene.draw() * 3)].format(he=scene.he, it=item.phrase)
+        for turn, item in enumerate(scene.items)
+    ]
     if scene.doing:
-        parts.append(f"and {scene.he}'s just {series(scene.doing)}" if parts else f"{scene.he}'s just {series(scene.doing)}")
+        parts.append(
+            f"and {scene.he}'s just {series(scene.doing)}"
+            if parts
+            else f"{scene.he}'s just {series(scene.doing)}"
+        )
     return [said[0], ", ".join(parts)] if parts else said
 
 
@@ -177,7 +209,9 @@ def steps(scene: Scene) -> list[str]:
 def passive(scene: Scene) -> list[str]:
     said = []
     for item in scene.items:
-        verb = {"have": "can be seen", "wear": "being worn", "carry": "being carried", "hold": "being held"}[verb_of(item)]
+        verb = {"have": "can be seen", "wear": "being worn", "carry": "being carried", "hold": "being held"}[
+            verb_of(item)
+        ]
         verb = verb if verb_of(item) == "have" else f"{is_or_are(item)} {verb}"
         owner = "" if said else f" {'on' if verb_of(item) == 'have' else 'by'} the {scene.who}"
         said.append(f"{item.phrase} {verb}{owner}")
@@ -208,7 +242,10 @@ def search(scene: Scene) -> list[str]:
 def story(scene: Scene) -> list[str]:
     doing = f"was {series(scene.doing)}" if scene.doing else "came by"
     where = WHERE[int(scene.draw() * len(WHERE))]
-    return [f"{where} {scene.a_person} {doing}", *(f"{scene.he} {clause}" for clause in scene.clauses("past", most=3))]
+    return [
+        f"{where} {scene.a_person} {doing}",
+        *(f"{scene.he} {clause}" for clause in scene.clauses("past", most=3)),
+    ]
 
 
 def relative(scene: Scene) -> list[str]:
@@ -222,6 +259,21 @@ def relative(scene: Scene) -> list[str]:
 
 
 GRAMMARS: dict[str, Callable[[Scene], list[str]]] = {
-    "full": full, "long": long, "participle": participle, "fragments": fragments, "list": listing, "observer": observer,
-    "this": this, "possessive": possessive, "there": there, "chain": chain, "spoken": spoken, "steps": steps,
-    "passive": passive, "keyvalue": keyvalue, "search": search, "story": story, "relative": relative}
+    "full": full,
+    "long": long,
+    "participle": participle,
+    "fragments": fragments,
+    "list": listing,
+    "observer": observer,
+    "this": this,
+    "possessive": possessive,
+    "there": there,
+    "chain": chain,
+    "spoken": spoken,
+    "steps": steps,
+    "passive": passive,
+    "keyvalue": keyvalue,
+    "search": search,
+    "story": story,
+    "relative": relative,
+}

@@ -6,8 +6,13 @@ from ham.world.attributes import SHADES
 from ham.world.figure import CHIN, HEAD_RX, HEAD_RY, HEAD_Y, Body
 from ham.world.pen import Colour, Pen, both_sides, brightness, oval_points, smooth, tint
 
-HAIR_RGB: dict[str, Colour] = {"black": (30, 26, 28), "brown": (98, 60, 34), "blond": (226, 190, 104), "red": (176, 74, 28),
-                               "grey": (172, 172, 176)}
+HAIR_RGB: dict[str, Colour] = {
+    "black": (30, 26, 28),
+    "brown": (98, 60, 34),
+    "blond": (226, 190, 104),
+    "red": (176, 74, 28),
+    "grey": (172, 172, 176),
+}
 HAIR_END = {"shoulder": 24.0, "long": 36.0}
 DARK = (24, 24, 28)
 TOP = HEAD_Y - HEAD_RY
@@ -18,7 +23,10 @@ def draw_hair_behind(pen: Pen, person: dict[str, str], view: str) -> None:
     end = HAIR_END.get(person["hair_length"])
     if view == "front" and end:
         hair = HAIR_RGB[person["hair_colour"]]
-        pen.shape(smooth(both_sides([(3, TOP - 1), (8.2, 6), (9.0, end - 5), (8.4, end), (4, end + 0.5)])), tint(hair, 0.9))
+        pen.shape(
+            smooth(both_sides([(3, TOP - 1), (8.2, 6), (9.0, end - 5), (8.4, end), (4, end + 0.5)])),
+            tint(hair, 0.9),
+        )
 
 
 def draw_head(pen: Pen, person: dict[str, str], body: Body, view: str, skin: Colour, beard: bool) -> None:
@@ -45,9 +53,17 @@ def _face(pen: Pen, person: dict[str, str], view: str, skin: Colour, beard: bool
     if beard and not woman:
         shade = tint(hair, 0.95)
         if view == "front":
-            pen.shape([*oval_points(0, HEAD_Y, HEAD_RX * 0.98, HEAD_RY, 20, 160), (-2.4, 12.4), (2.4, 12.4)], shade, edge=False)
+            pen.shape(
+                [*oval_points(0, HEAD_Y, HEAD_RX * 0.98, HEAD_RY, 20, 160), (-2.4, 12.4), (2.4, 12.4)],
+                shade,
+                edge=False,
+            )
         else:
-            pen.shape([(6.0, 12.6), (7.0, 14.5), (4.0, 17.8), (0.6, 16.6), (2.0, 11.5), (3.4, 13.0)], shade, edge=False)
+            pen.shape(
+                [(6.0, 12.6), (7.0, 14.5), (4.0, 17.8), (0.6, 16.6), (2.0, 11.5), (3.4, 13.0)],
+                shade,
+                edge=False,
+            )
     eyes = (-2.6, 2.6) if view == "front" else (5.0,)
     for x in eyes:
         pen.oval(x, 9.4, 0.95, 0.8, DARK, edge=False)
@@ -66,7 +82,9 @@ def _hair(pen: Pen, person: dict[str, str], view: str) -> None:
         pen.shadow(oval_points(-2.2, TOP + 2.6, 1.9, 1.0), (255, 255, 255, 130))
         return
     hair = HAIR_RGB[person["hair_colour"]]
-    {"front": _hair_front, "back": _hair_back, "side": _hair_side}[view](pen, length, hair, person["gender"] == "woman")
+    {"front": _hair_front, "back": _hair_back, "side": _hair_side}[view](
+        pen, length, hair, person["gender"] == "woman"
+    )
 
 
 def _hair_front(pen: Pen, length: str, hair: Colour, woman: bool) -> None:
@@ -81,7 +99,12 @@ def _hair_front(pen: Pen, length: str, hair: Colour, woman: bool) -> None:
         lock = [(8.4, end - 6), (7.8, side_y), (4.6, side_y + 1), (5.4, 14)]
         pen.shape([*crown, *lock, *fringe, *[(-x, y) for x, y in reversed(lock)]], hair)
     if length == "ponytail":
-        pen.shape(smooth([(4.4, -0.4), (9.6, -0.6), (13.0, 6), (13.2, 17), (11.2, 27), (9.4, 17), (8.6, 8), (5.0, 4.4)]), hair)
+        pen.shape(
+            smooth(
+                [(4.4, -0.4), (9.6, -0.6), (13.0, 6), (13.2, 17), (11.2, 27), (9.4, 17), (8.6, 8), (5.0, 4.4)]
+            ),
+            hair,
+        )
         pen.oval(6.4, 2.0, 1.6, 1.8, (206, 60, 90))
     elif woman and length == "short":
         pen.shape([(5.6, 8), (7.6, 7), (7.2, 14.5), (5.6, 14)], hair, edge=False)
@@ -95,7 +118,12 @@ def _hair_back(pen: Pen, length: str, hair: Colour, woman: bool) -> None:
         nape = 16.6 if woman or length == "ponytail" else 14.4
         pen.shape(smooth(both_sides([(4.6, -0.2), (7.4, 4), (7.2, 10), (4.8, nape), (2, nape + 0.4)])), hair)
     else:
-        pen.shape(smooth(both_sides([(4.6, -0.4), (8.0, 4), (8.8, 14), (8.8, end - 2), (6, end + 1), (1, end + 1)])), hair)
+        pen.shape(
+            smooth(
+                both_sides([(4.6, -0.4), (8.0, 4), (8.8, 14), (8.8, end - 2), (6, end + 1), (1, end + 1)])
+            ),
+            hair,
+        )
         for x in (-4.4, -1.4, 1.8, 4.6):
             pen.line([(x * 0.6, 3), (x, 12), (x, end - 1)], strand, 0.4)
     if length == "ponytail":
@@ -109,11 +137,19 @@ def _hair_side(pen: Pen, length: str, hair: Colour, woman: bool) -> None:
     cap = [(6.6, 5.6), (5.6, 1.8), (2.0, -0.4), (-3.0, 0.4), (-6.4, 4.4), (-7.0, 9.4)]
     if end is None:
         low = 15.4 if woman or length == "ponytail" else 13.6
-        pen.shape([*cap, (-5.6, low), (-3.6, low + 0.6), (-2.2, 10.6), (-0.4, 8.6), (1.2, 11.0), (1.8, 6.6)], hair)
+        pen.shape(
+            [*cap, (-5.6, low), (-3.6, low + 0.6), (-2.2, 10.6), (-0.4, 8.6), (1.2, 11.0), (1.8, 6.6)], hair
+        )
     else:
-        pen.shape([*cap, (-7.8, end - 5), (-7.2, end), (-2.0, end + 0.6), (0.2, end - 4), (0.8, 13), (1.6, 6.8)], hair)
+        pen.shape(
+            [*cap, (-7.8, end - 5), (-7.2, end), (-2.0, end + 0.6), (0.2, end - 4), (0.8, 13), (1.6, 6.8)],
+            hair,
+        )
     if length == "ponytail":
-        pen.shape(smooth([(-5.4, 4.6), (-9.6, 5.0), (-12.0, 13), (-11.4, 24), (-9.6, 30), (-8.6, 20), (-6.4, 10)]), hair)
+        pen.shape(
+            smooth([(-5.4, 4.6), (-9.6, 5.0), (-12.0, 13), (-11.4, 24), (-9.6, 30), (-8.6, 20), (-6.4, 10)]),
+            hair,
+        )
         pen.oval(-6.6, 6.2, 1.3, 1.6, (206, 60, 90))
 
 
@@ -154,7 +190,10 @@ def _cap(pen: Pen, colour: Colour, view: str) -> None:
 
 def _hat(pen: Pen, colour: Colour, view: str) -> None:
     band = tint(colour, 0.55) if brightness(colour) > 60 else tint(colour, 1.35)
-    pen.shape(smooth([(-6.2, 4.4), (-5.6, -3.4), (-2.0, -4.6), (0, -3.8), (2.0, -4.6), (5.6, -3.4), (6.2, 4.4)], 1), colour)
+    pen.shape(
+        smooth([(-6.2, 4.4), (-5.6, -3.4), (-2.0, -4.6), (0, -3.8), (2.0, -4.6), (5.6, -3.4), (6.2, 4.4)], 1),
+        colour,
+    )
     pen.box(-6.3, 1.2, 6.3, 3.8, band, edge=False)
     pen.oval(0.6 if view == "side" else 0, 4.6, 12.0, 2.2, colour)
 
@@ -163,8 +202,10 @@ def _beanie(pen: Pen, colour: Colour, view: str) -> None:
     middle = 0.3 if view == "side" else 0.0
     pen.oval(middle, -4.0, 2.3, 2.1, tint(colour, 1.25))
     pen.shape([*oval_points(middle, 4.4, 7.6, 7.6, 180, 360)], colour)
-    pen.shape(smooth([(middle - 8.0, 2.4), (middle + 8.0, 2.4), (middle + 8.0, 6.4), (middle - 8.0, 6.4)], 1),
-              tint(colour, 1.2))
+    pen.shape(
+        smooth([(middle - 8.0, 2.4), (middle + 8.0, 2.4), (middle + 8.0, 6.4), (middle - 8.0, 6.4)], 1),
+        tint(colour, 1.2),
+    )
     rib = tint(colour, 0.75)
     for x in (-6, -4, -2, 0, 2, 4, 6):
         pen.line([(middle + x, 3.0), (middle + x, 6.0)], rib, 0.35)

@@ -44,11 +44,35 @@ def _leg(pen: Pen, leg: Limb, radius: float, skin: Colour) -> None:
 def _seat(pen: Pen, kind: str, body: Body, view: str, colour: Colour) -> None:
     if view == "side":
         half = body.depth * 1.02
-        pen.shape(smooth([(-half, WAIST), (half + 0.5 * body.belly, WAIST), (half, HIP), (half * 0.7, CROTCH + 3),
-                          (-half * 0.7, CROTCH + 3), (-half * 1.1, HIP)], 1), colour, edge=False)
+        pen.shape(
+            smooth(
+                [
+                    (-half, WAIST),
+                    (half + 0.5 * body.belly, WAIST),
+                    (half, HIP),
+                    (half * 0.7, CROTCH + 3),
+                    (-half * 0.7, CROTCH + 3),
+                    (-half * 1.1, HIP),
+                ],
+                1,
+            ),
+            colour,
+            edge=False,
+        )
         return
-    pen.shape([(-body.hip, WAIST), (body.hip, WAIST), (body.hip + 0.2, HIP), (body.hip * 0.9, CROTCH + 2), (0, CROTCH + 1),
-               (-body.hip * 0.9, CROTCH + 2), (-body.hip - 0.2, HIP)], colour, edge=False)
+    pen.shape(
+        [
+            (-body.hip, WAIST),
+            (body.hip, WAIST),
+            (body.hip + 0.2, HIP),
+            (body.hip * 0.9, CROTCH + 2),
+            (0, CROTCH + 1),
+            (-body.hip * 0.9, CROTCH + 2),
+            (-body.hip - 0.2, HIP),
+        ],
+        colour,
+        edge=False,
+    )
     pen.line([(0, HIP - 2), (0, CROTCH + 3)], edge_of(colour), 0.5)
     if kind == "jeans" and view == "back":
         for x in (-0.62, 0.12):
@@ -70,8 +94,15 @@ def _trouser_leg(pen: Pen, kind: str, leg: Limb, body: Body, colour: Colour, vie
         pen.shadow(limb_points(upper, lower, radius, radius), wash)
     seam = (226, 160, 70) if brightness(colour) < 170 else (150, 110, 60)
     shift = 0.72 * top if leg.root[0] >= 0 or view == "side" else -0.72 * top
-    pen.line([(leg.root[0] + shift, leg.root[1]), (leg.middle[0] + shift * 0.9, leg.middle[1]),
-              (end[0] + shift * 0.85, end[1] - 3)], seam, 0.45)
+    pen.line(
+        [
+            (leg.root[0] + shift, leg.root[1]),
+            (leg.middle[0] + shift * 0.9, leg.middle[1]),
+            (end[0] + shift * 0.85, end[1] - 3),
+        ],
+        seam,
+        0.45,
+    )
     cuff = low + 0.5
     pen.box(end[0] - cuff, end[1] - 2.4, end[0] + cuff, end[1] + 0.4, tint(colour, 1.4))
 
@@ -80,9 +111,15 @@ def _shorts_leg(pen: Pen, leg: Limb, body: Body, colour: Colour, hem: float) -> 
     share = min(1.0, (hem - leg.root[1]) / (leg.middle[1] - leg.root[1]))
     end = _between(leg.root, leg.middle, share)
     half, slope = body.leg * 1.12, 0.0
-    pen.shape([(leg.root[0] - body.leg, leg.root[1] - 2), (leg.root[0] + body.leg, leg.root[1] - 2),
-               (end[0] + half, end[1] + slope),
-               (end[0] - half, end[1])], colour)
+    pen.shape(
+        [
+            (leg.root[0] - body.leg, leg.root[1] - 2),
+            (leg.root[0] + body.leg, leg.root[1] - 2),
+            (end[0] + half, end[1] + slope),
+            (end[0] - half, end[1]),
+        ],
+        colour,
+    )
     pen.line([(end[0] - half, end[1] - 1.3), (end[0] + half, end[1] - 1.3)], edge_of(colour), 0.5)
 
 
@@ -92,8 +129,17 @@ def _skirt(pen: Pen, body: Body, pose: Pose, colour: Colour, hem: float) -> None
     reach = 0.35 * (hem - HIP) ** 0.8
     left, right = min(-half, min(knees) - 1.5) - reach * 0.45, max(half, max(knees) + 1.5) + reach * 0.45
     waist = half * 0.8
-    outline = [(-waist, WAIST), (waist, WAIST), (half + 0.5, HIP), (right, hem - 1), (right * 0.5, hem + 0.8), (0, hem),
-               (left * 0.5, hem + 0.8), (left, hem - 1), (-half - 0.5, HIP)]
+    outline = [
+        (-waist, WAIST),
+        (waist, WAIST),
+        (half + 0.5, HIP),
+        (right, hem - 1),
+        (right * 0.5, hem + 0.8),
+        (0, hem),
+        (left * 0.5, hem + 0.8),
+        (left, hem - 1),
+        (-half - 0.5, HIP),
+    ]
     pen.shape(outline, colour)
     fold = tint(colour, 0.78) if brightness(colour) > 60 else tint(colour, 1.16)
     for share in (-0.55, -0.1, 0.4):
@@ -118,10 +164,21 @@ def _sole_of(colour: Colour) -> Colour:
     return (250, 250, 250) if brightness(colour) < 200 else (158, 160, 166)
 
 
-def _shoe_front(pen: Pen, kind: str, x: float, y: float, colour: Colour, skin: Colour, view: str, out: float) -> None:
+def _shoe_front(
+    pen: Pen, kind: str, x: float, y: float, colour: Colour, skin: Colour, view: str, out: float
+) -> None:
     floor, half, x = y + 6.6, 4.3, x + out
-    foot = smooth([(x - 2.6, y - 1.8), (x + 2.6, y - 1.8), (x + half, floor - 2.4), (x + half, floor), (x - half, floor),
-                   (x - half, floor - 2.4)], 1)
+    foot = smooth(
+        [
+            (x - 2.6, y - 1.8),
+            (x + 2.6, y - 1.8),
+            (x + half, floor - 2.4),
+            (x + half, floor),
+            (x - half, floor),
+            (x - half, floor - 2.4),
+        ],
+        1,
+    )
     if kind == "sneakers":
         pen.shape(foot, colour)
         pen.box(x - half, floor - 2.0, x + half, floor + 0.2, _sole_of(colour))
@@ -142,35 +199,83 @@ def _shoe_front(pen: Pen, kind: str, x: float, y: float, colour: Colour, skin: C
         pen.line([(x, y + 2.4), (x, floor + 0.3)], colour, 1.3)
     else:
         pen.oval(x, y - 0.4, 2.1, 1.8, skin, edge=False)
-        pen.shape([(x - 2.9, y + 0.2), (x, y + 1.8), (x + 2.9, y + 0.2), (x + 2.2, floor - 1.4), (x, floor + 1.0),
-                   (x - 2.2, floor - 1.4)],
-                  colour)
+        pen.shape(
+            [
+                (x - 2.9, y + 0.2),
+                (x, y + 1.8),
+                (x + 2.9, y + 0.2),
+                (x + 2.2, floor - 1.4),
+                (x, floor + 1.0),
+                (x - 2.2, floor - 1.4),
+            ],
+            colour,
+        )
 
 
 def _shoe_side(pen: Pen, kind: str, x: float, y: float, colour: Colour, skin: Colour, pitch: float) -> None:
     floor, heel, toe = y + 6.6, x - 3.2, x + 8.6
     low = floor + pitch  # the toe of a lifted foot points down
-    foot = smooth([(x - 2.5, y - 1.8), (x + 2.3, y - 1.8), (x + 4.2, y + 2.2), (toe, low - 2.6), (toe + 0.2, low),
-                   (heel, floor),
-                   (heel, y + 1)], 1)
+    foot = smooth(
+        [
+            (x - 2.5, y - 1.8),
+            (x + 2.3, y - 1.8),
+            (x + 4.2, y + 2.2),
+            (toe, low - 2.6),
+            (toe + 0.2, low),
+            (heel, floor),
+            (heel, y + 1),
+        ],
+        1,
+    )
     if kind == "sneakers":
         pen.shape(foot, colour)
-        pen.shape([(heel - 0.2, floor - 2.0), (toe + 0.2, low - 2.0), (toe + 0.2, low + 0.2), (heel - 0.2, floor + 0.2)],
-                  _sole_of(colour))
+        pen.shape(
+            [
+                (heel - 0.2, floor - 2.0),
+                (toe + 0.2, low - 2.0),
+                (toe + 0.2, low + 0.2),
+                (heel - 0.2, floor + 0.2),
+            ],
+            _sole_of(colour),
+        )
         pen.line([(x + 1.2, y + 1.4), (x + 3.2, y + 0.4)], _sole_of(colour), 0.8)
     elif kind == "boots":
         pen.shape([(x - 3.3, y - 13.0), (x + 3.3, y - 13.0), (x + 2.9, y), (x - 2.9, y)], colour)
         pen.shape(foot, colour)
-        pen.shape([(heel, floor - 1.0), (toe, low - 0.8), (toe, low + 0.3), (heel, floor + 0.3)], tint(colour, 0.5))
+        pen.shape(
+            [(heel, floor - 1.0), (toe, low - 0.8), (toe, low + 0.3), (heel, floor + 0.3)], tint(colour, 0.5)
+        )
         pen.box(x - 3.6, y - 14.2, x + 3.6, y - 11.6, tint(colour, 1.3))
     elif kind == "sandals":
         pen.shape(foot, skin)
-        pen.shape([(heel - 0.2, floor - 0.9), (toe + 0.3, low - 0.9), (toe + 0.3, low + 0.3), (heel - 0.2, floor + 0.3)],
-                  tint(colour, 0.7))
+        pen.shape(
+            [
+                (heel - 0.2, floor - 0.9),
+                (toe + 0.3, low - 0.9),
+                (toe + 0.3, low + 0.3),
+                (heel - 0.2, floor + 0.3),
+            ],
+            tint(colour, 0.7),
+        )
         pen.line([(x - 2.8, y + 0.6), (x + 2.8, y + 0.4)], colour, 1.8)
         pen.line([(x + 3.4, y + 2.0), (x + 4.6, floor)], colour, 2.0)
     else:
-        pen.shape(smooth([(x - 2.0, y - 2), (x + 1.8, y - 2), (x + 4.8, y + 2.4), (x - 2.2, y + 1.4)], 1), skin, edge=False)
-        pen.shape([(x - 3.2, y - 0.4), (x - 0.6, y + 1.4), (x + 4.0, y + 2.0), (toe, low - 1.0), (toe, low + 0.2),
-                   (x + 3.2, low + 0.2),
-                   (x - 1.4, y + 4.2), (x - 2.2, floor + 0.2), (x - 3.4, floor + 0.2)], colour)
+        pen.shape(
+            smooth([(x - 2.0, y - 2), (x + 1.8, y - 2), (x + 4.8, y + 2.4), (x - 2.2, y + 1.4)], 1),
+            skin,
+            edge=False,
+        )
+        pen.shape(
+            [
+                (x - 3.2, y - 0.4),
+                (x - 0.6, y + 1.4),
+                (x + 4.0, y + 2.0),
+                (toe, low - 1.0),
+                (toe, low + 0.2),
+                (x + 3.2, low + 0.2),
+                (x - 1.4, y + 4.2),
+                (x - 2.2, floor + 0.2),
+                (x - 3.4, floor + 0.2),
+            ],
+            colour,
+        )

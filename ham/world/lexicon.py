@@ -103,20 +103,71 @@ place:picture           | picture | pic | image | photo | photo | shot
 """
 
 # Shades told by light and dark alone, where an annotator does not use special names.
-TONES = {"navy": "dark blue", "blue": "bright blue", "red": "bright red", "light grey": "light grey", "dark grey": "dark grey",
-         "yellow": "bright yellow", "purple": "deep purple", "pink": "pale pink", "brown": "dark brown", "beige": "light brown",
-         "orange": "bright orange"}
+TONES = {
+    "navy": "dark blue",
+    "blue": "bright blue",
+    "red": "bright red",
+    "light grey": "light grey",
+    "dark grey": "dark grey",
+    "yellow": "bright yellow",
+    "purple": "deep purple",
+    "pink": "pale pink",
+    "brown": "dark brown",
+    "beige": "light brown",
+    "orange": "bright orange",
+}
 
 # What a garment's pattern and sleeve are called behind it: "a t-shirt with stripes and short sleeves".
-BEHIND = {"upper_pattern:plain": "no pattern", "upper_pattern:striped": "stripes", "upper_pattern:checked": "checks",
-          "upper_pattern:dotted": "dots", "upper_pattern:logo": "a logo", "sleeve:sleeveless": "no sleeves",
-          "sleeve:short": "short sleeves", "sleeve:long": "long sleeves"}
+BEHIND = {
+    "upper_pattern:plain": "no pattern",
+    "upper_pattern:striped": "stripes",
+    "upper_pattern:checked": "checks",
+    "upper_pattern:dotted": "dots",
+    "upper_pattern:logo": "a logo",
+    "sleeve:sleeveless": "no sleeves",
+    "sleeve:short": "short sleeves",
+    "sleeve:long": "long sleeves",
+}
 
-PLURAL_NOUNS = frozenset({"glasses", "specs", "spectacles", "eyeglasses", "frames", "dark glasses", "sunglasses", "shades",
-                          "trousers", "pants", "slacks", "chinos", "jeans", "denim trousers", "denim pants", "denims", "shorts",
-                          "bottoms", "sneakers", "kicks", "sports shoes", "tennis shoes", "trainers", "runners", "boots",
-                          "ankle boots", "sandals", "flip-flops", "slides", "heels", "high-heeled shoes", "high heels",
-                          "court shoes", "stilettos", "shoes"})
+PLURAL_NOUNS = frozenset(
+    {
+        "glasses",
+        "specs",
+        "spectacles",
+        "eyeglasses",
+        "frames",
+        "dark glasses",
+        "sunglasses",
+        "shades",
+        "trousers",
+        "pants",
+        "slacks",
+        "chinos",
+        "jeans",
+        "denim trousers",
+        "denim pants",
+        "denims",
+        "shorts",
+        "bottoms",
+        "sneakers",
+        "kicks",
+        "sports shoes",
+        "tennis shoes",
+        "trainers",
+        "runners",
+        "boots",
+        "ankle boots",
+        "sandals",
+        "flip-flops",
+        "slides",
+        "heels",
+        "high-heeled shoes",
+        "high heels",
+        "court shoes",
+        "stilettos",
+        "shoes",
+    }
+)
 MASS_NOUNS = frozenset({"hair", "footwear", "headwear"})
 
 

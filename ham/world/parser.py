@@ -21,12 +21,35 @@ TOKEN = re.compile(r"[a-z]+(?:-[a-z]+)*|[^\sa-z]")
 COLOURED = re.compile(r"[ -]+colou?red\b")  # "navy-coloured", "navy colored"
 LEAST_FUZZY = 6  # letters of a word before one wrong letter in it is forgiven
 STOPS = frozenset(".;!?")  # behind them nothing belongs to an earlier noun
-GENDER_WORDS = {"he": "man", "him": "man", "his": "man", "himself": "man", "she": "woman", "her": "woman", "hers": "woman"}
+GENDER_WORDS = {
+    "he": "man",
+    "him": "man",
+    "his": "man",
+    "himself": "man",
+    "she": "woman",
+    "her": "woman",
+    "hers": "woman",
+}
 # Keys of telegraphic captions and parts of the body: nouns that say what is meant but not what it is.
-PARTS = {"top": "upper", "upper garment": "upper", "bottoms": "lower", "lower garment": "lower", "shoes": "shoes",
-         "footwear": "shoes", "bag": "bag", "hair": "hair", "headwear": "headwear", "nothing in hand": "carried"}
-ORDINARY = frozenset(word for key, row in ROWS.items() if key.split(":")[0] in ("part", "verb", "place")
-                     for phrase in row for word in phrase.split()) | {"should", "finally", "notice", "station", "crossing"}
+PARTS = {
+    "top": "upper",
+    "upper garment": "upper",
+    "bottoms": "lower",
+    "lower garment": "lower",
+    "shoes": "shoes",
+    "footwear": "shoes",
+    "bag": "bag",
+    "hair": "hair",
+    "headwear": "headwear",
+    "nothing in hand": "carried",
+}
+ORDINARY = frozenset(
+    word
+    for key, row in ROWS.items()
+    if key.split(":")[0] in ("part", "verb", "place")
+    for phrase in row
+    for word in phrase.split()
+) | {"should", "finally", "notice", "station", "crossing"}
 
 
 @dataclass
@@ -35,7 +58,9 @@ class Mark:
 
     kind: str  # noun | colour | length | fact | no | break | stop
     thing: str = ""  # of a noun: the thing ("upper", "hair"); of a fact: its field
-    values: dict[str, str] = field(default_factory=dict)  # of a modifier: what it says of which thing; else {"": value}
+    values: dict[str, str] = field(
+        default_factory=dict
+    )  # of a modifier: what it says of which thing; else {"": value}
 
 
 def _lexicon() -> dict[tuple[str, ...], Mark]:
@@ -91,7 +116,11 @@ def known_word(word: str) -> str:
     word = CORRECT.get(word, word)
     if word in WORDS or word in ORDINARY or len(word) < LEAST_FUZZY:
         return word
-    near = [other for other in WORDS if len(other) >= LEAST_FUZZY - 1 and other[0] == word[0] and one_slip(word, other)]
+    near = [
+        other
+        for other in WORDS
+        if len(other) >= LEAST_FUZZY - 1 and other[0] == word[0] and one_slip(word, other)
+    ]
     return near[0] if len(near) == 1 else word
 
 
@@ -112,7 +141,7 @@ def marks_of(caption: str) -> list[Mark]:
     marks, place = [], 0
     while place < len(tokens):
         for size in range(min(LONGEST, len(tokens) - place), 0, -1):
-            mark = MARKS.get(tuple(tokens[place:place + size]))
+            mark = MARKS.get(tuple(tokens[place : place + size]))
             if mark is not None:
                 break
         else:
@@ -194,7 +223,9 @@ def score(captions: list[str], truths: list[dict[str, str]]) -> dict:
     Raises: ValueError when the two lists differ in length.
     """
     if len(captions) != len(truths):
-        raise ValueError(f"{len(captions)} captions but {len(truths)} truths: give one truth for each caption")
+        raise ValueError(
+            f"{len(captions)} captions but {len(truths)} truths: give one truth for each caption"
+        )
     counts = {name: [0, 0, 0] for name in FIELDS}  # agreeing claims, claims, truths
     for caption, truth in zip(captions, truths):
         said = parse(caption)
@@ -204,7 +235,9 @@ def score(captions: list[str], truths: list[dict[str, str]]) -> dict:
         for name in truth:
             counts[name][2] += 1
     total = [sum(count[place] for count in counts.values()) for place in range(3)]
-    return _shares(*total) | {"per_field": {name: _shares(*count) for name, count in counts.items() if any(count)}}
+    return _shares(*total) | {
+        "per_field": {name: _shares(*count) for name, count in counts.items() if any(count)}
+    }
 
 
 def score_content(captions: list[str], truths: list[dict[str, str]]) -> dict[str, float]:
@@ -216,8 +249,16 @@ def score_content(captions: list[str], truths: list[dict[str, str]]) -> dict[str
     """
     precision = score(captions, truths)["precision"]
     recall = score(captions, [worth_telling(truth) for truth in truths])["recall"]
-    return {"precision": precision, "recall": recall, "f1": 2 * precision * recall / max(precision + recall, 1e-9)}
+    return {
+        "precision": precision,
+        "recall": recall,
+        "f1": 2 * precision * recall / max(precision + recall, 1e-9),
+    }
 
 
 def _shares(right: int, said: int, true: int) -> dict[str, float]:
-    return {"precision": right / max(said, 1), "recall": right / max(true, 1), "f1": 2 * right / max(said + true, 1)}
+    return {
+        "precision": right / max(said, 1),
+        "recall": right / max(true, 1),
+        "f1": 2 * right / max(said + true, 1),
+    }

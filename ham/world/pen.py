@@ -46,7 +46,9 @@ class Cloth:
     pattern: str = "plain"
 
 
-def oval_points(x: float, y: float, rx: float, ry: float, start: float = 0.0, end: float = 360.0) -> list[Point]:
+def oval_points(
+    x: float, y: float, rx: float, ry: float, start: float = 0.0, end: float = 360.0
+) -> list[Point]:
     """Give the points of an ellipse or a part of one; degrees run clockwise from three o'clock."""
     count = max(6, round((end - start) / 18))
     angles = [math.radians(start + (end - start) * k / count) for k in range(count + 1)]
@@ -56,7 +58,10 @@ def oval_points(x: float, y: float, rx: float, ry: float, start: float = 0.0, en
 def limb_points(a: Point, b: Point, ra: float, rb: float) -> list[Point]:
     """Give the outline of a tapered limb with round ends."""
     along = math.degrees(math.atan2(b[1] - a[1], b[0] - a[0]))
-    return [*oval_points(*a, ra, ra, along + 90, along + 270), *oval_points(*b, rb, rb, along - 90, along + 90)]
+    return [
+        *oval_points(*a, ra, ra, along + 90, along + 270),
+        *oval_points(*b, rb, rb, along - 90, along + 90),
+    ]
 
 
 def smooth(points: list[Point], rounds: int = 2) -> list[Point]:
@@ -64,7 +69,10 @@ def smooth(points: list[Point], rounds: int = 2) -> list[Point]:
     for _ in range(rounds):
         cut = []
         for (ax, ay), (bx, by) in zip(points, points[1:] + points[:1]):
-            cut += [(0.75 * ax + 0.25 * bx, 0.75 * ay + 0.25 * by), (0.25 * ax + 0.75 * bx, 0.25 * ay + 0.75 * by)]
+            cut += [
+                (0.75 * ax + 0.25 * bx, 0.75 * ay + 0.25 * by),
+                (0.25 * ax + 0.75 * bx, 0.25 * ay + 0.75 * by),
+            ]
         points = cut
     return points
 
@@ -85,7 +93,10 @@ class Pen:
         self.ink = ImageDraw.Draw(canvas, "RGBA")
 
     def at(self, point: Point) -> Point:
-        return (self.origin[0] + self.sign * self.scale_px * point[0], self.origin[1] + self.scale_px * point[1])
+        return (
+            self.origin[0] + self.sign * self.scale_px * point[0],
+            self.origin[1] + self.scale_px * point[1],
+        )
 
     def shape(self, points: list[Point], fill: Colour | Cloth, edge: bool = True) -> None:
         """Fill a closed outline and line its edge in a shade of its own colour."""
@@ -104,7 +115,9 @@ class Pen:
     def oval(self, x: float, y: float, rx: float, ry: float, fill: Colour | Cloth, edge: bool = True) -> None:
         self.shape(oval_points(x, y, rx, ry), fill, edge)
 
-    def box(self, x0: float, y0: float, x1: float, y1: float, fill: Colour | Cloth, edge: bool = True) -> None:
+    def box(
+        self, x0: float, y0: float, x1: float, y1: float, fill: Colour | Cloth, edge: bool = True
+    ) -> None:
         self.shape([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], fill, edge)
 
     def limb(self, a: Point, b: Point, ra: float, rb: float, fill: Colour | Cloth) -> None:
@@ -113,7 +126,9 @@ class Pen:
         self.shadow(limb_points((a[0] + 0.5 * ra, a[1]), (b[0] + 0.5 * rb, b[1]), 0.4 * ra, 0.4 * rb))
 
     def line(self, points: list[Point], colour: Colour, width: float) -> None:
-        self.ink.line([self.at(point) for point in points], fill=colour, width=self.width_px(width), joint="curve")
+        self.ink.line(
+            [self.at(point) for point in points], fill=colour, width=self.width_px(width), joint="curve"
+        )
 
     def width_px(self, width: float) -> int:
         return max(1, round(width * self.scale_px))
@@ -121,7 +136,10 @@ class Pen:
     def _weave(self, pixels: list[Point], cloth: Cloth) -> None:
         columns, rows = zip(*pixels)
         left, top = max(0, int(min(columns))), max(0, int(min(rows)))
-        right, bottom = min(self.canvas.width, int(max(columns)) + 2), min(self.canvas.height, int(max(rows)) + 2)
+        right, bottom = (
+            min(self.canvas.width, int(max(columns)) + 2),
+            min(self.canvas.height, int(max(rows)) + 2),
+        )
         if right <= left or bottom <= top:
             return
         mask = Image.new("L", (right - left, bottom - top))
@@ -129,7 +147,9 @@ class Pen:
         weave = Image.new("RGB", mask.size, cloth.colour)
         # Patterns are fixed to the body, so stripes run on from the trunk into the sleeves.
         start = (left - self.origin[0], top - self.origin[1])
-        PATTERNS[cloth.pattern](ImageDraw.Draw(weave), mask.size, start, self.scale_px, accent_of(cloth.colour))
+        PATTERNS[cloth.pattern](
+            ImageDraw.Draw(weave), mask.size, start, self.scale_px, accent_of(cloth.colour)
+        )
         self.canvas.paste(weave, (left, top), mask)
 
 
@@ -138,12 +158,16 @@ def _bands(length: int, start: float, period: float) -> list[float]:
     return [first + period * k for k in range(-1, int(length / period) + 2)]
 
 
-def _stripes(ink: ImageDraw.ImageDraw, size: tuple[int, int], start: Point, unit: float, accent: Colour) -> None:
+def _stripes(
+    ink: ImageDraw.ImageDraw, size: tuple[int, int], start: Point, unit: float, accent: Colour
+) -> None:
     for y in _bands(size[1], start[1], 5.4 * unit):
         ink.rectangle([0, y, size[0], y + 2.0 * unit], fill=accent)
 
 
-def _checks(ink: ImageDraw.ImageDraw, size: tuple[int, int], start: Point, unit: float, accent: Colour) -> None:
+def _checks(
+    ink: ImageDraw.ImageDraw, size: tuple[int, int], start: Point, unit: float, accent: Colour
+) -> None:
     for y in _bands(size[1], start[1], 5.4 * unit):
         ink.rectangle([0, y, size[0], y + 0.9 * unit], fill=accent)
     for x in _bands(size[0], start[0] + 2 * unit, 4.6 * unit):

@@ -13,10 +13,12 @@ from ham.world.lexicon import BEHIND, MASS_NOUNS, PLURAL_NOUNS, colour_words, wo
 from ham.world.manners import CHANCES, LENGTH_POWER
 
 ITEMS = ("hair", "headwear", "glasses", "upper", "lower", "shoes", "bag", "carried")
-ORDERS = {"hair": ITEMS,
-          "clothes": ("upper", "lower", "shoes", "headwear", "hair", "glasses", "bag", "carried"),
-          "shoes": ("shoes", "lower", "upper", "glasses", "headwear", "hair", "carried", "bag"),
-          "bag": ("bag", "carried", "upper", "lower", "shoes", "hair", "glasses", "headwear")}
+ORDERS = {
+    "hair": ITEMS,
+    "clothes": ("upper", "lower", "shoes", "headwear", "hair", "glasses", "bag", "carried"),
+    "shoes": ("shoes", "lower", "upper", "glasses", "headwear", "hair", "carried", "bag"),
+    "bag": ("bag", "carried", "upper", "lower", "shoes", "hair", "glasses", "headwear"),
+}
 
 
 class Hedge(NamedTuple):
@@ -28,11 +30,13 @@ class Hedge(NamedTuple):
     bare: str
 
 
-HEDGES = {"seems": Hedge("what seems to be", "seems", "seem", "seemingly"),
-          "looks": Hedge("what looks like", "looks", "look", "apparently"),
-          "probably": Hedge("what is probably", "is probably", "are probably", "probably"),
-          "possibly": Hedge("what could be", "could be", "could be", "possibly"),
-          "maybe": Hedge("something like", "is maybe", "are maybe", "maybe")}
+HEDGES = {
+    "seems": Hedge("what seems to be", "seems", "seem", "seemingly"),
+    "looks": Hedge("what looks like", "looks", "look", "apparently"),
+    "probably": Hedge("what is probably", "is probably", "are probably", "probably"),
+    "possibly": Hedge("what could be", "could be", "could be", "possibly"),
+    "maybe": Hedge("something like", "is maybe", "are maybe", "maybe"),
+}
 # Adjectives that stand only before a noun -> what is said behind a verb instead.
 BEFORE_ONLY = {"logo": "with a logo", "graphic": "with a graphic", "polka-dot": "with polka dots"}
 ABSENT_NOUNS = {"headwear": "no hat", "glasses": "no glasses", "bag": "no bag", "carried": "nothing in hand"}
@@ -158,7 +162,9 @@ def items_of(told: dict[str, str], speech: Speech) -> tuple[list[Item], dict[str
     for name in ("headwear", "upper", "lower", "shoes", "bag"):
         if (shade := told.get(f"{name}_colour")) is not None:
             conveyed[f"{name}_colour"] = speech.colours[shade][1]
-    items = [item for item in (_hair(told, speech), *(_thing(name, told, speech) for name in ITEMS[1:])) if item]
+    items = [
+        item for item in (_hair(told, speech), *(_thing(name, told, speech) for name in ITEMS[1:])) if item
+    ]
     return items, conveyed
 
 
@@ -202,5 +208,3 @@ def person_words(told: dict[str, str], speech: Speech) -> str:
 def scene_words(told: dict[str, str], speech: Speech) -> list[str]:
     """Say what the person does and how it is seen: ["walking", "seen from behind"]."""
     return [speech.words[f"{name}:{told[name]}"] for name in ("action", "view") if name in told]
-
-

@@ -69,7 +69,9 @@ def plan_world(preset: Preset, seed: int) -> Plan:
     for name, domain in DOMAINS.items():
         rng = numpy_generator(seed, "cameras", name)
         cameras[name] = [sample_camera(rng, domain.style) for _ in range(domain.cameras)]
-        wardrobes[name] = sample_wardrobe(numpy_generator(seed, "wardrobe", name), domain.season, domain.taste)
+        wardrobes[name] = sample_wardrobe(
+            numpy_generator(seed, "wardrobe", name), domain.season, domain.taste
+        )
         first_id = domain.first_id
         look_alikes = 0.0 if name == FOUNDATION else preset.look_alikes
         for split, share in preset.splits[name].items():
@@ -78,8 +80,9 @@ def plan_world(preset: Preset, seed: int) -> Plan:
     return Plan(seed, preset, shots, cameras, wardrobes, _staffs(preset, seed))
 
 
-def _shots_of(domain: Domain, wardrobe: Wardrobe, split: str, share: Share, first_id: int, look_alikes: float,
-              seed: int) -> list[Shot]:
+def _shots_of(
+    domain: Domain, wardrobe: Wardrobe, split: str, share: Share, first_id: int, look_alikes: float, seed: int
+) -> list[Shot]:
     rng = numpy_generator(seed, "persons", domain.name, split)
     shots = []
     for person in sample_persons(rng, wardrobe, share.persons, first_id, look_alikes):
@@ -87,8 +90,15 @@ def _shots_of(domain: Domain, wardrobe: Wardrobe, split: str, share: Share, firs
         seen_by = rng.choice(domain.cameras, size=count, replace=count > domain.cameras)
         folder = ("train", "test")[int(rng.integers(2))]
         for index, camera in enumerate(int(number) for number in seen_by):
-            shots.append(Shot(domain.name, image_path_of(domain.name, person.person_id, index, camera, folder), person, split,
-                              camera))
+            shots.append(
+                Shot(
+                    domain.name,
+                    image_path_of(domain.name, person.person_id, index, camera, folder),
+                    person,
+                    split,
+                    camera,
+                )
+            )
     return shots
 
 
@@ -114,8 +124,12 @@ def _staffs(preset: Preset, seed: int) -> dict[str, Staff]:
         order = numpy_generator(seed, "staff", name).permutation(len(people))
         hired[name] = [people[int(index)] for index in order[:trainers]]
         staffs[f"{name}/train"] = staff_of(hired[name])
-        staffs[f"{name}/val"] = staffs[f"{name}/test"] = staff_of([people[int(index)] for index in order[trainers:]])
+        staffs[f"{name}/val"] = staffs[f"{name}/test"] = staff_of(
+            [people[int(index)] for index in order[trainers:]]
+        )
     staffs[f"{POOL}/train"] = staff_of(hired["CUHK-PEDES"] + hired["ICFG-PEDES"])
     # The foundation has to have read every manner, the rare ones too: its annotators write equally much.
-    staffs[f"{FOUNDATION}/train"] = staff_of(annotator_population(seed, FOUNDATION, trainers + testers, *spreads), even=True)
+    staffs[f"{FOUNDATION}/train"] = staff_of(
+        annotator_population(seed, FOUNDATION, trainers + testers, *spreads), even=True
+    )
     return staffs

@@ -39,18 +39,31 @@ def write_contact_sheet(out: Path, plan: Plan) -> None:
         top = MARGIN + place * (ROW_PX + MARGIN)
         for column, shot in enumerate(shots_of_person):
             with Image.open(image_root_of(out, name) / shot.image_path) as picture:
-                sheet.paste(picture.convert("RGB").resize((PICTURE_PX, ROW_PX), Image.Resampling.BICUBIC),
-                            (MARGIN + column * (PICTURE_PX + MARGIN), top))
+                sheet.paste(
+                    picture.convert("RGB").resize((PICTURE_PX, ROW_PX), Image.Resampling.BICUBIC),
+                    (MARGIN + column * (PICTURE_PX + MARGIN), top),
+                )
         left = 2 * MARGIN + COLUMNS * (PICTURE_PX + MARGIN)
         cameras = ", ".join(str(shot.camera) for shot in shots_of_person)
-        ink.text((left, top), f"{name}, person {person_id}, cameras {cameras} (of {DOMAINS[name].cameras})", (120, 60, 20),
-                 font=small)
-        _write_captions(ink, (left, top + 20), [pair for shot in shots_of_person for pair in captions[shot.image_path]][:5],
-                        font, small)
+        ink.text(
+            (left, top),
+            f"{name}, person {person_id}, cameras {cameras} (of {DOMAINS[name].cameras})",
+            (120, 60, 20),
+            font=small,
+        )
+        _write_captions(
+            ink,
+            (left, top + 20),
+            [pair for shot in shots_of_person for pair in captions[shot.image_path]][:5],
+            font,
+            small,
+        )
     sheet.save(out / "contact_sheet.png")
 
 
-def _write_captions(ink: ImageDraw.ImageDraw, at: tuple[int, int], captions: list[tuple[str, str]], font, small) -> None:
+def _write_captions(
+    ink: ImageDraw.ImageDraw, at: tuple[int, int], captions: list[tuple[str, str]], font, small
+) -> None:
     x, y = at
     for annotator_id, caption in captions:
         lines = textwrap.wrap(caption, 100)[:4]

@@ -10,23 +10,57 @@ from ham.world.attributes import ABSENT_WITH, COLOURS, PERSON_FIELDS
 from ham.world.draw import Looks
 
 # How often each value is worn, in the order of PERSON_FIELDS (only the ratios count).
-UPPER = {"summer": (40, 24, 7, 9, 13, 7), "winter": (10, 12, 22, 19, 21, 16), "mixed": (19, 17, 16, 16, 17, 15)}
+UPPER = {
+    "summer": (40, 24, 7, 9, 13, 7),
+    "winter": (10, 12, 22, 19, 21, 16),
+    "mixed": (19, 17, 16, 16, 17, 15),
+}
 SLEEVE = {"summer": (22, 66, 12), "winter": (8, 52, 40), "mixed": (20, 54, 26)}
 LOWER = {"summer": (28, 26, 26, 20), "winter": (42, 40, 5, 13), "mixed": (30, 30, 20, 20)}
 SHOES = {"summer": (40, 12, 28, 20), "winter": (42, 36, 5, 17), "mixed": (34, 24, 20, 22)}
 HEADWEAR = {"summer": (68, 18, 11, 3), "winter": (66, 9, 7, 18), "mixed": (58, 14, 14, 14)}
 HAIR_LENGTH = {"man": (14, 66, 10, 5, 5), "woman": (1, 19, 27, 30, 23)}
 OTHERS = {
-    "build": (28, 46, 26), "hair_colour": (36, 26, 16, 10, 12), "glasses": (64, 22, 14), "upper_pattern": (52, 14, 12, 10, 12),
-    "bag": (34, 24, 15, 16, 11), "carried": (48, 16, 12, 12, 12),
+    "build": (28, 46, 26),
+    "hair_colour": (36, 26, 16, 10, 12),
+    "glasses": (64, 22, 14),
+    "upper_pattern": (52, 14, 12, 10, 12),
+    "bag": (34, 24, 15, 16, 11),
+    "carried": (48, 16, 12, 12, 12),
 }
-POPULAR = {"black": 12, "white": 9, "light grey": 6, "dark grey": 7, "red": 6, "dark red": 4, "pink": 4, "orange": 4,
-           "yellow": 4,
-           "light green": 4, "dark green": 4, "light blue": 6, "blue": 7, "navy": 7, "purple": 4, "brown": 5, "beige": 5}
+POPULAR = {
+    "black": 12,
+    "white": 9,
+    "light grey": 6,
+    "dark grey": 7,
+    "red": 6,
+    "dark red": 4,
+    "pink": 4,
+    "orange": 4,
+    "yellow": 4,
+    "light green": 4,
+    "dark green": 4,
+    "light blue": 6,
+    "blue": 7,
+    "navy": 7,
+    "purple": 4,
+    "brown": 5,
+    "beige": 5,
+}
 DENIM = {"blue": 10, "light blue": 8, "navy": 8, "black": 4, "light grey": 2, "dark grey": 3, "white": 2}
 # What a look-alike may wear differently; colours go with their garments.
-CHANGES = ("shoes", "bag", "carried", "headwear", "glasses", "hair_colour", "upper_colour", "lower_colour", "upper_pattern",
-           "hair_length")
+CHANGES = (
+    "shoes",
+    "bag",
+    "carried",
+    "headwear",
+    "glasses",
+    "hair_colour",
+    "upper_colour",
+    "lower_colour",
+    "upper_pattern",
+    "hair_length",
+)
 
 
 @dataclass(frozen=True)
@@ -49,8 +83,11 @@ class Wardrobe:
 
 def sample_wardrobe(rng: np.random.Generator, season: str, variety: float) -> Wardrobe:
     """Draw a domain's own taste in colours. variety: 0 = as everywhere, 1 = some colours thrice as common as others."""
-    tilt = {field: tuple(float(1 + variety * rng.uniform(-0.65, 1.0)) for _ in COLOURS)
-            for field in PERSON_FIELDS if field.endswith("_colour") and field != "hair_colour"}
+    tilt = {
+        field: tuple(float(1 + variety * rng.uniform(-0.65, 1.0)) for _ in COLOURS)
+        for field in PERSON_FIELDS
+        if field.endswith("_colour") and field != "hair_colour"
+    }
     return Wardrobe(season, float(0.5 + 0.12 * variety * rng.uniform(-1, 1)), tilt)
 
 
@@ -69,7 +106,9 @@ def consistent(person: dict[str, str]) -> dict[str, str]:
     return {field: person[field] for field in PERSON_FIELDS if field not in absent}
 
 
-def sample_persons(rng: np.random.Generator, wardrobe: Wardrobe, count: int, first_id: int, look_alikes: float) -> list[Person]:
+def sample_persons(
+    rng: np.random.Generator, wardrobe: Wardrobe, count: int, first_id: int, look_alikes: float
+) -> list[Person]:
     """Draw `count` persons; a share `look_alikes` of them resembles an earlier one in all but one to three fields."""
     persons: list[Person] = []
     for person_id in range(first_id, first_id + count):
@@ -84,7 +123,9 @@ def sample_persons(rng: np.random.Generator, wardrobe: Wardrobe, count: int, fir
 
 def _look_alike(rng: np.random.Generator, wardrobe: Wardrobe, model: dict[str, str]) -> dict[str, str]:
     # An absent colour is drawn anew, so that a bag or a hat that is put on has one.
-    person = {field: model.get(field) or _sample_field(rng, wardrobe, field, model) for field in PERSON_FIELDS}
+    person = {
+        field: model.get(field) or _sample_field(rng, wardrobe, field, model) for field in PERSON_FIELDS
+    }
     for field in rng.choice(CHANGES, size=int(rng.integers(1, 4)), replace=False):
         person[str(field)] = _sample_field(rng, wardrobe, str(field), person)
     return consistent(person)
@@ -113,7 +154,9 @@ def _weights(wardrobe: Wardrobe, field: str, person: dict[str, str]) -> tuple[fl
         trousers, jeans, shorts, skirt = LOWER[season]
         return (trousers, jeans, 0 if coat else shorts, 0 if man else 2 * skirt)
     if field == "lower_length":
-        return {"shorts": (45, 55, 0), "skirt": (0 if coat else 36, 0 if coat else 36, 28)}.get(person["lower"], (0, 0, 1))
+        return {"shorts": (45, 55, 0), "skirt": (0 if coat else 36, 0 if coat else 36, 28)}.get(
+            person["lower"], (0, 0, 1)
+        )
     if field == "shoes":
         sneakers, boots, sandals, heels = SHOES[season]
         return (sneakers, boots, sandals, 0 if man else 2 * heels)

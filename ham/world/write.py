@@ -40,9 +40,16 @@ def take_shot(plan: Plan, shot: Shot, out: Path) -> dict[str, Any]:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(jpeg_bytes(picture, camera.quality))
     seen = visible_attributes(shot.person.attributes, scene)
-    return {"image": {"image_path": shot.image_path, "person_id": shot.person.person_id, "split": shot.split,
-                      "camera": shot.camera,
-                      "attributes": seen}, **describe_shot(plan, shot, seen)}
+    return {
+        "image": {
+            "image_path": shot.image_path,
+            "person_id": shot.person.person_id,
+            "split": shot.split,
+            "camera": shot.camera,
+            "attributes": seen,
+        },
+        **describe_shot(plan, shot, seen),
+    }
 
 
 def describe_shot(plan: Plan, shot: Shot, seen: dict[str, str]) -> dict[str, Any]:
@@ -50,19 +57,43 @@ def describe_shot(plan: Plan, shot: Shot, seen: dict[str, str]) -> dict[str, Any
     rng = numpy_generator(plan.seed, "captions", shot.domain, shot.image_path)
     staff = plan.staffs[f"{shot.domain}/{shot.split}"]
     if shot.domain == FOUNDATION:
-        hinted = [{"image_path": shot.image_path, "caption": plain_description(seen, rng).text, "hint": "", "manner": {}}]
+        hinted = [
+            {
+                "image_path": shot.image_path,
+                "caption": plain_description(seen, rng).text,
+                "hint": "",
+                "manner": {},
+            }
+        ]
         for annotator in staff.draw(rng, FOUNDATION_HINTED):
-            hinted.append({"image_path": shot.image_path, "caption": annotator.describe(seen, rng).text,
-                           "hint": hint_of(annotator.manner), "manner": annotator.manner})
+            hinted.append(
+                {
+                    "image_path": shot.image_path,
+                    "caption": annotator.describe(seen, rng).text,
+                    "hint": hint_of(annotator.manner),
+                    "manner": annotator.manner,
+                }
+            )
         return {"captions": [], "hinted": hinted, "short": short_description(seen, rng).text}
     captions = []
     count = plan.preset.pool_human_captions if shot.domain == POOL else DOMAINS[shot.domain].captions
     for annotator in staff.draw(rng, count):
         told: Description = annotator.describe(seen, rng)
-        captions.append({"image_path": shot.image_path, "caption": told.text, "annotator_id": annotator.annotator_id,
-                         "manner": annotator.manner, "mentioned": told.mentioned})
+        captions.append(
+            {
+                "image_path": shot.image_path,
+                "caption": told.text,
+                "annotator_id": annotator.annotator_id,
+                "manner": annotator.manner,
+                "mentioned": told.mentioned,
+            }
+        )
     if shot.domain == POOL:
-        return {"captions": captions, "plain": plain_description(seen, rng).text, "short": short_description(seen, rng).text}
+        return {
+            "captions": captions,
+            "plain": plain_description(seen, rng).text,
+            "short": short_description(seen, rng).text,
+        }
     return {"captions": captions}
 
 
@@ -75,7 +106,9 @@ def write_texts(plan: Plan, start: int, stop: int) -> list[str]:
         person = sample_persons(rng, plan.wardrobes[FOUNDATION], 1, 0, 0.0)[0]
         seen = visible_attributes(person.attributes, sample_scene(rng, domain.crop, domain.occlusion))
         plain = rng.random() < PLAIN_SHARE
-        texts.append((plain_description(seen, rng) if plain else staff.draw(rng, 1)[0].describe(seen, rng)).text)
+        texts.append(
+            (plain_description(seen, rng) if plain else staff.draw(rng, 1)[0].describe(seen, rng)).text
+        )
     return texts
 
 

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 import torch
 
 from ham.captioner.checkpoint import add_styles, load_captioner
-from ham.captioner.decoder import DecodeSettings
+from ham.captioner.engine import DecodeSettings
 from ham.captioner.model import Captioner
-from ham.generation.engine import CaptionerEngine
 from ham.generation.filters import reject_reason
-from ham.generation.styles import NO_STYLE, Draw, StylePlan
+from ham.generation.native_engine import CaptionerEngine
+from ham.generation.style_draws import NO_STYLE, Draw, StylePlan
 from ham.records import CaptionRow, path_below, read_json, read_jsonl
 from ham.runtime import UsageError, progress
 from ham.world.annotators import annotator_population
@@ -33,10 +33,19 @@ def write_captions(settings: Settings, places: Places, writes: str, clustering: 
     images = read_json(places.pool_list)
     writers: dict[str, Callable[[], Captions]] = {
         "humans": lambda: human_captions(places, images, settings.captions.per_image),
-        "first_of_both": lambda: {image: texts[:1] for image, texts in read_json(places.captions("both")).items()},
+        "first_of_both": lambda: {
+            image: texts[:1] for image, texts in read_json(places.captions("both")).items()
+        },
         "static": lambda: in_styles(settings, places, images, load_captioner(settings.llava), [NO_STYLE], 1),
-        "sampled": lambda: in_styles(settings, places, images, load_captioner(settings.llava), [NO_STYLE],
-                                     settings.captions.per_image, temperature=1.0),
+        "sampled": lambda: in_styles(
+            settings,
+            places,
+            images,
+            load_captioner(settings.llava),
+            [NO_STYLE],
+            settings.captions.per_image,
+            temperature=1.0,
+        ),
         "templates": lambda: by_templates(settings, places, images),
         "random_prompts": lambda: in_all_styles(settings, places, images, untrained(settings, places)),
         "styles": lambda: in_all_styles(settings, places, images, load_captioner(places.tuned(clustering))),
@@ -49,26 +58,51 @@ def write_captions(settings: Settings, places: Places, writes: str, clustering: 
 def in_all_styles(settings: Settings, places: Places, images: list[str], captioner: Captioner) -> Captions:
     """Caption each image in styles drawn for it; with a single style, all captions of an image are the same one."""
     styles = list(range(captioner.num_styles))
-    return in_styles(settings, places, images, captioner, styles, min(settings.captions.per_image, len(styles)))
+    return in_styles(
+        settings, places, images, captioner, styles, min(settings.captions.per_image, len(styles))
+    )
 
 
-def in_styles(settings: Settings, places: Places, images: list[str], captioner: Captioner, styles: list[int], count: int,
-              temperature: float = 0.0) -> Captions:
+def in_styles(
+    settings: Settings,
+    places: Places,
+    images: list[str],
+    captioner: Captioner,
+    styles: list[int],
+    count: int,
+    temperature: float = 0.0,
+) -> Captions:
     """Caption each image `count` times with one captioner and one instruction."""
-    plan = StylePlan(tuple(styles), shuffled=len(styles) > 1, captions_per_image=count,
-                     max_redraws=settings.captions.max_redraws if len(styles) > 1 or temperature else 0, seed=places.seed)
-    engine = CaptionerEngine(captioner, decoding(settings, settings.instruction, temperature, places.seed), BATCH_IMAGES, count)
+    plan = StylePlan(
+        tuple(styles),
+        shuffled=len(styles) > 1,
+        captions_per_image=count,
+        max_redraws=settings.captions.max_redraws if len(styles) > 1 or temperature else 0,
+        seed=places.seed,
+    )
+    engine = CaptionerEngine(
+        captioner, decoding(settings, settings.instruction, temperature, places.seed), BATCH_IMAGES, count
+    )
     captions: Captions = {}
     for batch in progress(batches(images), -(-len(images) // BATCH_IMAGES), "captioning", "batch"):
         pixels = [engine.load(path_below(places.world / POOL, image)) for image in batch]
         rows: dict[str, list[CaptionRow]] = {image: [] for image in batch}
-        while waiting := [(place, image, draws) for place, image in enumerate(batch)
-                          if (draws := plan.replay(image, rows[image])[1])]:
-            made = engine.caption([image for _, image, _ in waiting], [pixels[place] for place, _, _ in waiting],
-                                  [draws for _, _, draws in waiting])
+        while waiting := [
+            (place, image, draws)
+            for place, image in enumerate(batch)
+            if (draws := plan.replay(image, rows[image])[1])
+        ]:
+            made = engine.caption(
+                [image for _, image, _ in waiting],
+                [pixels[place] for place, _, _ in waiting],
+                [draws for _, _, draws in waiting],
+            )
             for (_, image, draws), texts in zip(waiting, made, strict=True):
                 rows[image] += [row_of(image, draw, one.text) for draw, one in zip(draws, texts, strict=True)]
-        captions |= {image: chosen([row.caption for row in plan.replay(image, rows[image])[0]], count) for image in batch}
+        captions |= {
+            image: chosen([row.caption for row in plan.replay(image, rows[image])[0]], count)
+            for image in batch
+        }
     return captions
 
 
@@ -84,8 +118,11 @@ def by_templates(settings: Settings, places: Places, images: list[str]) -> Capti
             asked.setdefault(number, []).append(image)
     captions: Captions = {image: [] for image in images}
     for number in progress(sorted(asked), what="captioning", unit="template"):
-        engine = CaptionerEngine(captioner, decoding(settings, f"{settings.instruction} {hints[number]}", 0.0, places.seed),
-                                 BATCH_IMAGES)
+        engine = CaptionerEngine(
+            captioner,
+            decoding(settings, f"{settings.instruction} {hints[number]}", 0.0, places.seed),
+            BATCH_IMAGES,
+        )
         for batch in batches(asked[number]):
             pixels = [engine.load(path_below(places.world / POOL, image)) for image in batch]
             made = engine.caption(batch, pixels, [[Draw(NO_STYLE, 0)]] * len(batch))
@@ -109,16 +146,26 @@ def human_captions(places: Places, images: list[str], count: int) -> Captions:
 def untrained(settings: Settings, places: Places) -> Captioner:
     """Give the captioner of `both` with its prompts as they were before the first step; the projector stays tuned."""
     captioner = load_captioner(places.tuned("both"))
-    add_styles(captioner, captioner.num_styles, settings.tuning.style_tokens, settings.tuning.style_init, places.seed,
-               torch.float32)
+    add_styles(
+        captioner,
+        captioner.num_styles,
+        settings.tuning.style_tokens,
+        settings.tuning.style_init,
+        places.seed,
+        torch.float32,
+    )
     return captioner
 
 
 def template_hints(seed: int, count: int) -> list[str]:
     """Name `count` different manners of people who write for no benchmark, as short textual hints."""
-    hints = list(dict.fromkeys(hint_of(one.manner) for one in annotator_population(seed, "templates", 4 * count)))
+    hints = list(
+        dict.fromkeys(hint_of(one.manner) for one in annotator_population(seed, "templates", 4 * count))
+    )
     if len(hints) < count:
-        raise UsageError(f"captions.templates {count}: only {len(hints)} different hints were found; lower it")
+        raise UsageError(
+            f"captions.templates {count}: only {len(hints)} different hints were found; lower it"
+        )
     return hints[:count]
 
 
@@ -139,4 +186,4 @@ def chosen(texts: list[str], count: int) -> list[str]:
 
 
 def batches(images: list[str]) -> Iterator[list[str]]:
-    yield from (images[start:start + BATCH_IMAGES] for start in range(0, len(images), BATCH_IMAGES))
+    yield from (images[start : start + BATCH_IMAGES] for start in range(0, len(images), BATCH_IMAGES))

@@ -22,14 +22,23 @@ from scripts.ablation.settings import Settings
 from scripts.ablation.statistics import binomial_error, by_chance_ordered, paired, ranks, spearman
 from scripts.ablation.tables import COMPARED, by_seed, tables
 
-CAPTION_FIGURES = {"precision": ("content", "precision"), "recall": ("content", "recall"),
-                   "distinct_1": ("one_each", "distinct_1"), "distinct_2": ("one_each", "distinct_2"),
-                   "self_bleu": ("one_each", "self_bleu"), "words": ("one_each", "words_mean"),
-                   "captions_for_variety": ("one_each", "captions")}
+CAPTION_FIGURES = {
+    "precision": ("content", "precision"),
+    "recall": ("content", "recall"),
+    "distinct_1": ("one_each", "distinct_1"),
+    "distinct_2": ("one_each", "distinct_2"),
+    "self_bleu": ("one_each", "self_bleu"),
+    "words": ("one_each", "words_mean"),
+    "captions_for_variety": ("one_each", "captions"),
+}
 
 
-def collect(settings: Settings, work: Path, out: Path,
-            command_of: Callable[[Settings], str] = lambda settings: "python scripts/ablation.py") -> str:
+def collect(
+    settings: Settings,
+    work: Path,
+    out: Path,
+    command_of: Callable[[Settings], str] = lambda settings: "python scripts/ablation.py",
+) -> str:
     """Write the four files into `out`. Returns what ablation.md says. Raises UsageError when no row is measured yet.
 
     command_of: says the command that these settings come from, without this machine's folders.
@@ -40,11 +49,21 @@ def collect(settings: Settings, work: Path, out: Path,
     rows = {row: found for row, found in rows.items() if found["seeds"]}
     if not rows:
         raise UsageError(f"{work}: no row is measured yet; run without --collect first")
-    result = {"command": command_of(settings), "git_revision": git_revision(), **origin(graph, figures),
-              "weights": {name: digest_of(Path(getattr(settings, name))) for name in ("llava", "clip")},
-              "settings": {name: value for name, value in asdict(settings).items() if name not in ("work", "llava", "clip")},
-              "unit": "percent; precision and recall are shares", "rows": rows, "differences": differences(rows),
-              "order": order(rows), "curve": curve_figures(figures, settings), "jobs": figures}
+    result = {
+        "command": command_of(settings),
+        "git_revision": git_revision(),
+        **origin(graph, figures),
+        "weights": {name: digest_of(Path(getattr(settings, name))) for name in ("llava", "clip")},
+        "settings": {
+            name: value for name, value in asdict(settings).items() if name not in ("work", "llava", "clip")
+        },
+        "unit": "percent; precision and recall are shares",
+        "rows": rows,
+        "differences": differences(rows),
+        "order": order(rows),
+        "curve": curve_figures(figures, settings),
+        "jobs": figures,
+    }
     text = "\n".join([*opening(result), *tables(result)])
     write_json(out / FILE, result)
     with atomic_write(out / "ablation.md") as file:
@@ -63,11 +82,15 @@ def origin(graph: dict[str, Job], figures: Figures) -> dict[str, Any]:
     for name, one in figures.items():
         if graph[name].part == 1:
             seconds.setdefault(graph[name].kind, []).append(one["seconds"])
-    return {"machines": sorted({one["machine"] for one in figures.values()}),
-            "began": utc(min(began, default=0)), "ended": utc(max(ended, default=0)),
-            "jobs_done": len(figures), "jobs_in_all": len(graph),
-            "core_hours": round(sum(one["seconds"] for one in figures.values()) / 3600, 2),
-            "seconds_by_kind": {kind: round(mean(values), 1) for kind, values in seconds.items()}}
+    return {
+        "machines": sorted({one["machine"] for one in figures.values()}),
+        "began": utc(min(began, default=0)),
+        "ended": utc(max(ended, default=0)),
+        "jobs_done": len(figures),
+        "jobs_in_all": len(graph),
+        "core_hours": round(sum(one["seconds"] for one in figures.values()) / 3600, 2),
+        "seconds_by_kind": {kind: round(mean(values), 1) for kind, values in seconds.items()},
+    }
 
 
 def utc(seconds: float) -> str:
@@ -85,11 +108,17 @@ def row_figures(figures: Figures, settings: Settings, row: str) -> dict[str, Any
         if measured is None:
             continue
         found = {kind: means(measured[kind]) for kind in ("human", "plain")}
-        found["benchmarks"] = {name: {metric: measured["human"][name][metric] for metric in METRICS} for name in BENCHMARKS}
-        found["binomial"] = binomial_error([measured["human"][name]["R1"] for name in BENCHMARKS],
-                                           [measured["human"][name]["queries"] for name in BENCHMARKS])
+        found["benchmarks"] = {
+            name: {metric: measured["human"][name][metric] for metric in METRICS} for name in BENCHMARKS
+        }
+        found["binomial"] = binomial_error(
+            [measured["human"][name]["R1"] for name in BENCHMARKS],
+            [measured["human"][name]["queries"] for name in BENCHMARKS],
+        )
         written = figures.get(job_name("captions", seed, row))
-        found["captions"] = written and {name: written[part][key] for name, (part, key) in CAPTION_FIGURES.items()}
+        found["captions"] = written and {
+            name: written[part][key] for name, (part, key) in CAPTION_FIGURES.items()
+        }
         seeds[seed] = found
     return {"label": ROWS[row].label, "is_control": ROWS[row].is_control, "seeds": seeds}
 
@@ -104,7 +133,9 @@ def mean(values: Sequence[float]) -> float:
 
 def differences(rows: dict[str, Any]) -> list[dict[str, Any]]:
     """Pair every row with `static`, and `both` with each other way to get captions."""
-    pairs = [(row, REFERENCE) for row in rows if row != REFERENCE] + [(HERO, row) for row in AGAINST_HERO if row in rows]
+    pairs = [(row, REFERENCE) for row in rows if row != REFERENCE] + [
+        (HERO, row) for row in AGAINST_HERO if row in rows
+    ]
     found = []
     for one, other in pairs:
         entry: dict[str, Any] = {"row": one, "minus": other}
@@ -129,13 +160,26 @@ def order(rows: dict[str, Any]) -> dict[str, Any] | None:
     ours = {row: mean([by_seed(rows, row)[seed] for seed in seeds]) for row in names}
     paper = {row: paper_mean(row) for row in names}
     pairs = [sorted(pair, key=lambda row: paper[row]) for pair in combinations(names, 2)]
-    turned = [{"row": low, "above": high, **asdict(paired({seed: by_seed(rows, low)[seed] for seed in seeds},
-                                                          by_seed(rows, high)))}
-              for low, high in pairs if ours[low] > ours[high]]
+    turned = [
+        {
+            "row": low,
+            "above": high,
+            **asdict(paired({seed: by_seed(rows, low)[seed] for seed in seeds}, by_seed(rows, high))),
+        }
+        for low, high in pairs
+        if ours[low] > ours[high]
+    ]
     values = list(paper.values()), list(ours.values())
-    return {"seeds": sorted(seeds), "spearman": spearman(*values), "chance": by_chance_ordered(*values), "turned": turned,
-            "rows": {row: {"paper": round(paper[row], 2), "ours": ours[row], "paper_rank": first, "our_rank": second}
-                     for row, first, second in zip(names, *map(ranks, values), strict=True)}}
+    return {
+        "seeds": sorted(seeds),
+        "spearman": spearman(*values),
+        "chance": by_chance_ordered(*values),
+        "turned": turned,
+        "rows": {
+            row: {"paper": round(paper[row], 2), "ours": ours[row], "paper_rank": first, "our_rank": second}
+            for row, first, second in zip(names, *map(ranks, values), strict=True)
+        },
+    }
 
 
 def curve_figures(figures: Figures, settings: Settings) -> dict[str, list[dict[str, Any]]]:
@@ -143,8 +187,13 @@ def curve_figures(figures: Figures, settings: Settings) -> dict[str, list[dict[s
     curve: dict[str, list[dict[str, Any]]] = {}
     for row in settings.curve.rows:
         for part in (*sorted(settings.curve.parts, reverse=True), 1):
-            seeds = {seed: means(measured["human"])["R1"] for seed in settings.seeds
-                     if (measured := figures.get(job_name("eval", seed, row, part)))}
+            seeds = {
+                seed: means(measured["human"])["R1"]
+                for seed in settings.seeds
+                if (measured := figures.get(job_name("eval", seed, row, part)))
+            }
             if seeds:
-                curve.setdefault(row, []).append({"images": settings.images // part, "part": part, "R1": seeds})
+                curve.setdefault(row, []).append(
+                    {"images": settings.images // part, "part": part, "R1": seeds}
+                )
     return {row: points for row, points in curve.items() if len(points) > 1}

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ham.generation.measure import measure
+from ham.generation.diversity import measure
 from ham.records import read_json
 from ham.reid.config import BENCHMARKS
 from ham.runtime import UsageError, numpy_generator
@@ -23,7 +23,7 @@ from scripts.ablation.rows import ROWS
 from scripts.ablation.settings import Settings
 
 FILE = "ablation.json"
-Figures = dict[str, dict[str, Any]]             # by a job's name
+Figures = dict[str, dict[str, Any]]  # by a job's name
 METRICS = ("R1", "R5", "R10", "mAP", "mINP")
 JOB_NAME = re.compile(r"seed(\d+)/(\w+?)(?:-(\w+?))?(?:-1of(\d+))?")
 
@@ -36,7 +36,9 @@ def read_kept(results: Path) -> Figures:
     found = read_json(file)
     jobs = found.get("jobs") if isinstance(found, dict) else None
     if not isinstance(jobs, dict) or not all(isinstance(one, dict) and "key" in one for one in jobs.values()):
-        raise UsageError(f"{file}: lacks the jobs' keys, so that nothing can be added; delete it, or name another --results")
+        raise UsageError(
+            f"{file}: lacks the jobs' keys, so that nothing can be added; delete it, or name another --results"
+        )
     return jobs
 
 
@@ -53,7 +55,9 @@ def with_kept(settings: Settings, kept: Figures) -> Settings:
             rows += [what] if what in ROWS and what not in rows else []
             parts += [int(part)] if int(part) not in parts else []
     seeds = seeds if seeds == settings.seeds else sorted(seeds)
-    return replace(settings, seeds=seeds, curve=replace(settings.curve, rows=rows, parts=sorted(parts, reverse=True)))
+    return replace(
+        settings, seeds=seeds, curve=replace(settings.curve, rows=rows, parts=sorted(parts, reverse=True))
+    )
 
 
 def graph_of(settings: Settings) -> dict[str, Job]:
@@ -65,11 +69,16 @@ def check_kept(settings: Settings, work: Path, results: Path) -> None:
     """Raise UsageError when results lie there that would be lost: of other settings or weights, and not measured anew."""
     kept = read_kept(results)
     graph = graph_of(with_kept(settings, kept))
-    lost = [name for name, one in kept.items()
-            if name not in graph or (one["key"] != graph[name].key and not is_done(work, graph[name]))]
+    lost = [
+        name
+        for name, one in kept.items()
+        if name not in graph or (one["key"] != graph[name].key and not is_done(work, graph[name]))
+    ]
     if lost:
-        raise UsageError(f"{results / FILE}: {len(lost)} of its {len(kept)} jobs, {lost[0]} the first, were done with other "
-                         "settings or weights and would be lost; name another --results, or delete the file")
+        raise UsageError(
+            f"{results / FILE}: {len(lost)} of its {len(kept)} jobs, {lost[0]} the first, were done with other "
+            "settings or weights and would be lost; name another --results, or delete the file"
+        )
 
 
 def gather(settings: Settings, work: Path, results: Path) -> tuple[dict[str, Job], Figures]:
@@ -91,20 +100,33 @@ def figures_of(work: Path, job: Job, found: dict[str, Any]) -> dict[str, Any]:
     """Give what the tables need of a job's result, and where it comes from."""
     entry = {"key": job.key, "seconds": found["seconds"], "began": found["began"], "machine": machine()}
     if job.kind == "eval":
-        return entry | {queries: {name: {metric: round(found[queries][name][metric], 4) for metric in METRICS}
-                                  | {"queries": found[queries][name]["queries"]} for name in BENCHMARKS}
-                        for queries in ("human", "plain")}
+        return entry | {
+            queries: {
+                name: {metric: round(found[queries][name][metric], 4) for metric in METRICS}
+                | {"queries": found[queries][name]["queries"]}
+                for name in BENCHMARKS
+            }
+            for queries in ("human", "plain")
+        }
     if job.kind == "captions":
         captions = read_json(Places(work, job.seed).captions(job.what))
-        return entry | {"content": {name: round(value, 4) for name, value in found["content"].items()},
-                        "diversity": found["diversity"], "one_each": measure(one_each(captions, job.seed), job.seed),
-                        "kept_although_rejected": found["kept_although_rejected"]}
-    return entry | {name: found[name] for name in ("steps", "loss_first", "loss_last", "style_moved") if name in found}
+        return entry | {
+            "content": {name: round(value, 4) for name, value in found["content"].items()},
+            "diversity": found["diversity"],
+            "one_each": measure(one_each(captions, job.seed), job.seed),
+            "kept_although_rejected": found["kept_although_rejected"],
+        }
+    return entry | {
+        name: found[name] for name in ("steps", "loss_first", "loss_last", "style_moved") if name in found
+    }
 
 
 def one_each(captions: dict[str, list[str]], seed: int) -> list[str]:
     """Draw one caption of each image: sets of one size in all rows, as variety falls when a set grows."""
-    return [texts[numpy_generator(seed, "one each", image).integers(len(texts))] for image, texts in captions.items()]
+    return [
+        texts[numpy_generator(seed, "one each", image).integers(len(texts))]
+        for image, texts in captions.items()
+    ]
 
 
 def machine() -> str:

@@ -72,15 +72,28 @@ def is_done(work: Path, job: Job) -> bool | None:
 
 def next_ready(graph: dict[str, Job], done: set[str], started: set[str]) -> Job | None:
     """Give the most important job that nobody has begun and whose needs are done."""
-    return next((job for name, job in graph.items() if name not in done and name not in started
-                 and all(need in done for need in job.needs)), None)
+    return next(
+        (
+            job
+            for name, job in graph.items()
+            if name not in done and name not in started and all(need in done for need in job.needs)
+        ),
+        None,
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------------ parts
 
 
-def _add(graph: dict[str, Job], settings: Settings, weights: dict[str, str], kind: str, seed: int, what: str = "",
-         part: int = 1) -> str:
+def _add(
+    graph: dict[str, Job],
+    settings: Settings,
+    weights: dict[str, str],
+    kind: str,
+    seed: int,
+    what: str = "",
+    part: int = 1,
+) -> str:
     """Add a job behind its needs, unless it is there. Returns its name."""
     name = job_name(kind, seed, what, part)
     if name in graph:
@@ -103,7 +116,9 @@ def _needs_of(kind: str, seed: int, what: str, part: int) -> list[tuple[Any, ...
         return [("styles", seed, what)]
     if kind == "captions":
         clustering = ROWS[what].clustering
-        maker = ("captions", seed, "both") if ROWS[what].writes == "first_of_both" else ("tune", seed, clustering)
+        maker = (
+            ("captions", seed, "both") if ROWS[what].writes == "first_of_both" else ("tune", seed, clustering)
+        )
         return [("pool", seed)] + ([maker] if clustering else [])
     if kind == "reid":
         return [("captions", seed, what)]
@@ -119,7 +134,11 @@ def _facts_of(settings: Settings, weights: dict[str, str], kind: str, what: str,
         "tune": lambda: [asdict(settings.tuning), weights["llava"]],
         "captions": lambda: [asdict(settings.captions), settings.instruction, weights["llava"]],
         "reid": lambda: [asdict(settings.reid), weights["clip"], settings.curve.fixed if part > 1 else ""],
-        "eval": lambda: [weights["clip"] if what == "none" else "", settings.reid.image_size_px, settings.reid.text_length],
+        "eval": lambda: [
+            weights["clip"] if what == "none" else "",
+            settings.reid.image_size_px,
+            settings.reid.text_length,
+        ],
     }
     return facts[kind]()
 
@@ -131,5 +150,7 @@ def digest_of(folder: Path) -> str:
         raise UsageError(f"{folder}: holds no files; expected weights")
     digest = hashlib.sha256()
     for file in files:
-        digest.update(f"{file.relative_to(folder).as_posix()}\0{file.stat().st_size}\0".encode() + file.read_bytes())
+        digest.update(
+            f"{file.relative_to(folder).as_posix()}\0{file.stat().st_size}\0".encode() + file.read_bytes()
+        )
     return digest.hexdigest()[:16]

@@ -25,7 +25,8 @@ def opening(result: dict[str, Any]) -> list[str]:
         f"{reid['batch_size']} pairs; style prompts take {tuning['steps']:,} steps of {tuning['batch_size']} records. "
         f"{'; '.join(result['machines'])}. {result['began']} to {result['ended']} UTC. "
         f"Collected at commit {result['git_revision']}, "
-        f"weights {', '.join(f'{name} {digest}' for name, digest in result['weights'].items())}.\n"]
+        f"weights {', '.join(f'{name} {digest}' for name, digest in result['weights'].items())}.\n",
+    ]
 
 
 def headline(rows: dict[str, Any]) -> str:
@@ -36,8 +37,10 @@ def headline(rows: dict[str, Any]) -> str:
         return "**Captions in many manners and static ones are not both measured on one seed yet: nothing can be said.**"
     shared = [seed for seed in hero if seed in reference]
     count = f"{len(shared)} seed{'s' if len(shared) > 1 else ''}"
-    text = (f"Captions in many manners (KMeans + UPS) give a Rank-1 of {average(hero, shared):.1f}, static ones "
-            f"{average(reference, shared):.1f}: {shown(difference, signed=True)} points over {count}")
+    text = (
+        f"Captions in many manners (KMeans + UPS) give a Rank-1 of {average(hero, shared):.1f}, static ones "
+        f"{average(reference, shared):.1f}: {shown(difference, signed=True)} points over {count}"
+    )
     return f"**{text}{verdict(rows, difference, shared)}** {context(rows, shared)}".strip()
 
 
@@ -46,10 +49,14 @@ def verdict(rows: dict[str, Any], difference: Difference, seeds: list[int]) -> s
     inside = interval(difference)
     if inside is None:
         noise = math.hypot(*(rows[row]["seeds"][seeds[0]]["binomial"] for row in (HERO, REFERENCE)))
-        return (". One seed says nothing about other worlds; by its queries alone the difference has a standard error of up "
-                f"to {noise:.1f}.")
+        return (
+            ". One seed says nothing about other worlds; by its queries alone the difference has a standard error of up "
+            f"to {noise:.1f}."
+        )
     low, high = inside
-    said = f", above 0 in {difference.positive} of {difference.count}; 95 % interval {low:+.1f} to {high:+.1f}. "
+    said = (
+        f", above 0 in {difference.positive} of {difference.count}; 95 % interval {low:+.1f} to {high:+.1f}. "
+    )
     if low > 0:
         return said + "So they help here."
     if high < 0:
@@ -58,10 +65,12 @@ def verdict(rows: dict[str, Any], difference: Difference, seeds: list[int]) -> s
 
 
 def context(rows: dict[str, Any], seeds: list[int]) -> str:
-    """Place the difference between start and ceiling, and beside plain queries, on the same seeds where they have them."""
+    """DistInfo the difference between start and ceiling, and beside plain queries, on the same seeds where they have them."""
     said = []
     sides = [by_seed(rows, row) for row in (REFERENCE, HERO, "ceiling", "none")]
-    static, both, ceiling, start = (average(side, seeds) if all(seed in side for seed in seeds) else None for side in sides)
+    static, both, ceiling, start = (
+        average(side, seeds) if all(seed in side for seed in seeds) else None for side in sides
+    )
     if start is not None:
         said.append(f"the start, without training on the pool, has {start:.1f}")
     if ceiling is not None:

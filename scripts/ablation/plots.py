@@ -33,8 +33,9 @@ def draw_rows(file: Path, rows: dict[str, Any]) -> None:
     """
     plt = _pyplot()
     names = [name for name in rows if name not in (START, CEILING)][::-1]
-    figure, panels = plt.subplots(1, 2, figsize=(WIDTH_IN, 0.37 * len(names) + 2.1), sharex=True, sharey=True,
-                                  layout="constrained")
+    figure, panels = plt.subplots(
+        1, 2, figsize=(WIDTH_IN, 0.37 * len(names) + 2.1), sharex=True, sharey=True, layout="constrained"
+    )
     for axes, (kind, title) in zip(panels, PANELS.items(), strict=True):
         for place, name in enumerate(names):
             colour, shape, _ = KINDS[rows[name]["is_control"]]
@@ -43,8 +44,17 @@ def draw_rows(file: Path, rows: dict[str, Any]) -> None:
             if name in rows:
                 mean = mean_of(_values(rows, name, kind)).mean
                 axes.axvline(mean, color=GREY, lw=1.2, ls="--", zorder=0)
-                axes.annotate(f"{label} {mean:.1f}", (mean, 1), (0, height), xycoords=("data", "axes fraction"),
-                              textcoords="offset points", ha="center", va="bottom", color=DARK, fontsize=9)
+                axes.annotate(
+                    f"{label} {mean:.1f}",
+                    (mean, 1),
+                    (0, height),
+                    xycoords=("data", "axes fraction"),
+                    textcoords="offset points",
+                    ha="center",
+                    va="bottom",
+                    color=DARK,
+                    fontsize=9,
+                )
         axes.set_title(title, fontsize=11, pad=32)
         axes.set_xlabel(AXIS, fontsize=9)
         axes.set_ylim(-0.6, len(names) - 0.4)
@@ -53,8 +63,10 @@ def draw_rows(file: Path, rows: dict[str, Any]) -> None:
         axes.grid(axis="x", alpha=0.25)
         axes.spines[["top", "right", "left"]].set_visible(False)
     panels[0].set_yticks(range(len(names)), [rows[name]["label"] for name in names], fontsize=10)
-    shown = [plt.Line2D([], [], color=colour, marker=shape, ls="", ms=6, label=label)
-             for colour, shape, label in KINDS.values()]
+    shown = [
+        plt.Line2D([], [], color=colour, marker=shape, ls="", ms=6, label=label)
+        for colour, shape, label in KINDS.values()
+    ]
     ring = plt.Line2D([], [], marker="o", ls="", mfc="none", mec=GREY, ms=4.5, label="one seed")
     figure.legend(handles=[*shown, ring], loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     _save(figure, file)
@@ -69,7 +81,14 @@ def draw_curve(file: Path, curve: dict[str, list[dict[str, Any]]], rows: dict[st
     for row, points in curve.items():
         colour, shape = LINES.get(row, (GREEN, "D"))
         found: list[Mean] = [mean_of(list(point["R1"].values())) for point in points]
-        axes.plot([point["images"] for point in points], [one.mean for one in found], color=colour, marker=shape, lw=2, ms=7)
+        axes.plot(
+            [point["images"] for point in points],
+            [one.mean for one in found],
+            color=colour,
+            marker=shape,
+            lw=2,
+            ms=7,
+        )
         for point, one in zip(points, found, strict=True):
             aside = [point["images"] * 2**0.04] * one.count
             axes.plot(aside, list(point["R1"].values()), "o", ms=4, mfc="none", mec=colour, alpha=0.7)
@@ -84,12 +103,22 @@ def draw_curve(file: Path, curve: dict[str, list[dict[str, Any]]], rows: dict[st
     axes.margins(y=0.1)
     low, high = axes.get_ylim()
     ends.sort()
-    for (value, label, colour), place in zip(ends, apart([value for value, _, _ in ends], 0.085 * (high - low)), strict=True):
-        axes.annotate(f"{value:.1f}  {label}", (1.02, place), xycoords=("axes fraction", "data"), va="center", color=colour)
+    for (value, label, colour), place in zip(
+        ends, apart([value for value, _, _ in ends], 0.085 * (high - low)), strict=True
+    ):
+        axes.annotate(
+            f"{value:.1f}  {label}",
+            (1.02, place),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            color=colour,
+        )
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
     axes.minorticks_off()
-    axes.set_xlabel(f"pretraining images, fixed {fixed} (bars: standard error over seeds; rings: single seeds)")
+    axes.set_xlabel(
+        f"pretraining images, fixed {fixed} (bars: standard error over seeds; rings: single seeds)"
+    )
     axes.set_ylabel("Rank-1, mean of three benchmarks, %")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
@@ -120,7 +149,9 @@ def _mark(axes: Any, values: Sequence[float], place: int, colour: str, shape: st
         axes.errorbar(found.mean, place, xerr=found.error, color=colour, capsize=5, lw=1.8)
     axes.plot(found.mean, place, shape, ms=6, color=colour)
     text = f"{found.mean:.1f}" if found.error is None else f"{found.mean:.1f} ± {found.error:.1f}"
-    axes.annotate(text, (1.02, place), xycoords=("axes fraction", "data"), va="center", fontsize=9, color=colour)
+    axes.annotate(
+        text, (1.02, place), xycoords=("axes fraction", "data"), va="center", fontsize=9, color=colour
+    )
 
 
 def _values(rows: dict[str, Any], name: str, kind: str) -> list[float]:

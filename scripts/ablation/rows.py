@@ -37,9 +37,30 @@ ROWS: dict[str, Row] = {
     "one_caption": Row("KMeans + UPS, one caption an image", "both", writes="first_of_both", is_control=True),
 }
 # In the order in which they are shown.
-SHOWN = ("none", "static", "static_sampled", "templates", "one_style", "kmeans", "ups", "both", "random_prompts",
-         "random_clusters", "one_caption", "ceiling")
+SHOWN = (
+    "none",
+    "static",
+    "static_sampled",
+    "templates",
+    "one_style",
+    "kmeans",
+    "ups",
+    "both",
+    "random_prompts",
+    "random_clusters",
+    "one_caption",
+    "ceiling",
+)
 # Paired differences: of all rows against `static`, and of `both` against each of these.
 REFERENCE, HERO = "static", "both"
-AGAINST_HERO = ("kmeans", "ups", "one_style", "templates", "static_sampled", "random_prompts", "random_clusters", "one_caption",
-                "ceiling")
+AGAINST_HERO = (
+    "kmeans",
+    "ups",
+    "one_style",
+    "templates",
+    "static_sampled",
+    "random_prompts",
+    "random_clusters",
+    "one_caption",
+    "ceiling",
+)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ham.generation.images import DieWithParent
+from ham.distributed import DieWithParent
 from ham.records import read_json, write_json
 from ham.runtime import UsageError, WorkError, exit_code_of, log, set_up_logging
 from scripts.ablation.graph import Job, is_done, next_ready, result_file
@@ -34,8 +34,13 @@ class Running(NamedTuple):
     since: float
 
 
-def work_off(graph: dict[str, Job], work: Path, do: Work, processes: int = 2,
-             still_good: Callable[[], None] = lambda: None) -> int:
+def work_off(
+    graph: dict[str, Job],
+    work: Path,
+    do: Work,
+    processes: int = 2,
+    still_good: Callable[[], None] = lambda: None,
+) -> int:
     """Do all jobs that are not done. Returns how many were. do: a job's work, in its process; its figures are kept.
 
     still_good: called before each job; raises where the run must not go on. When a job fails, the others that run are
@@ -49,7 +54,11 @@ def work_off(graph: dict[str, Job], work: Path, do: Work, processes: int = 2,
         before, running, failed = len(done), {}, None
         try:
             while True:
-                while failed is None and len(running) < processes and (job := next_ready(graph, done, set(running))):
+                while (
+                    failed is None
+                    and len(running) < processes
+                    and (job := next_ready(graph, done, set(running)))
+                ):
                     still_good()
                     running[job.name] = start(job, work, do)
                 if not running:
@@ -60,18 +69,25 @@ def work_off(graph: dict[str, Job], work: Path, do: Work, processes: int = 2,
                     one.process.join()
                     if one.process.exitcode == 0 and is_done(work, one.job):
                         done.add(name)
-                        log.info("%s: %.0f s; %s", name, time.monotonic() - one.since, outlook(graph, work, done, processes))
+                        log.info(
+                            "%s: %.0f s; %s",
+                            name,
+                            time.monotonic() - one.since,
+                            outlook(graph, work, done, processes),
+                        )
                     else:
                         failed = failed or one
                         log.warning("%s failed", name)
         finally:
-            for one in running.values():       # Ctrl-C, or an error of ours: nothing half done goes on
+            for one in running.values():  # Ctrl-C, or an error of ours: nothing half done goes on
                 one.process.terminate()
                 one.process.join()
     if failed is not None:
         kind = UsageError if failed.process.exitcode == 2 else WorkError
-        raise kind(f"{failed.job.name} ended with {failed.process.exitcode}; the end of {log_file(work, failed.job)}:\n"
-                   f"{tail(log_file(work, failed.job))}")
+        raise kind(
+            f"{failed.job.name} ended with {failed.process.exitcode}; the end of {log_file(work, failed.job)}:\n"
+            f"{tail(log_file(work, failed.job))}"
+        )
     return len(done) - before
 
 
@@ -86,12 +102,12 @@ def start(job: Job, work: Path, do: Work) -> Running:
 def run_job(job: Job, work: Path, do: Work, parent: int) -> None:
     """Be a job's process: send output to its log, do the work, write the result."""
     DieWithParent(parent)(0)
-    os.setpgrp()                               # Ctrl-C is the parent's to answer
+    os.setpgrp()  # Ctrl-C is the parent's to answer
     torch.set_num_threads(1)
     file = log_file(work, job)
     file.parent.mkdir(parents=True, exist_ok=True)
     out = file.open("w", buffering=1)
-    for stream in (1, 2):                      # what libraries in C write goes the same way
+    for stream in (1, 2):  # what libraries in C write goes the same way
         os.dup2(out.fileno(), stream)
     sys.stdout = sys.stderr = out
 
@@ -100,8 +116,16 @@ def run_job(job: Job, work: Path, do: Work, parent: int) -> None:
         result, began = result_file(work, job.name), time.time()
         result.unlink(missing_ok=True)
         figures = do(job)
-        write_json(result, {"job": job.name, "key": job.key, "seconds": round(time.time() - began, 1), "began": round(began),
-                            **figures})
+        write_json(
+            result,
+            {
+                "job": job.name,
+                "key": job.key,
+                "seconds": round(time.time() - began, 1),
+                "began": round(began),
+                **figures,
+            },
+        )
 
     sys.exit(exit_code_of(work_and_write))
 
@@ -114,7 +138,9 @@ def locked(work: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UsageError(f"{work}: another run is at work there; wait for it, or name another --work") from None
+            raise UsageError(
+                f"{work}: another run is at work there; wait for it, or name another --work"
+            ) from None
         yield
 
 
@@ -139,7 +165,9 @@ def outlook(graph: dict[str, Job], work: Path, done: set[str], processes: int) -
     left = [job for name, job in graph.items() if name not in done]
     unknown = sum(job.kind not in seconds for job in left)
     rest = sum(seconds.get(job.kind, 0.0) / job.part for job in left) / processes
-    return f"{len(left)} left, {rest / 60:.0f} min" + (f" and {unknown} jobs of kinds not timed yet" if unknown else "")
+    return f"{len(left)} left, {rest / 60:.0f} min" + (
+        f" and {unknown} jobs of kinds not timed yet" if unknown else ""
+    )
 
 
 def seconds_by_kind(graph: dict[str, Job], work: Path, done: set[str]) -> dict[str, float]:

@@ -32,7 +32,7 @@ class TuningOptions:
     """How style prompts are learned: the same steps for every clustering, however many records it has.
 
     Args:
-        steps: optimiser steps
+        steps: optimizer steps
         batch_size: records per step
         style_tokens: tokens per style
         style_init: vocab or normal
@@ -146,29 +146,41 @@ def check_settings(settings: Settings, rows: list[str]) -> None:
         raise UsageError(f"preset {settings.preset}: not known; use one of {', '.join(PRESETS)}")
     for name in ("llava", "clip"):
         if not Path(getattr(settings, name)).is_dir():
-            raise UsageError(f"{name} {getattr(settings, name)}: no such folder; the stand-in weights are in "
-                             "ham/world/weights, seen from the checkout's top")
+            raise UsageError(
+                f"{name} {getattr(settings, name)}: no such folder; the stand-in weights are in "
+                "ham/world/weights, seen from the checkout's top"
+            )
     if not settings.seeds or len(set(settings.seeds)) < len(settings.seeds):
         raise UsageError(f"seeds {settings.seeds}: expected at least one, each once")
     for name, value in _numbers(settings).items():
         if value < 1:
             raise UsageError(f"{name} {value}: expected at least 1")
     if settings.styles.total % 2:
-        raise UsageError(f"styles.total {settings.styles.total}: expected an even number, as `both` takes half of each kind")
+        raise UsageError(
+            f"styles.total {settings.styles.total}: expected an even number, as `both` takes half of each kind"
+        )
     share = PRESETS[settings.preset].splits[POOL]["train"]
     if settings.images > share.persons * share.images[0]:
-        raise UsageError(f"images {settings.images}: the pool of preset {settings.preset} is sure to have only "
-                         f"{share.persons * share.images[0]}; lower it or take a larger preset")
+        raise UsageError(
+            f"images {settings.images}: the pool of preset {settings.preset} is sure to have only "
+            f"{share.persons * share.images[0]}; lower it or take a larger preset"
+        )
     if settings.captions.per_image > PRESETS[settings.preset].pool_human_captions:
-        raise UsageError(f"captions.per_image {settings.captions.per_image}: the ceiling has only "
-                         f"{PRESETS[settings.preset].pool_human_captions} human captions an image")
+        raise UsageError(
+            f"captions.per_image {settings.captions.per_image}: the ceiling has only "
+            f"{PRESETS[settings.preset].pool_human_captions} human captions an image"
+        )
     if settings.images % settings.reid.batch_size:
-        raise UsageError(f"images {settings.images} is no multiple of reid.batch_size {settings.reid.batch_size}: rows with "
-                         "one and with two captions an image would take different numbers of steps")
+        raise UsageError(
+            f"images {settings.images} is no multiple of reid.batch_size {settings.reid.batch_size}: rows with "
+            "one and with two captions an image would take different numbers of steps"
+        )
     for part in settings.curve.parts:
         if settings.images * settings.captions.per_image // part < settings.reid.batch_size:
-            raise UsageError(f"curve.parts {part}: {settings.images // part} images do not fill one batch of "
-                             f"{settings.reid.batch_size} pairs")
+            raise UsageError(
+                f"curve.parts {part}: {settings.images // part} images do not fill one batch of "
+                f"{settings.reid.batch_size} pairs"
+            )
     unknown = [row for row in settings.curve.rows if row not in rows]
     if unknown:
         raise UsageError(f"curve.rows {unknown[0]}: not known; use one of {', '.join(rows)}")
@@ -176,8 +188,11 @@ def check_settings(settings: Settings, rows: list[str]) -> None:
 
 def _numbers(settings: Settings) -> dict[str, int]:
     named: dict[str, Any] = {"images": settings.images}
-    for part, names in (("styles", ("total", "nearest", "dim")), ("tuning", ("steps", "batch_size", "style_tokens")),
-                        ("captions", ("per_image", "templates", "max_new_tokens")),
-                        ("reid", ("epochs", "batch_size", "text_length"))):
+    for part, names in (
+        ("styles", ("total", "nearest", "dim")),
+        ("tuning", ("steps", "batch_size", "style_tokens")),
+        ("captions", ("per_image", "templates", "max_new_tokens")),
+        ("reid", ("epochs", "batch_size", "text_length")),
+    ):
         named |= {f"{part}.{name}": getattr(getattr(settings, part), name) for name in names}
     return named | {f"curve.parts {part}": part for part in settings.curve.parts}

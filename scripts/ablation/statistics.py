@@ -32,7 +32,9 @@ def mean_of(values: Sequence[float]) -> Mean | None:
     if not values:
         return None
     count, mean = len(values), sum(values) / len(values)
-    error = math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1) / count) if count > 1 else None
+    error = (
+        math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1) / count) if count > 1 else None
+    )
     return Mean(mean, error, count)
 
 
@@ -50,7 +52,9 @@ def binomial_error(percents: Sequence[float], queries: Sequence[int]) -> float:
 
     percents: R1 of each benchmark; queries: of each. As if queries were independent; two of one image are not quite.
     """
-    variance = sum(percent * (100.0 - percent) / number for percent, number in zip(percents, queries, strict=True))
+    variance = sum(
+        percent * (100.0 - percent) / number for percent, number in zip(percents, queries, strict=True)
+    )
     return math.sqrt(variance) / len(percents)
 
 
@@ -72,17 +76,25 @@ def interval(value: Mean | Difference) -> tuple[float, float] | None:
 
 def ranks(values: Sequence[float]) -> list[float]:
     """Rank from 1, the lowest first; equal values share the mean of their places."""
-    return [sum(other < value for other in values) + (sum(other == value for other in values) + 1) / 2 for value in values]
+    return [
+        sum(other < value for other in values) + (sum(other == value for other in values) + 1) / 2
+        for value in values
+    ]
 
 
 def spearman(one: Sequence[float], other: Sequence[float]) -> float | None:
     """Give Spearman's rank correlation; None where a side is constant or there are fewer than two values."""
     first, second = ranks(one), ranks(other)
     middle = (len(first) + 1) / 2
-    spread = math.sqrt(sum((rank - middle) ** 2 for rank in first) * sum((rank - middle) ** 2 for rank in second))
+    spread = math.sqrt(
+        sum((rank - middle) ** 2 for rank in first) * sum((rank - middle) ** 2 for rank in second)
+    )
     if not spread:
         return None
-    return sum((rank - middle) * (with_it - middle) for rank, with_it in zip(first, second, strict=True)) / spread
+    return (
+        sum((rank - middle) * (with_it - middle) for rank, with_it in zip(first, second, strict=True))
+        / spread
+    )
 
 
 def by_chance_ordered(one: Sequence[float], other: Sequence[float]) -> float | None:

@@ -15,20 +15,20 @@ from PIL import Image
 
 import ham.captioner.train as captioner_training
 from ham.clip import load_clip
+from ham.generation.diversity import measure as diversity
 from ham.generation.filters import reject_reason
-from ham.generation.measure import measure as diversity
 from ham.records import StyleAssignment, path_below, read_json, read_jsonl, write_json, write_jsonl
 from ham.reid import train as reid_training
 from ham.reid.config import BENCHMARKS, TrainConfig
 from ham.reid.encode import EncodeSettings, encode_texts
 from ham.reid.evaluate import encode_split, measure
 from ham.reid.images import read_image
-from ham.reid.model import build_method
+from ham.reid.methods import build_method
 from ham.reid.weights import load_method
 from ham.runtime import UsageError, numpy_generator
 from ham.style.build import build_styles, load_styles
+from ham.style.config import ClusterSettings, FeatureSettings, StyleSettings
 from ham.style.instructions import write_instructions
-from ham.style.settings import ClusterSettings, FeatureSettings, StyleSettings
 from ham.world.annotators import plain_description
 from ham.world.build import build_world
 from ham.world.domains import POOL
@@ -54,13 +54,17 @@ def make_pool(settings: Settings, places: Places, job: Job) -> Figures:
     shutil.rmtree(places.pool, ignore_errors=True)
     truth = [row["image_path"] for row in read_jsonl(places.world / "truth" / f"{POOL}-images.jsonl")]
     if len(truth) < settings.images:
-        raise UsageError(f"images {settings.images}: the pool of seed {places.seed} holds {len(truth)}; lower it")
-    order = numpy_generator(places.seed, "ablation pool").permutation(len(truth))[:settings.images]
+        raise UsageError(
+            f"images {settings.images}: the pool of seed {places.seed} holds {len(truth)}; lower it"
+        )
+    order = numpy_generator(places.seed, "ablation pool").permutation(len(truth))[: settings.images]
     images = [truth[index] for index in np.sort(order)]
     for image in images:
         file = places.pool / uncompressed(image)
         file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(read_image(path_below(places.world / POOL, image), settings.reid.image_size_px)).save(file)
+        Image.fromarray(read_image(path_below(places.world / POOL, image), settings.reid.image_size_px)).save(
+            file
+        )
     write_json(places.pool_list, images)
     return {"images": len(images), "persons": len({image.rpartition("/")[0] for image in images})}
 
@@ -79,11 +83,22 @@ def make_styles(settings: Settings, places: Places, job: Job) -> Figures:
     options = settings.styles
     if job.what == "random_clusters":
         return deal_captions(settings, places)
-    kmeans, ups = {"one_style": (1, 0), "kmeans": (options.total, 0), "ups": (0, options.total),
-                   "both": (options.total // 2, options.total // 2)}[job.what]
-    build_styles(StyleSettings(
-        str(places.world), str(out), seed=places.seed, features=FeatureSettings(dim=options.dim),
-        clusters=ClusterSettings(kmeans, ups, options.beta, options.nearest), instruction=settings.instruction))
+    kmeans, ups = {
+        "one_style": (1, 0),
+        "kmeans": (options.total, 0),
+        "ups": (0, options.total),
+        "both": (options.total // 2, options.total // 2),
+    }[job.what]
+    build_styles(
+        StyleSettings(
+            str(places.world),
+            str(out),
+            seed=places.seed,
+            features=FeatureSettings(dim=options.dim),
+            clusters=ClusterSettings(kmeans, ups, options.beta, options.nearest),
+            instruction=settings.instruction,
+        )
+    )
     return read_json(out / "styles.json")["counts"]
 
 
@@ -91,7 +106,9 @@ def deal_captions(settings: Settings, places: Places) -> Figures:
     """Deal the captions to the clusters of `both` at random: every cluster keeps its size, every caption loses its place."""
     facts, rows, _ = load_styles(places.styles("both"))
     styles = dealt([tuple(row["style_ids"]) for row in rows], places.seed)
-    assignments = [StyleAssignment(row["image"], row["caption"], ids) for row, ids in zip(rows, styles, strict=True)]
+    assignments = [
+        StyleAssignment(row["image"], row["caption"], ids) for row, ids in zip(rows, styles, strict=True)
+    ]
     out = places.styles("random_clusters")
     write_jsonl(out / "assignments.jsonl", assignments)
     write_instructions(out / "instructions.json", assignments, settings.instruction)
@@ -108,19 +125,42 @@ def tune(settings: Settings, places: Places, job: Job) -> Figures:
     """Learn the style prompts and the projector, as scripts/v1_5/finetune_task.sh does."""
     options, out = settings.tuning, places.tuned(job.what)
     shutil.rmtree(out, ignore_errors=True)
-    words = {"model_name_or_path": settings.llava, "data_path": places.styles(job.what) / "instructions.json",
-             "image_folder": places.world, "output_dir": out, "version": "v1", "max_steps": options.steps,
-             "per_device_train_batch_size": options.batch_size, "learning_rate": options.style_prompt_lr,
-             "style_prompt_lr": options.style_prompt_lr, "mm_projector_lr": options.mm_projector_lr,
-             "style_tokens": options.style_tokens, "style_init": options.style_init, "weight_decay": 0.0, "warmup_ratio": 0.03,
-             "lr_scheduler_type": "cosine", "group_by_modality_length": True, "save_strategy": "no", "use_cpu": True,
-             "logging_steps": max(1, options.steps // 20), "dataloader_num_workers": 0, "seed": places.seed,
-             "report_to": "none"}
-    with arguments("ham.captioner.train", *(piece for name, value in words.items() for piece in (f"--{name}", str(value)))):
+    words = {
+        "model_name_or_path": settings.llava,
+        "data_path": places.styles(job.what) / "instructions.json",
+        "image_folder": places.world,
+        "output_dir": out,
+        "version": "v1",
+        "max_steps": options.steps,
+        "per_device_train_batch_size": options.batch_size,
+        "learning_rate": options.style_prompt_lr,
+        "style_prompt_lr": options.style_prompt_lr,
+        "mm_projector_lr": options.mm_projector_lr,
+        "style_tokens": options.style_tokens,
+        "style_init": options.style_init,
+        "weight_decay": 0.0,
+        "warmup_ratio": 0.03,
+        "lr_scheduler_type": "cosine",
+        "group_by_modality_length": True,
+        "save_strategy": "no",
+        "use_cpu": True,
+        "logging_steps": max(1, options.steps // 20),
+        "dataloader_num_workers": 0,
+        "seed": places.seed,
+        "report_to": "none",
+    }
+    with arguments(
+        "ham.captioner.train",
+        *(piece for name, value in words.items() for piece in (f"--{name}", str(value))),
+    ):
         captioner_training.main()
     logged = [row for row in read_jsonl(out / "metrics.jsonl") if "loss" in row]
-    return {"steps": options.steps, "loss_first": logged[0]["loss"], "loss_last": logged[-1]["loss"],
-            "style_moved": logged[-1]["style_moved"]}
+    return {
+        "steps": options.steps,
+        "loss_first": logged[0]["loss"],
+        "loss_last": logged[-1]["loss"],
+        "style_moved": logged[-1]["style_moved"],
+    }
 
 
 @contextmanager
@@ -141,12 +181,20 @@ def caption(settings: Settings, places: Places, job: Job) -> Figures:
     row = ROWS[job.what]
     captions = write_captions(settings, places, row.writes, row.clustering)
     write_json(places.captions(job.what), captions, indent=None)
-    seen = {one["image_path"]: one["attributes"] for one in read_jsonl(places.world / "truth" / f"{POOL}-images.jsonl")}
+    seen = {
+        one["image_path"]: one["attributes"]
+        for one in read_jsonl(places.world / "truth" / f"{POOL}-images.jsonl")
+    }
     texts = [text for own in captions.values() for text in own]
     judged = score_content(texts, [seen[image] for image, own in captions.items() for _ in own])
-    return {"content": judged, "diversity": diversity(texts), "images": len(captions), "captions": len(texts),
-            "kept_although_rejected": sum(bool(reject_reason(text)) for text in texts),
-            "examples": [{"image": image, "captions": captions[image]} for image in list(captions)[:4]]}
+    return {
+        "content": judged,
+        "diversity": diversity(texts),
+        "images": len(captions),
+        "captions": len(texts),
+        "kept_although_rejected": sum(bool(reject_reason(text)) for text in texts),
+        "examples": [{"image": image, "captions": captions[image]} for image in list(captions)[:4]],
+    }
 
 
 def train(settings: Settings, places: Places, job: Job) -> Figures:
@@ -157,17 +205,41 @@ def train(settings: Settings, places: Places, job: Job) -> Figures:
     write_json(out / "captions.json", captions, indent=None)
     more = settings.captions.per_image // len(next(iter(captions.values())))
     more *= job.part if settings.curve.fixed == "steps" else 1
-    reid_training.train(TrainConfig(
-        output_dir=out, weights=Path(settings.clip), method="sdm", train_captions=[str(out / "captions.json")],
-        train_images=places.pool, caption_images=settings.images // job.part if job.part > 1 else None,
-        image_size_px=options.image_size_px, stride_px=options.stride_px, text_length=options.text_length,
-        pad_px=options.pad_px, epochs=options.epochs * more, batch_size=options.batch_size, optimizer="adamw", lr=options.lr,
-        weight_decay=options.weight_decay, lr_per="step", warmup_epochs=options.warmup_epochs * more, seed=places.seed,
-        precision="fp32", device="cpu", num_workers=0, eval_every=0, log_every=20))
+    reid_training.train(
+        TrainConfig(
+            output_dir=out,
+            weights=Path(settings.clip),
+            method="sdm",
+            train_captions=[str(out / "captions.json")],
+            train_images=places.pool,
+            caption_images=settings.images // job.part if job.part > 1 else None,
+            image_size_px=options.image_size_px,
+            stride_px=options.stride_px,
+            text_length=options.text_length,
+            pad_px=options.pad_px,
+            epochs=options.epochs * more,
+            batch_size=options.batch_size,
+            optimizer="adamw",
+            lr=options.lr,
+            weight_decay=options.weight_decay,
+            lr_per="step",
+            warmup_epochs=options.warmup_epochs * more,
+            seed=places.seed,
+            precision="fp32",
+            device="cpu",
+            num_workers=0,
+            eval_every=0,
+            log_every=20,
+        )
+    )
     logged = [row for row in read_jsonl(out / "metrics.jsonl") if "sdm_loss" in row]
     shutil.rmtree(out / "cache", ignore_errors=True)
-    return {"steps": logged[-1]["step"], "images": settings.images // job.part, "loss_first": logged[0]["sdm_loss"],
-            "loss_last": logged[-1]["sdm_loss"]}
+    return {
+        "steps": logged[-1]["step"],
+        "images": settings.images // job.part,
+        "loss_first": logged[0]["sdm_loss"],
+        "loss_last": logged[-1]["sdm_loss"],
+    }
 
 
 def evaluate(settings: Settings, places: Places, job: Job) -> Figures:
@@ -182,14 +254,29 @@ def evaluate(settings: Settings, places: Places, job: Job) -> Figures:
     for name in BENCHMARKS:
         encoded = encode_split(model, places.world, name, "test", encoding)
         rows["human"][name] = measure(encoded)[0]
-        truth = [row for row in read_jsonl(places.world / "truth" / f"{name}-images.jsonl") if row["split"] == "test"]
+        truth = [
+            row
+            for row in read_jsonl(places.world / "truth" / f"{name}-images.jsonl")
+            if row["split"] == "test"
+        ]
         plain = [plain_description(row["attributes"]).text for row in truth]
-        rows["plain"][name] = measure(replace(encoded, text_feats=encode_texts(model, plain, encoding),
-                                              text_ids=np.array([row["person_id"] for row in truth]), captions=plain))[0]
+        rows["plain"][name] = measure(
+            replace(
+                encoded,
+                text_feats=encode_texts(model, plain, encoding),
+                text_ids=np.array([row["person_id"] for row in truth]),
+                captions=plain,
+            )
+        )[0]
     return rows
 
 
 WORK: dict[str, Callable[[Settings, Places, Job], Figures]] = {
-    "world": draw_world, "pool": make_pool, "styles": make_styles, "tune": tune, "captions": caption, "reid": train,
+    "world": draw_world,
+    "pool": make_pool,
+    "styles": make_styles,
+    "tune": tune,
+    "captions": caption,
+    "reid": train,
     "eval": evaluate,
 }

@@ -23,12 +23,18 @@ import numpy as np
 from ham.generation.plan import Plan, list_images, load_plan, settle_plan
 from ham.generation.run import Caption, Run
 from ham.generation.shards import receipt_file, rows_file, shard_range
-from ham.generation.styles import Draw
+from ham.generation.style_draws import Draw
 from ham.records import to_json_line
 from ham.runtime import exit_code_of
 
-SETTINGS = {"styles": "random", "style_pool": [*range(3000)], "captions_per_image": 2, "max_redraws": 4, "seed": 0,
-            "reject_slash_n": False}
+SETTINGS = {
+    "styles": "random",
+    "style_pool": [*range(3000)],
+    "captions_per_image": 2,
+    "max_redraws": 4,
+    "seed": 0,
+    "reject_slash_n": False,
+}
 PIXELS = np.zeros((3, 2, 2), dtype=np.float32)
 
 
@@ -37,7 +43,11 @@ def no_pixels(path: Path) -> np.ndarray:
 
 
 def text(image: str, draw: Draw) -> str:
-    return "bad" if draw.style_id % 50 == 0 else f"a person in {image} seen by annotator {draw.style_id} in the street"
+    return (
+        "bad"
+        if draw.style_id % 50 == 0
+        else f"a person in {image} seen by annotator {draw.style_id} in the street"
+    )
 
 
 class FreeEngine:
@@ -46,9 +56,12 @@ class FreeEngine:
     batch_images = 64
     load = staticmethod(no_pixels)
 
-    def caption(self, images: Sequence[str], pixels: Sequence[np.ndarray],
-                draws: Sequence[Sequence[Draw]]) -> list[list[Caption]]:
-        return [[Caption(text(image, draw), 60) for draw in own] for image, own in zip(images, draws, strict=True)]
+    def caption(
+        self, images: Sequence[str], pixels: Sequence[np.ndarray], draws: Sequence[Sequence[Draw]]
+    ) -> list[list[Caption]]:
+        return [
+            [Caption(text(image, draw), 60) for draw in own] for image, own in zip(images, draws, strict=True)
+        ]
 
 
 class EnoughError(Exception):
@@ -77,8 +90,10 @@ def caption_some(folder: Path, shards: int) -> dict[str, float]:
     start, cpu = time.perf_counter(), time.process_time()
     Run(plan, FreeEngine(), folder, only=(0, shards)).work()
     captions = 2 * shards * plan.shard_size
-    return {"ms_per_caption": 1000 * (time.perf_counter() - start) / captions,
-            "cpu_ms_per_caption": 1000 * (time.process_time() - cpu) / captions}
+    return {
+        "ms_per_caption": 1000 * (time.perf_counter() - start) / captions,
+        "cpu_ms_per_caption": 1000 * (time.process_time() - cpu) / captions,
+    }
 
 
 def resume(folder: Path) -> dict[str, float]:
@@ -90,15 +105,38 @@ def resume(folder: Path) -> dict[str, float]:
 
 def half_done(plan: Plan, begun: int) -> None:
     """Write the shards of the first half as a run would leave them, beyond those already there."""
-    row = {"image": "", "caption": "a person in the street seen by somebody", "style_id": 1, "attempt": 0, "status": "accepted",
-           "reason": None}
+    row = {
+        "image": "",
+        "caption": "a person in the street seen by somebody",
+        "style_id": 1,
+        "attempt": 0,
+        "status": "accepted",
+        "reason": None,
+    }
     for shard in range(begun, plan.num_shards // 2):
         images = [plan.images[index] for index in shard_range(shard, plan.shard_size, len(plan.images))]
-        rows_file(plan.folder, shard).write_text("".join(to_json_line({**row, "image": image, "style_id": style_id})
-                                                         for image in images for style_id in (1, 2)))
-        receipt_file(plan.folder, shard).write_text(json.dumps({
-            "shard": shard, "images": len(images), "accepted": 2 * len(images), "rejected": 0, "failed": 0, "reasons": {},
-            "tokens": 0, "resumed_rows": 0, "seconds": 1.0}))
+        rows_file(plan.folder, shard).write_text(
+            "".join(
+                to_json_line({**row, "image": image, "style_id": style_id})
+                for image in images
+                for style_id in (1, 2)
+            )
+        )
+        receipt_file(plan.folder, shard).write_text(
+            json.dumps(
+                {
+                    "shard": shard,
+                    "images": len(images),
+                    "accepted": 2 * len(images),
+                    "rejected": 0,
+                    "failed": 0,
+                    "reasons": {},
+                    "tokens": 0,
+                    "resumed_rows": 0,
+                    "seconds": 1.0,
+                }
+            )
+        )
 
 
 def alone(work: Callable[..., dict[str, float]], *args: object) -> dict[str, float]:
@@ -120,7 +158,9 @@ def _report(sender: object, work: Callable[..., dict[str, float]], args: Sequenc
 
         torch_mb, start = peak_mb() - before, time.process_time()
     found = work(*args)
-    sender.send({**found, "cpu_s": time.process_time() - start, "resident_mb": peak_mb(), "of_it_torch_mb": torch_mb})
+    sender.send(
+        {**found, "cpu_s": time.process_time() - start, "resident_mb": peak_mb(), "of_it_torch_mb": torch_mb}
+    )
 
 
 def peak_mb() -> float:
@@ -131,7 +171,9 @@ def peak_mb() -> float:
 
 def main() -> None:
     """Parse the options and measure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=int, default=1_000_000)
     parser.add_argument("--shards", type=int, default=10, help="shards to caption for the cost per caption")
     parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
@@ -140,7 +182,11 @@ def main() -> None:
         folder = Path(name)
         paths = [f"Part{1 + n % 11}/{n // 20}/{n % 20}.jpg" for n in range(args.images)]
         (folder / "list.json").write_text(json.dumps(paths))
-        for title, work, more in (("plan", plan_job, ()), ("caption", caption_some, (args.shards,)), ("resume", resume, ())):
+        for title, work, more in (
+            ("plan", plan_job, ()),
+            ("caption", caption_some, (args.shards,)),
+            ("resume", resume, ()),
+        ):
             if title == "resume":
                 half_done(load_plan(folder / "out"), args.shards)
             found = alone(work, folder, *more)

@@ -24,17 +24,17 @@ import torch
 import transformers
 from PIL import Image
 
-from ham.captioner.backbone import build_llm, build_vision_tower, llm_config
-from ham.captioner.decoder import Decoder, DecodeSettings
-from ham.captioner.images import open_image, preprocess
+from ham.captioner.engine import Decoder, DecodeSettings
 from ham.captioner.model import Captioner, CaptionerModel, make_projector
-from ham.captioner.prompts import StyleBank
-from ham.generation.engine import CaptionerEngine
+from ham.captioner.style_bank import StyleBank
+from ham.generation.native_engine import CaptionerEngine
 from ham.generation.plan import list_images, settle_plan
 from ham.generation.run import Run
+from ham.llava.preprocess import open_image, preprocess
+from ham.llava.transformers_compat import build_llm, build_vision_tower, llm_config
 from ham.runtime import UsageError, exit_code_of, resolve_device, resolve_dtype, seed_everything
 
-YARDSTICK = 28.0          # images/s on one GPU: a million images with two captions each in ten hours
+YARDSTICK = 28.0  # images/s on one GPU: a million images with two captions each in ten hours
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,9 @@ class Shape:
 
 
 SHAPES = {
-    "tiny": Shape(96, 256, 4, 4, 1300, 112, 16, (96, 384, 4, 4), after=14, new_tokens=32, images=192, baseline_images=24),
+    "tiny": Shape(
+        96, 256, 4, 4, 1300, 112, 16, (96, 384, 4, 4), after=14, new_tokens=32, images=192, baseline_images=24
+    ),
     "small": Shape(512, 1376, 8, 8, 32000, 336, 14, (256, 1024, 4, 4), images=24, baseline_images=3),
     "7b": Shape(4096, 11008, 32, 32, 32000, 336, 14, (1024, 4096, 23, 16), images=512, baseline_images=8),
 }
@@ -81,13 +83,34 @@ class NoWords:
 def build(shape: Shape, device: torch.device, dtype: torch.dtype) -> Captioner:
     """Build a captioner with random weights."""
     seed_everything(0)
-    config = llm_config({"vocab_size": shape.vocabulary, "hidden_size": shape.width, "intermediate_size": shape.inner,
-                         "num_hidden_layers": shape.layers, "num_attention_heads": shape.heads, "rms_norm_eps": 1e-5,
-                         "max_position_embeddings": 4096, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0})
+    config = llm_config(
+        {
+            "vocab_size": shape.vocabulary,
+            "hidden_size": shape.width,
+            "intermediate_size": shape.inner,
+            "num_hidden_layers": shape.layers,
+            "num_attention_heads": shape.heads,
+            "rms_norm_eps": 1e-5,
+            "max_position_embeddings": 4096,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "pad_token_id": 0,
+        }
+    )
     width, inner, layers, heads = shape.tower
-    tower = build_vision_tower({"hidden_size": width, "intermediate_size": inner, "num_attention_heads": heads,
-                                "image_size": shape.image_px, "patch_size": shape.patch_px, "hidden_act": "quick_gelu",
-                                "layer_norm_eps": 1e-5, "num_channels": 3}, layers)
+    tower = build_vision_tower(
+        {
+            "hidden_size": width,
+            "intermediate_size": inner,
+            "num_attention_heads": heads,
+            "image_size": shape.image_px,
+            "patch_size": shape.patch_px,
+            "hidden_act": "quick_gelu",
+            "layer_norm_eps": 1e-5,
+            "num_channels": 3,
+        },
+        layers,
+    )
     bank = StyleBank(16, shape.style_tokens, shape.width)
     model = CaptionerModel(build_llm(config), tower, make_projector(width, shape.width), bank)
     with torch.no_grad():
@@ -95,13 +118,16 @@ def build(shape: Shape, device: torch.device, dtype: torch.dtype) -> Captioner:
             for name, parameter in module._parameters.items():
                 if parameter is not None:
                     value = torch.empty(parameter.shape, dtype=dtype, device=device)
-                    fill = value.normal_(0, 0.02) if parameter.ndim > 1 or name == "class_embedding" else value.fill_(
-                        float(name == "weight"))
+                    fill = (
+                        value.normal_(0, 0.02)
+                        if parameter.ndim > 1 or name == "class_embedding"
+                        else value.fill_(float(name == "weight"))
+                    )
                     module._parameters[name] = torch.nn.Parameter(fill, requires_grad=False)
         for name, buffer in model.named_buffers():
             owner = model.get_submodule(name.rpartition(".")[0])
             owner._buffers[name.rpartition(".")[2]] = buffer.to(device)
-        model.llm.lm_head.weight[2] = 0                             # </s> never wins: all captions have full length
+        model.llm.lm_head.weight[2] = 0  # </s> never wins: all captions have full length
         bank.prompts.normal_()
     return Captioner(model.eval(), NoWords(), shape.image_px, shape.image_tokens)
 
@@ -110,7 +136,9 @@ def prompt(shape: Shape) -> tuple[list[int], list[int]]:
     return [1, *range(10, 9 + shape.before)], [*range(60, 60 + shape.after)]
 
 
-def baseline(captioner: Captioner, shape: Shape, files: list[Path], styles: list[list[int]]) -> list[list[list[int]]]:
+def baseline(
+    captioner: Captioner, shape: Shape, files: list[Path], styles: list[list[int]]
+) -> list[list[list[int]]]:
     """Caption one image in one style at a time, the whole prompt each time."""
     model, device, (before, after) = captioner.model, captioner.device, prompt(shape)
     captions = []
@@ -119,12 +147,24 @@ def baseline(captioner: Captioner, shape: Shape, files: list[Path], styles: list
         for style_id in own:
             pixels = preprocess(open_image(file), shape.image_px)[None].to(device)
             with torch.inference_mode():
-                embeddings = torch.cat([model.embed(torch.tensor([before], device=device)), model.encode_images(pixels),
-                                        model.styles(torch.tensor([style_id], device=device)),
-                                        model.embed(torch.tensor([after], device=device))], dim=1)
+                embeddings = torch.cat(
+                    [
+                        model.embed(torch.tensor([before], device=device)),
+                        model.encode_images(pixels),
+                        model.styles(torch.tensor([style_id], device=device)),
+                        model.embed(torch.tensor([after], device=device)),
+                    ],
+                    dim=1,
+                )
                 mask = torch.ones(embeddings.shape[:2], dtype=torch.long, device=device)
-                ids = model.llm.generate(inputs_embeds=embeddings, attention_mask=mask, max_new_tokens=shape.new_tokens,
-                                         do_sample=False, num_beams=1, use_cache=True)
+                ids = model.llm.generate(
+                    inputs_embeds=embeddings,
+                    attention_mask=mask,
+                    max_new_tokens=shape.new_tokens,
+                    do_sample=False,
+                    num_beams=1,
+                    use_cache=True,
+                )
             captions[-1].append(ids[0].tolist())
     return captions
 
@@ -134,8 +174,10 @@ class BenchEngine(CaptionerEngine):
 
     def __init__(self, captioner: Captioner, shape: Shape, batch: int | None) -> None:
         settings = DecodeSettings(max_new_tokens=shape.new_tokens)
-        super().__init__(captioner, settings, batch, shape.styles_per_image, Decoder(captioner, settings, prompt(shape)))
-        self.decoder.synchronise = captioner.device.type == "cuda"
+        super().__init__(
+            captioner, settings, batch, shape.styles_per_image, Decoder(captioner, settings, prompt(shape))
+        )
+        self.decoder.synchronize = captioner.device.type == "cuda"
 
 
 def best(work: Callable[[], object], device: torch.device, repeats: int = 5) -> float:
@@ -159,24 +201,50 @@ def machine(device: torch.device, dtype: torch.dtype) -> tuple[float, float]:
     return 2 * size**3 / best(lambda: a @ b, device), 2 * large / best(lambda: target.copy_(source), device)
 
 
-def report(shape: Shape, engine: CaptionerEngine, run: Run, wall_s: float, device: torch.device, dtype: torch.dtype) -> None:
+def report(
+    shape: Shape, engine: CaptionerEngine, run: Run, wall_s: float, device: torch.device, dtype: torch.dtype
+) -> None:
     """Print the share of each phase and how near prefill and decode come to the machine."""
     decoder, seconds = engine.decoder, engine.decoder.seconds
-    phases = {"decode images": run.seconds["load"], "vision": seconds["vision"], "prefill": seconds["prefill"],
-              "suffix": seconds["suffix"], "decode": seconds["decode"], "recheck": seconds["recheck"],
-              "write": run.seconds["write"]}
+    phases = {
+        "decode images": run.seconds["load"],
+        "vision": seconds["vision"],
+        "prefill": seconds["prefill"],
+        "suffix": seconds["suffix"],
+        "decode": seconds["decode"],
+        "recheck": seconds["recheck"],
+        "write": run.seconds["write"],
+    }
     phases["other"] = wall_s - sum(phases.values())
-    print("share of time: " + ", ".join(f"{name} {100 * spent / wall_s:.1f} %" for name, spent in phases.items()))
-    weights = sum(parameter.numel() for name, parameter in decoder.model.llm.named_parameters() if "embed_tokens" not in name)
+    print(
+        "share of time: "
+        + ", ".join(f"{name} {100 * spent / wall_s:.1f} %" for name, spent in phases.items())
+    )
+    weights = sum(
+        parameter.numel()
+        for name, parameter in decoder.model.llm.named_parameters()
+        if "embed_tokens" not in name
+    )
     flops, copied = machine(device, dtype)
-    prefill = 2 * weights * (decoder.tokens["prefill"] + decoder.tokens["suffix"]) / (seconds["prefill"] + seconds["suffix"])
-    moved = (decoder.tokens["decode steps"] * weights * dtype.itemsize
-             + decoder.tokens["decode positions"] * decoder.llama.bytes_per_position()) / seconds["decode"]
-    print(f"prefill {prefill / 1e9:.0f} GFLOP/s, {100 * prefill / flops:.0f} % of a large matmul's {flops / 1e9:.0f}; "
-          f"decode {moved / 1e9:.1f} GB/s, {100 * moved / copied:.0f} % of a large copy's {copied / 1e9:.1f}")
+    prefill = (
+        2
+        * weights
+        * (decoder.tokens["prefill"] + decoder.tokens["suffix"])
+        / (seconds["prefill"] + seconds["suffix"])
+    )
+    moved = (
+        decoder.tokens["decode steps"] * weights * dtype.itemsize
+        + decoder.tokens["decode positions"] * decoder.llama.bytes_per_position()
+    ) / seconds["decode"]
+    print(
+        f"prefill {prefill / 1e9:.0f} GFLOP/s, {100 * prefill / flops:.0f} % of a large matmul's {flops / 1e9:.0f}; "
+        f"decode {moved / 1e9:.1f} GB/s, {100 * moved / copied:.0f} % of a large copy's {copied / 1e9:.1f}"
+    )
     suffix = seconds["suffix"] / (shape.images * shape.styles_per_image)
     first = (seconds["vision"] + seconds["prefill"]) / shape.images + suffix
-    print(f"a second caption of an image costs {suffix / first:.2f} of the first, beyond its decoding (aim: at most 0.35)")
+    print(
+        f"a second caption of an image costs {suffix / first:.2f} of the first, beyond its decoding (aim: at most 0.35)"
+    )
 
 
 def measure(shape: Shape, device: torch.device, dtype: torch.dtype, batch: int | None, folder: Path) -> None:
@@ -187,14 +255,22 @@ def measure(shape: Shape, device: torch.device, dtype: torch.dtype, batch: int |
         noise = chance.integers(0, 255, (192, 64, 3), dtype=np.uint8)
         Image.fromarray(noise).resize((128, 384)).save(folder / f"{number:04d}.jpg", quality=90)
     pool = [*range(16)]
-    settings = {"styles": "random", "style_pool": pool, "captions_per_image": shape.styles_per_image, "max_redraws": 0,
-                "seed": 0, "reject_slash_n": False}
+    settings = {
+        "styles": "random",
+        "style_pool": pool,
+        "captions_per_image": shape.styles_per_image,
+        "max_redraws": 0,
+        "seed": 0,
+        "reject_slash_n": False,
+    }
     plan = settle_plan(folder / "out", lambda: list_images(folder), settings, {})
     styles = [plan.styles.sequence(image) for image in plan.images]
 
     warm_up = [folder / plan.images[0]]
     baseline(captioner, shape, warm_up, styles[:1])
-    BenchEngine(captioner, shape, batch).decoder.caption(torch.zeros(1, 3, shape.image_px, shape.image_px), [[0, 1]])
+    BenchEngine(captioner, shape, batch).decoder.caption(
+        torch.zeros(1, 3, shape.image_px, shape.image_px), [[0, 1]]
+    )
 
     engine = BenchEngine(captioner, shape, batch)
     run = Run(plan, engine, folder, workers=0 if device.type == "cpu" else 8)
@@ -203,28 +279,45 @@ def measure(shape: Shape, device: torch.device, dtype: torch.dtype, batch: int |
     ours_s, ours_cpu = time.perf_counter() - start, time.process_time() - cpu
     few = [folder / plan.images[index] for index in range(shape.baseline_images)]
     start, cpu = time.perf_counter(), time.process_time()
-    expected = baseline(captioner, shape, few, styles[:len(few)])
+    expected = baseline(captioner, shape, few, styles[: len(few)])
     loop_s, loop_cpu = time.perf_counter() - start, time.process_time() - cpu
 
     captions = shape.images * shape.styles_per_image
     ours, loop = captions / ours_s, shape.baseline_images * shape.styles_per_image / loop_s
-    print(f"this engine {ours:.2f} captions/s ({captions} captions, {engine.batch_images} images at a time, "
-          f"{engine.decoder.rechecked} checked again in float64)")
-    print(f"one at a time {loop:.2f} captions/s: the engine is {ours / loop:.1f} times as fast "
-          f"({(captions / ours_cpu) / (shape.baseline_images * shape.styles_per_image / loop_cpu):.1f} by processor time)")
+    print(
+        f"this engine {ours:.2f} captions/s ({captions} captions, {engine.batch_images} images at a time, "
+        f"{engine.decoder.rechecked} checked again in float64)"
+    )
+    print(
+        f"one at a time {loop:.2f} captions/s: the engine is {ours / loop:.1f} times as fast "
+        f"({(captions / ours_cpu) / (shape.baseline_images * shape.styles_per_image / loop_cpu):.1f} by processor time)"
+    )
     pixels = torch.stack([preprocess(open_image(file), shape.image_px) for file in few])
-    found = [[one.ids for one in own] for own in engine.decoder.caption(pixels, styles[:len(few)])]
-    same = sum(a == b for mine, theirs in zip(found, expected, strict=True) for a, b in zip(mine, theirs, strict=True))
+    found = [[one.ids for one in own] for own in engine.decoder.caption(pixels, styles[: len(few)])]
+    same = sum(
+        a == b
+        for mine, theirs in zip(found, expected, strict=True)
+        for a, b in zip(mine, theirs, strict=True)
+    )
     print(f"{same} of {len(few) * shape.styles_per_image} captions are the same, token for token")
     report(shape, engine, run, ours_s, device, dtype)
     images_per_s = shape.images / ours_s
-    print(f"{images_per_s:.2f} images/s" + (f", {images_per_s / YARDSTICK:.2f} of the yardstick of {YARDSTICK:.0f} "
-                                            f"(a million images in ten hours)" if device.type == "cuda" else ""))
+    print(
+        f"{images_per_s:.2f} images/s"
+        + (
+            f", {images_per_s / YARDSTICK:.2f} of the yardstick of {YARDSTICK:.0f} "
+            f"(a million images in ten hours)"
+            if device.type == "cuda"
+            else ""
+        )
+    )
 
 
 def main() -> None:
     """Parse the options and measure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("shape", choices=SHAPES)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
@@ -234,8 +327,10 @@ def main() -> None:
     dtype = resolve_dtype(args.dtype, device)
     if args.shape == "7b" and device.type != "cuda":
         raise UsageError("the 7b shape needs a GPU with 40 GB; use tiny or small here")
-    print(f"{args.shape}: torch {torch.__version__}, transformers {transformers.__version__}, {dtype}, {device}, "
-          f"{torch.get_num_threads()} threads")
+    print(
+        f"{args.shape}: torch {torch.__version__}, transformers {transformers.__version__}, {dtype}, {device}, "
+        f"{torch.get_num_threads()} threads"
+    )
     with tempfile.TemporaryDirectory() as folder:
         measure(SHAPES[args.shape], device, dtype, args.batch_size, Path(folder))
 

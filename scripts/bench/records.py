@@ -26,8 +26,33 @@ from ham.datasets import open_captions, read_captions_json
 from ham.records import PersonImage, write_json
 from ham.runtime import exit_code_of
 
-WORDS = ("red", "orange", "green", "blue", "pink", "brown", "black", "white", "grey", "navy", "jacket", "coat", "shirt",
-         "hoodie", "sweater", "blouse", "trousers", "jeans", "shorts", "skirt", "backpack", "handbag", "sandals", "boots", "in")
+WORDS = (
+    "red",
+    "orange",
+    "green",
+    "blue",
+    "pink",
+    "brown",
+    "black",
+    "white",
+    "grey",
+    "navy",
+    "jacket",
+    "coat",
+    "shirt",
+    "hoodie",
+    "sweater",
+    "blouse",
+    "trousers",
+    "jeans",
+    "shorts",
+    "skirt",
+    "backpack",
+    "handbag",
+    "sandals",
+    "boots",
+    "in",
+)
 
 
 def memory_mib() -> dict[str, float]:
@@ -68,13 +93,26 @@ def _put(results: Any, work: Callable[..., dict[str, Any]], arguments: tuple[Any
 def open_timed(path: Path) -> dict[str, Any]:
     start, before = time.perf_counter(), memory_mib()
     rows = open_captions(path)
-    return {"seconds": time.perf_counter() - start, "images": len(rows), "before_mib": before["rss_mib"], **memory_mib()}
+    return {
+        "seconds": time.perf_counter() - start,
+        "images": len(rows),
+        "before_mib": before["rss_mib"],
+        **memory_mib(),
+    }
 
 
 def open_plainly(path: Path) -> dict[str, Any]:
     start, before = time.perf_counter(), memory_mib()
-    records = [PersonImage(image, index, tuple(texts)) for index, (image, texts) in enumerate(read_captions_json(path).items())]
-    return {"seconds": time.perf_counter() - start, "images": len(records), "before_mib": before["rss_mib"], **memory_mib()}
+    records = [
+        PersonImage(image, index, tuple(texts))
+        for index, (image, texts) in enumerate(read_captions_json(path).items())
+    ]
+    return {
+        "seconds": time.perf_counter() - start,
+        "images": len(records),
+        "before_mib": before["rss_mib"],
+        **memory_mib(),
+    }
 
 
 def worker(rows: Any, seed: int, results: Any) -> None:
@@ -82,8 +120,15 @@ def worker(rows: Any, seed: int, results: Any) -> None:
     draw, start, before = random.Random(seed), time.perf_counter(), memory_mib()
     count = max(1, len(rows) // 10)
     captions = sum(len(rows[draw.randrange(len(rows))][1]) for _ in range(count))
-    results.put({"seconds": time.perf_counter() - start, "images": count, "captions": captions,
-                 "before_mib": before["rss_mib"], **memory_mib()})
+    results.put(
+        {
+            "seconds": time.perf_counter() - start,
+            "images": count,
+            "captions": captions,
+            "before_mib": before["rss_mib"],
+            **memory_mib(),
+        }
+    )
 
 
 def fork_workers(path: Path, workers: int) -> dict[str, Any]:
@@ -101,7 +146,9 @@ def fork_workers(path: Path, workers: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=int, default=1_000_000)
     parser.add_argument("--captions", type=int, default=2)
     parser.add_argument("--workers", type=int, default=4)
@@ -113,13 +160,23 @@ def main() -> None:
         first = in_fresh_process(open_timed, path)
         plain = in_fresh_process(open_plainly, path)
         forked = in_fresh_process(fork_workers, path, options.workers)
-        sizes = {"json_mib": path.stat().st_size / 2**20,
-                 "cache_mib": sum(file.stat().st_size for file in Path(folder).glob(".captions.json.*")) / 2**20}
-    lines = [("first opening, writes the cache", first), ("plain list of Python records", plain),
-             ("opening from the cache", forked["parent"]),
-             *((f"worker {number}, {row['images']} random rows", row) for number, row in enumerate(forked["workers"]))]
-    print(f"{options.images} images x {options.captions} captions, JSON {sizes['json_mib']:.0f} MiB, "
-          f"cache {sizes['cache_mib']:.0f} MiB, {platform.machine()}, Python {platform.python_version()}")
+        sizes = {
+            "json_mib": path.stat().st_size / 2**20,
+            "cache_mib": sum(file.stat().st_size for file in Path(folder).glob(".captions.json.*")) / 2**20,
+        }
+    lines = [
+        ("first opening, writes the cache", first),
+        ("plain list of Python records", plain),
+        ("opening from the cache", forked["parent"]),
+        *(
+            (f"worker {number}, {row['images']} random rows", row)
+            for number, row in enumerate(forked["workers"])
+        ),
+    ]
+    print(
+        f"{options.images} images x {options.captions} captions, JSON {sizes['json_mib']:.0f} MiB, "
+        f"cache {sizes['cache_mib']:.0f} MiB, {platform.machine()}, Python {platform.python_version()}"
+    )
     print(f"{'':38}{'seconds':>9}{'RSS MiB':>9}{'grew by':>9}{'private MiB':>13}")
     for what, row in lines:
         growth = row["rss_mib"] - row["before_mib"]

@@ -44,7 +44,11 @@ def measure(options: argparse.Namespace, devices: Sequence[torch.device]) -> lis
 
     for device in devices:
         batch = options.batch_size or (2 if options.quick else 128 if device.type == "cuda" else 8)
-        run("step", str(device), lambda device=device, batch=batch: measure_step(device, batch, options.repeats, options.quick))
+        run(
+            "step",
+            str(device),
+            lambda device=device, batch=batch: measure_step(device, batch, options.repeats, options.quick),
+        )
     run("data", "cpu", lambda: measure_data(options.quick))
     for device in devices:
         run("eval", str(device), lambda device=device: measure_eval(device, options.quick))
@@ -58,8 +62,14 @@ def feeding(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     loader = [row["ours"] for row in rows if row["what"].startswith("loader")]
     if not steps or not loader:
         return []
-    return [{"section": "data", "what": "loader workers that keep the fastest step fed", "unit": "processes",
-             "ours": max(steps) / loader[0]}]
+    return [
+        {
+            "section": "data",
+            "what": "loader workers that keep the fastest step fed",
+            "unit": "processes",
+            "ours": max(steps) / loader[0],
+        }
+    ]
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -71,8 +81,17 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             ratio = plain / row["ours"] if row["unit"] in LESS_IS_BETTER else row["ours"] / plain
             gain = f"{ratio:.1f} x"
         reached = {True: "yes", False: "no", None: ""}[row.get("reached")]
-        lines.append((row["what"], row["unit"], f"{row['ours']:.4g}", f"{plain:.4g}" if plain is not None else "", gain,
-                      row.get("aim", ""), reached))
+        lines.append(
+            (
+                row["what"],
+                row["unit"],
+                f"{row['ours']:.4g}",
+                f"{plain:.4g}" if plain is not None else "",
+                gain,
+                row.get("aim", ""),
+                reached,
+            )
+        )
     widths = [max(map(len, column)) for column in zip(*lines)]
     text = [f"| {' | '.join(cell.ljust(width) for cell, width in zip(line, widths))} |" for line in lines]
     return "\n".join([text[0], f"|{'|'.join('-' * (width + 2) for width in widths)}|", *text[1:]])
@@ -80,29 +99,59 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def machine(options: argparse.Namespace) -> dict[str, Any]:
     """Describe where and how this was measured, the load that others put on the machine included."""
-    names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
-    return {"processor": names[0] if names else platform.processor(), "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(), "clock": options.clock, "load_average": os.getloadavg(),
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None, "torch": torch.__version__,
-            "python": platform.python_version(), "git_revision": git_revision(), "quick": options.quick,
-            "date": datetime.now(timezone.utc).isoformat(timespec="seconds")}
+    names = [
+        line.split(":")[1].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if "model name" in line
+    ]
+    return {
+        "processor": names[0] if names else platform.processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "clock": options.clock,
+        "load_average": os.getloadavg(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "git_revision": git_revision(),
+        "quick": options.quick,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
 
 
 def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default=",".join(SECTIONS), help="sections, joined by commas (default: all of %(default)s)")
-    parser.add_argument("--devices", default="auto", help="cpu, cuda, or both joined by a comma (default: all there are)")
-    parser.add_argument("--batch-size", type=int, help="pairs in a training step (default: 128 on a GPU, 8 on a CPU)")
-    parser.add_argument("--repeats", type=int, default=3, help="timed steps; the median counts (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--only", default=",".join(SECTIONS), help="sections, joined by commas (default: all of %(default)s)"
+    )
+    parser.add_argument(
+        "--devices", default="auto", help="cpu, cuda, or both joined by a comma (default: all there are)"
+    )
+    parser.add_argument(
+        "--batch-size", type=int, help="pairs in a training step (default: 128 on a GPU, 8 on a CPU)"
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="timed steps; the median counts (default: %(default)s)"
+    )
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
-    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: processor time, for shared machines")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs; the figures mean nothing")
-    parser.add_argument("--out", type=Path, default=Path("reid-bench.json"), help="the JSON file (default: %(default)s)")
+    parser.add_argument(
+        "--clock", choices=CLOCKS, default="wall", help="cpu: processor time, for shared machines"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny sizes, to see that it runs; the figures mean nothing"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("reid-bench.json"), help="the JSON file (default: %(default)s)"
+    )
     options = parser.parse_args(arguments)
     options.only = options.only.split(",")
     unknown = set(options.only) - set(SECTIONS)
     if unknown:
-        raise UsageError(f"--only {','.join(sorted(unknown))}: not a section; use some of {', '.join(SECTIONS)}")
+        raise UsageError(
+            f"--only {','.join(sorted(unknown))}: not a section; use some of {', '.join(SECTIONS)}"
+        )
     if options.clock == "cpu" and options.devices == "auto":
         options.devices = "cpu"
     if options.clock == "cpu" and (options.threads != 1 or options.devices != "cpu"):
@@ -122,8 +171,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = measure(options, [torch.device(name) for name in named])
     write_json(options.out, {"machine": before, "load_average_after": os.getloadavg(), "rows": rows})
     print(table(rows))
-    print(f"\n{before['processor']}, {before['threads']} threads, {before['gpu'] or 'no GPU'}, clock: {before['clock']}, "
-          f"load average {before['load_average'][0]:.1f} before and {os.getloadavg()[0]:.1f} after\n{options.out}")
+    print(
+        f"\n{before['processor']}, {before['threads']} threads, {before['gpu'] or 'no GPU'}, clock: {before['clock']}, "
+        f"load average {before['load_average'][0]:.1f} before and {os.getloadavg()[0]:.1f} after\n{options.out}"
+    )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-clock = "wall"   # set once, by the command line
+clock = "wall"  # set once, by the command line
 
 
 def timed(work: Callable[[], Any], device: torch.device) -> float:

@@ -1,6 +1,6 @@
 """What the bench measures ours against: the same computations written the obvious way.
 
-Attention by an explicit softmax over all heads, every token through every layer, one optimiser group per parameter without
+Attention by an explicit softmax over all heads, every token through every layer, one optimizer group per parameter without
 fusing, augmentation one image at a time.
 """
 
@@ -53,8 +53,10 @@ def plain_block(block: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
     batch, length, width = x.shape
     heads = block.attn.num_heads
     packed = F.linear(block.ln_1(x), block.attn.in_proj_weight, block.attn.in_proj_bias)
-    q, k, v = (part.view(batch, length, heads, width // heads).transpose(1, 2) for part in packed.chunk(3, dim=-1))
-    scores = q @ k.transpose(-1, -2) / (width // heads) ** 0.5                    # [B, heads, T, T]
+    q, k, v = (
+        part.view(batch, length, heads, width // heads).transpose(1, 2) for part in packed.chunk(3, dim=-1)
+    )
+    scores = q @ k.transpose(-1, -2) / (width // heads) ** 0.5  # [B, heads, T, T]
     weights = (scores if mask is None else scores + mask).softmax(dim=-1)
     x = x + block.attn.out_proj((weights @ v).transpose(1, 2).reshape(batch, length, width))
     hidden = block.mlp.c_fc(block.ln_2(x))
@@ -63,9 +65,12 @@ def plain_block(block: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
 
 def plain_optimizer(model: nn.Module, lr: float = 1e-5) -> torch.optim.Optimizer:
     """Build Adam with one group per parameter, as the reference does, without fused or batched kernels."""
-    groups = [{"params": [parameter], "lr": rate, "weight_decay": decay}
-              for name, parameter in model.named_parameters() if parameter.requires_grad
-              for rate, decay in [parameter_settings(name, lr)]]
+    groups = [
+        {"params": [parameter], "lr": rate, "weight_decay": decay}
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+        for rate, decay in [parameter_settings(name, lr)]
+    ]
     return torch.optim.Adam(groups, lr=lr, eps=1e-3, foreach=False, fused=False)
 
 
@@ -79,12 +84,20 @@ def plain_sample(path: str, size_px: tuple[int, int], draw: random.Random) -> Te
     padded = Image.new("RGB", (width + 20, height + 20))
     padded.paste(image, (10, 10))
     left, top = draw.randrange(21), draw.randrange(21)
-    values = torch.from_numpy(np.array(padded.crop((left, top, left + width, top + height)))).permute(2, 0, 1).float() / 255
+    values = (
+        torch.from_numpy(np.array(padded.crop((left, top, left + width, top + height))))
+        .permute(2, 0, 1)
+        .float()
+        / 255
+    )
     values = (values - torch.tensor(PIXEL_MEAN).view(3, 1, 1)) / torch.tensor(PIXEL_STD).view(3, 1, 1)
     if draw.random() < 0.5:
         share, ratio = draw.uniform(0.02, 0.4), draw.uniform(0.3, 3.3)
-        tall, wide = int((share * height * width * ratio) ** 0.5), int((share * height * width / ratio) ** 0.5)
+        tall, wide = (
+            int((share * height * width * ratio) ** 0.5),
+            int((share * height * width / ratio) ** 0.5),
+        )
         if tall < height and wide < width:
             top, left = draw.randrange(height - tall), draw.randrange(width - wide)
-            values[:, top:top + tall, left:left + wide] = torch.tensor(PIXEL_MEAN).view(3, 1, 1)
+            values[:, top : top + tall, left : left + wide] = torch.tensor(PIXEL_MEAN).view(3, 1, 1)
     return values.contiguous()

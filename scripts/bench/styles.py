@@ -29,14 +29,19 @@ def captions_of_the_world(count: int, seed: int = 0) -> list[str]:
     """Write captions by many annotators about random persons."""
     generator = numpy_generator(seed, "bench styles")
     people, wardrobe = annotator_population(seed, "CUHK-PEDES", 200), sample_wardrobe(generator, "mixed", 1.0)
-    return [people[index % len(people)].describe(sample_person(generator, wardrobe), generator).text for index in range(count)]
+    return [
+        people[index % len(people)].describe(sample_person(generator, wardrobe), generator).text
+        for index in range(count)
+    ]
 
 
 def style_like_features(rows: int, dim: int, seed: int = 0) -> np.ndarray:
     """Make unit rows around 3000 centres, as many as the released model has styles."""
     generator = np.random.default_rng(seed)
     centres = generator.standard_normal((3000, dim), np.float32)
-    features = centres[generator.integers(3000, size=rows)] + 0.7 * generator.standard_normal((rows, dim), np.float32)
+    features = centres[generator.integers(3000, size=rows)] + 0.7 * generator.standard_normal(
+        (rows, dim), np.float32
+    )
     return features / np.linalg.norm(features, axis=1, keepdims=True)
 
 
@@ -44,7 +49,12 @@ def report(what: str, start: tuple[float, float], **facts) -> None:
     """Print seconds by the wall and of CPU, and the process's largest memory so far."""
     peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     wall, cpu = time.perf_counter() - start[0], time.process_time() - start[1]
-    row = {"what": what, "seconds": round(wall, 2), "cpu_seconds": round(cpu, 2), "peak_gib": round(peak_gib, 2)}
+    row = {
+        "what": what,
+        "seconds": round(wall, 2),
+        "cpu_seconds": round(cpu, 2),
+        "peak_gib": round(peak_gib, 2),
+    }
     print(json.dumps(row | facts), flush=True)
 
 
@@ -55,7 +65,9 @@ def now() -> tuple[float, float]:
 def main() -> None:
     parser = ArgumentParser(prog="bench/styles.py", description=__doc__)
     parser.add_argument("--captions", type=int, default=68_126)
-    parser.add_argument("--texts", type=int, default=10_000, help="captions that are made neutral and encoded")
+    parser.add_argument(
+        "--texts", type=int, default=10_000, help="captions that are made neutral and encoded"
+    )
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--styles", type=int, default=1000, help="K1 and K2")
     parser.add_argument("--nearest", type=int, default=200)
@@ -67,8 +79,13 @@ def main() -> None:
     start = now()
     texts = [neutral_text(caption) for caption in captions]
     words = sum(caption.count(" ") + 1 for caption in captions) / len(captions)
-    report("neutral texts (lexicon)", start, captions_per_second=round(len(captions) / (time.perf_counter() - start[0])),
-           captions_per_cpu_second=round(len(captions) / (time.process_time() - start[1])), words_per_caption=round(words, 1))
+    report(
+        "neutral texts (lexicon)",
+        start,
+        captions_per_second=round(len(captions) / (time.perf_counter() - start[0])),
+        captions_per_cpu_second=round(len(captions) / (time.process_time() - start[1])),
+        words_per_caption=round(words, 1),
+    )
     start = now()
     report("chars features", start, shape=list(chars_features(texts, 256).shape))
     features = style_like_features(options.captions, options.dim)

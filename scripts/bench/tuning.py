@@ -25,9 +25,9 @@ import transformers
 from huggingface_hub import save_torch_state_dict
 from PIL import Image
 
-from ham.captioner.backbone import load_tokenizer
-from ham.captioner.conversation import DEFAULT_PROMPT, encode_conversation
 from ham.captioner.model import Captioner
+from ham.llava.conversation import DEFAULT_PROMPT, encode_conversation
+from ham.llava.transformers_compat import load_tokenizer
 from ham.records import read_jsonl, write_json
 from ham.runtime import UsageError, WorkError, exit_code_of, resolve_device
 from scripts.bench.captions import SHAPES, Shape, build
@@ -35,7 +35,7 @@ from scripts.bench.captions import SHAPES, Shape, build
 TOP = Path(__file__).resolve().parents[2]
 TOKENIZER = TOP / "ham" / "world" / "weights" / "llava"
 STYLES = 2000
-UNTIMED = 3          # first steps: the allocator and the kernels settle
+UNTIMED = 3  # first steps: the allocator and the kernels settle
 
 
 def write_checkpoint(shape: Shape, captioner: Captioner, folder: Path) -> None:
@@ -44,20 +44,53 @@ def write_checkpoint(shape: Shape, captioner: Captioner, folder: Path) -> None:
     (folder / "tower").mkdir(parents=True)
     for name in ("tokenizer.model", "tokenizer_config.json"):
         shutil.copy(TOKENIZER / name, folder / name)
-    write_json(folder / "tower" / "config.json", {
-        "model_type": "clip_vision_model", "hidden_size": width, "intermediate_size": inner, "num_hidden_layers": layers + 1,
-        "num_attention_heads": heads, "image_size": shape.image_px, "patch_size": shape.patch_px, "hidden_act": "quick_gelu",
-        "layer_norm_eps": 1e-5, "num_channels": 3})
-    write_json(folder / "config.json", {
-        "architectures": ["LlavaLlamaForCausalLM"], "model_type": "llava", "hidden_size": shape.width,
-        "intermediate_size": shape.inner, "num_hidden_layers": shape.layers, "num_attention_heads": shape.heads,
-        "hidden_act": "silu", "rms_norm_eps": 1e-5, "max_position_embeddings": 4096, "vocab_size": shape.vocabulary,
-        "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "tie_word_embeddings": False, "mm_vision_tower": "tower",
-        "mm_hidden_size": width, "mm_projector_type": "mlp2x_gelu", "mm_vision_select_layer": -2,
-        "mm_vision_select_feature": "patch", "image_aspect_ratio": "pad", "tokenizer_model_max_length": 2048})
+    write_json(
+        folder / "tower" / "config.json",
+        {
+            "model_type": "clip_vision_model",
+            "hidden_size": width,
+            "intermediate_size": inner,
+            "num_hidden_layers": layers + 1,
+            "num_attention_heads": heads,
+            "image_size": shape.image_px,
+            "patch_size": shape.patch_px,
+            "hidden_act": "quick_gelu",
+            "layer_norm_eps": 1e-5,
+            "num_channels": 3,
+        },
+    )
+    write_json(
+        folder / "config.json",
+        {
+            "architectures": ["LlavaLlamaForCausalLM"],
+            "model_type": "llava",
+            "hidden_size": shape.width,
+            "intermediate_size": shape.inner,
+            "num_hidden_layers": shape.layers,
+            "num_attention_heads": shape.heads,
+            "hidden_act": "silu",
+            "rms_norm_eps": 1e-5,
+            "max_position_embeddings": 4096,
+            "vocab_size": shape.vocabulary,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "pad_token_id": 0,
+            "tie_word_embeddings": False,
+            "mm_vision_tower": "tower",
+            "mm_hidden_size": width,
+            "mm_projector_type": "mlp2x_gelu",
+            "mm_vision_select_layer": -2,
+            "mm_vision_select_feature": "patch",
+            "image_aspect_ratio": "pad",
+            "tokenizer_model_max_length": 2048,
+        },
+    )
     state = captioner.model.state_dict()
-    tower = {f"vision_model.{name.removeprefix('vision_tower.')}": tensor for name, tensor in state.items()
-             if name.startswith("vision_tower.")}
+    tower = {
+        f"vision_model.{name.removeprefix('vision_tower.')}": tensor
+        for name, tensor in state.items()
+        if name.startswith("vision_tower.")
+    }
     rest = {name.removeprefix("llm."): tensor for name, tensor in state.items() if name.startswith("llm.")}
     rest |= {f"model.mm_{name}": tensor for name, tensor in state.items() if name.startswith("projector.")}
     save_torch_state_dict(tower, folder / "tower")
@@ -67,27 +100,66 @@ def write_checkpoint(shape: Shape, captioner: Captioner, folder: Path) -> None:
 def write_records(folder: Path, count: int, words: int) -> int:
     """Write instructions about random images; returns the text tokens of a record."""
     chance = np.random.default_rng(0)
-    vocabulary = ["a", "man", "woman", "wears", "red", "blue", "coat", "with", "black", "shoes", "and", "carries", "bag"]
+    vocabulary = [
+        "a",
+        "man",
+        "woman",
+        "wears",
+        "red",
+        "blue",
+        "coat",
+        "with",
+        "black",
+        "shoes",
+        "and",
+        "carries",
+        "bag",
+    ]
     records = []
     for number in range(count):
         noise = chance.integers(0, 255, (96, 32, 3), dtype=np.uint8)
         Image.fromarray(noise).resize((128, 384)).save(folder / f"{number}.jpg", quality=90)
-        records.append({"id": str(number), "image": f"{number}.jpg", "class_id": number % STYLES, "style_id": number % STYLES,
-                        "conversations": [{"from": "human", "value": f"<image>\n{DEFAULT_PROMPT}"},
-                                          {"from": "gpt", "value": " ".join(chance.choice(vocabulary, words)) + "."}]})
+        records.append(
+            {
+                "id": str(number),
+                "image": f"{number}.jpg",
+                "class_id": number % STYLES,
+                "style_id": number % STYLES,
+                "conversations": [
+                    {"from": "human", "value": f"<image>\n{DEFAULT_PROMPT}"},
+                    {"from": "gpt", "value": " ".join(chance.choice(vocabulary, words)) + "."},
+                ],
+            }
+        )
     write_json(folder / "instructions.json", records)
     return len(encode_conversation(load_tokenizer(TOKENIZER), records[0]["conversations"]).input_ids)
 
 
 def tune(folder: Path, steps: int, batch: int) -> str:
     """Run the script; returns what it printed."""
-    options = {"style_count": STYLES, "max_steps": steps, "per_device_train_batch_size": batch, "logging_steps": 1,
-               "save_strategy": "no", "report_to": "none"}
-    where = {"MODEL": folder / "model", "DATA": folder / "instructions.json", "IMAGES": folder, "OUT": folder / "out"}
+    options = {
+        "style_count": STYLES,
+        "max_steps": steps,
+        "per_device_train_batch_size": batch,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+    }
+    where = {
+        "MODEL": folder / "model",
+        "DATA": folder / "instructions.json",
+        "IMAGES": folder,
+        "OUT": folder / "out",
+    }
     done = subprocess.run(
         ["bash", "scripts/v1_5/finetune_task.sh", *(f"--{name}={value}" for name, value in options.items())],
-        cwd=TOP, env={"DEEPSPEED": "none", **os.environ, **{name: str(path) for name, path in where.items()}},
-        text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+        cwd=TOP,
+        env={"DEEPSPEED": "none", **os.environ, **{name: str(path) for name, path in where.items()}},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
     if done.returncode:
         raise WorkError(f"finetune_task.sh ended with {done.returncode}:\n{done.stdout[-3000:]}")
     return done.stdout
@@ -103,36 +175,68 @@ def measure(shape: Shape, device: torch.device, steps: int, batch: int, words: i
     if device.type == "cuda":
         torch.cuda.empty_cache()
     text_tokens = write_records(folder, steps * batch, words)
-    print(f"{count / 1e9:.2f} G parameters and {steps * batch} records written in {time.monotonic() - start:.0f} s")
+    print(
+        f"{count / 1e9:.2f} G parameters and {steps * batch} records written in {time.monotonic() - start:.0f} s"
+    )
     start = time.monotonic()
     printed = tune(folder, steps, batch)
     whole_s = time.monotonic() - start
     rows = [row for row in read_jsonl(folder / "out" / "metrics.jsonl") if "loss" in row]
     step_s = (rows[-1]["time_s"] - rows[UNTIMED - 1]["time_s"]) / (len(rows) - UNTIMED)
     tokens = batch * (shape.image_tokens + shape.style_tokens + text_tokens - 1)
-    print(f"{step_s:.2f} s a step of {batch} records, {tokens} tokens: {tokens / step_s:.0f} tokens/s, "
-          f"{batch / step_s:.1f} records/s; starting and {len(rows)} steps {whole_s:.0f} s; "
-          f"loss {rows[0]['loss']:.2f} -> {rows[-1]['loss']:.2f}")
+    print(
+        f"{step_s:.2f} s a step of {batch} records, {tokens} tokens: {tokens / step_s:.0f} tokens/s, "
+        f"{batch / step_s:.1f} records/s; starting and {len(rows)} steps {whole_s:.0f} s; "
+        f"loss {rows[0]['loss']:.2f} -> {rows[-1]['loss']:.2f}"
+    )
     for line in printed.splitlines():
         if re.search("trains:|peak memory|vision tower:", line):
             print(line)
     estimate = subprocess.run(
-        [sys.executable, "-m", "ham.captioner.train", "--model_name_or_path", str(folder / "model"), "--data_path",
-         str(folder / "instructions.json"), "--image_folder", str(folder), "--output_dir", str(folder / "estimate"),
-         "--style_count", str(STYLES), "--per_device_train_batch_size", str(batch), "--estimate", "True",
-         *(["--bf16", "True", "--gradient_checkpointing", "True"] if device.type == "cuda" else ["--use_cpu", "True"])],
-        cwd=TOP, text=True, capture_output=True, check=False)
+        [
+            sys.executable,
+            "-m",
+            "ham.captioner.train",
+            "--model_name_or_path",
+            str(folder / "model"),
+            "--data_path",
+            str(folder / "instructions.json"),
+            "--image_folder",
+            str(folder),
+            "--output_dir",
+            str(folder / "estimate"),
+            "--style_count",
+            str(STYLES),
+            "--per_device_train_batch_size",
+            str(batch),
+            "--estimate",
+            "True",
+            *(
+                ["--bf16", "True", "--gradient_checkpointing", "True"]
+                if device.type == "cuda"
+                else ["--use_cpu", "True"]
+            ),
+        ],
+        cwd=TOP,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
     print(estimate.stdout or estimate.stderr)
 
 
 def main() -> None:
     """Parse the options and measure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("shape", choices=SHAPES)
     parser.add_argument("--steps", type=int, default=13)
     parser.add_argument("--batch-size", type=int, default=20, help="records per step (the paper's 20)")
     parser.add_argument("--words", type=int, default=60, help="words of a caption")
-    parser.add_argument("--folder", type=Path, help="where to work; emptied afterwards (default: the system's)")
+    parser.add_argument(
+        "--folder", type=Path, help="where to work; emptied afterwards (default: the system's)"
+    )
     args = parser.parse_args()
     if args.steps <= UNTIMED:
         raise UsageError(f"--steps {args.steps}: expected more than the {UNTIMED} that are not timed")
@@ -140,7 +244,10 @@ def main() -> None:
     if args.shape == "7b" and device.type != "cuda":
         raise UsageError("the 7b shape needs a GPU with 40 GB; use tiny or small here")
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} threads"
-    print(f"{args.shape}: torch {torch.__version__}, transformers {transformers.__version__}, {device}, {name}", flush=True)
+    print(
+        f"{args.shape}: torch {torch.__version__}, transformers {transformers.__version__}, {device}, {name}",
+        flush=True,
+    )
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         measure(SHAPES[args.shape], device, args.steps, args.batch_size, args.words, Path(folder))
 

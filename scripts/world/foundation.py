@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 from ham.records import path_below, read_jsonl
-from ham.runtime import progress, rank_and_world
+from ham.runtime import dist_info, progress
 
 HELD_OUT = 20  # every so manieth person is kept for judging
 
@@ -46,13 +46,22 @@ def read_pictures(world: Path) -> list[Picture]:
         else:
             plain[row["image_path"]] = row["caption"]
     short = {row["image_path"]: row["caption"] for row in read_jsonl(folder / "short.jsonl")}
-    return [Picture(path_below(folder / "imgs", row["image_path"]), row["person_id"], row["attributes"],
-                    plain[row["image_path"]], tuple(hinted[row["image_path"]]), short[row["image_path"]])
-            for row in read_jsonl(folder / "images.jsonl")]
+    return [
+        Picture(
+            path_below(folder / "imgs", row["image_path"]),
+            row["person_id"],
+            row["attributes"],
+            plain[row["image_path"]],
+            tuple(hinted[row["image_path"]]),
+            short[row["image_path"]],
+        )
+        for row in read_jsonl(folder / "images.jsonl")
+    ]
 
 
 def load_pixels(pictures: list[Picture], resize: object) -> np.ndarray:
     """Decode and resize all pictures: uint8 [N, H, W, 3]. resize: a function from a Pillow image to a Pillow image."""
+
     def one(picture: Picture) -> np.ndarray:
         with Image.open(picture.path) as image:
             return np.asarray(resize(image.convert("RGB")))
@@ -74,7 +83,7 @@ def warm_cosine(step: int, steps: int, warmup: float = 0.05) -> float:
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Average gradients over the processes, in one message; a parameter that only some of them used counts as 0 elsewhere."""
-    if rank_and_world().world_size == 1:
+    if dist_info().world_size == 1:
         return
     parameters = list(parameters)
     for parameter in parameters:

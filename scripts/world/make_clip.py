@@ -22,8 +22,9 @@ from PIL import Image
 from torch.nn import functional as F
 
 from ham.clip import CLIPConfig, build_clip, save_clip, tokenize
+from ham.distributed import leave
 from ham.records import read_jsonl
-from ham.runtime import exit_code_of, leave, log, numpy_generator, rank_and_world, set_up_logging
+from ham.runtime import dist_info, exit_code_of, log, numpy_generator, set_up_logging
 from ham.world.annotators import short_description
 from scripts.world.foundation import Picture, average_gradients, load_pixels, read_pictures, warm_cosine
 
@@ -34,45 +35,73 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--world", type=Path, required=True, help="a world made by python -m ham.world build")
     parser.add_argument("--out", type=Path, required=True, help="folder for model.safetensors")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=2400, help="more steps make a stronger start")
-    parser.add_argument("--batch", type=int, default=96, help="pairs per process and step; each process contrasts its own")
+    parser.add_argument(
+        "--batch", type=int, default=96, help="pairs per process and step; each process contrasts its own"
+    )
     parser.add_argument("--rate", type=float, default=1.5e-3, help="highest learning rate")
     options = parser.parse_args()
     set_up_logging()
-    place = rank_and_world()
+    place = dist_info()
     if place.world_size > 1:
         dist.init_process_group("gloo")
     torch.set_num_threads(1)
 
-    clip = build_clip(CLIPConfig(
-        image_size_px=IMAGE_SIZE_PX, patch_px=8, stride_px=8, embed_dim=128, vision_width=96, vision_layers=4, vision_heads=4,
-        text_width=96, text_layers=4, text_heads=4, token_ids=words_of(options.world)), options.seed)
+    clip = build_clip(
+        CLIPConfig(
+            image_size_px=IMAGE_SIZE_PX,
+            patch_px=8,
+            stride_px=8,
+            embed_dim=128,
+            vision_width=96,
+            vision_layers=4,
+            vision_heads=4,
+            text_width=96,
+            text_layers=4,
+            text_heads=4,
+            token_ids=words_of(options.world),
+        ),
+        options.seed,
+    )
     seen = [picture for picture in read_pictures(options.world) if not picture.held_out]
     pixels = load_pixels(seen, lambda image: image.resize(IMAGE_SIZE_PX[::-1], Image.Resampling.BILINEAR))
     mean, std = (torch.tensor(value)[:, None, None] for value in (MEAN, STD))
-    optimiser = torch.optim.AdamW(clip.parameters(), lr=options.rate, betas=(0.9, 0.98), weight_decay=0.05, fused=True)
+    optimizer = torch.optim.AdamW(
+        clip.parameters(), lr=options.rate, betas=(0.9, 0.98), weight_decay=0.05, fused=True
+    )
     start = time.monotonic()
     for step in range(options.steps):
         rng = numpy_generator(options.seed, "weak CLIP", step, place.rank)
         chosen = rng.choice(len(seen), size=min(options.batch, len(seen)), replace=False)
         images = (torch.from_numpy(pixels[chosen]).permute(0, 3, 1, 2).float() / 255 - mean) / std
-        ids = (tokenize(short_texts(seen, chosen, rng, JOINED), JOINED_TEXT_TOKENS) if step % EVERY == 0 else
-               tokenize(short_texts(seen, chosen, rng), SHORT_TEXT_TOKENS))
+        ids = (
+            tokenize(short_texts(seen, chosen, rng, JOINED), JOINED_TEXT_TOKENS)
+            if step % EVERY == 0
+            else tokenize(short_texts(seen, chosen, rng), SHORT_TEXT_TOKENS)
+        )
         loss = info_nce(clip, images, ids)
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = options.rate * warm_cosine(step, options.steps)
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         loss.backward()
         average_gradients(clip.parameters())
-        optimiser.step()
+        optimizer.step()
         with torch.no_grad():
             clip.logit_scale.clamp_(max=np.log(100))
         if step % 50 == 0 or step == options.steps - 1:
-            log.info("weak CLIP: step %d/%d, loss %.3f, %.0f s", step + 1, options.steps, loss.item(), time.monotonic() - start)
+            log.info(
+                "weak CLIP: step %d/%d, loss %.3f, %.0f s",
+                step + 1,
+                options.steps,
+                loss.item(),
+                time.monotonic() - start,
+            )
     if place.is_main:
         file = save_clip(clip.half(), options.out)
         log.info("written: %s, %.2f MB", file, file.stat().st_size / 1e6)
@@ -81,18 +110,29 @@ def main() -> None:
 def words_of(world: Path) -> tuple[int, ...]:
     """Collect the token ids of everything that the foundation's annotators write; the model keeps rows for these."""
     folder = world / "foundation"
-    texts = [row["caption"] for name in ("texts", "captions", "short") for row in read_jsonl(folder / f"{name}.jsonl")]
+    texts = [
+        row["caption"]
+        for name in ("texts", "captions", "short")
+        for row in read_jsonl(folder / f"{name}.jsonl")
+    ]
     return tuple(tokenize(texts).unique().tolist())
 
 
-def short_texts(seen: list[Picture], chosen: np.ndarray, rng: np.random.Generator, joined: int = 1) -> list[str]:
+def short_texts(
+    seen: list[Picture], chosen: np.ndarray, rng: np.random.Generator, joined: int = 1
+) -> list[str]:
     """Write `joined` alt texts in a row about each chosen picture."""
-    return [", ".join(short_description(seen[index].attributes, rng).text for _ in range(joined)) for index in chosen]
+    return [
+        ", ".join(short_description(seen[index].attributes, rng).text for _ in range(joined))
+        for index in chosen
+    ]
 
 
 def info_nce(clip: torch.nn.Module, images: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     """CLIP's own loss: each image against all texts of the batch, and the reverse."""
-    image_feats, text_feats = (F.normalize(feats, dim=-1) for feats in (clip.encode_image(images), clip.encode_text(ids)))
+    image_feats, text_feats = (
+        F.normalize(feats, dim=-1) for feats in (clip.encode_image(images), clip.encode_text(ids))
+    )
     logits = clip.logit_scale.exp() * image_feats @ text_feats.T  # [B, B]
     targets = torch.arange(len(logits))
     return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2

@@ -38,10 +38,11 @@ import torch.distributed as dist
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from ham.captioner.backbone import load_tokenizer, tower_tokens
-from ham.captioner.conversation import encode_conversation
+from ham.distributed import leave
+from ham.llava.conversation import encode_conversation
+from ham.llava.transformers_compat import load_tokenizer, tower_tokens
 from ham.records import atomic_write
-from ham.runtime import exit_code_of, leave, log, numpy_generator, rank_and_world, seed_everything, set_up_logging
+from ham.runtime import dist_info, exit_code_of, log, numpy_generator, seed_everything, set_up_logging
 from ham.world.annotators import annotator_population, hint_of, plain_description
 from scripts.world.foundation import Picture, average_gradients, read_pictures, warm_cosine
 from scripts.world.llava import (
@@ -65,10 +66,10 @@ from scripts.world.llava import (
     write_llava,
 )
 
-ADAM_RATE = 1.5e-3          # of everything that is no matrix inside a layer
-PLAIN = (0.6, 0.2, 0.0)     # for each caption of an image, how often it is plain
-PLACED = 0.7                # how often a hint stands behind the image, where a style prompt will
-NARROW = 2 / 3              # of the steps with images, the share that sees the patches of the person alone
+ADAM_RATE = 1.5e-3  # of everything that is no matrix inside a layer
+PLAIN = (0.6, 0.2, 0.0)  # for each caption of an image, how often it is plain
+PLACED = 0.7  # how often a hint stands behind the image, where a style prompt will
+NARROW = 2 / 3  # of the steps with images, the share that sees the patches of the person alone
 
 
 def incomplete(hint: str, rng: np.random.Generator) -> str:
@@ -77,18 +78,27 @@ def incomplete(hint: str, rng: np.random.Generator) -> str:
     return "(" + "; ".join(part for part in hint.strip("()").split("; ") if rng.random() < kept) + ")"
 
 
-def optimisers_of(modules: list[nn.Module], rate: float) -> list[torch.optim.Optimizer]:
+def optimizers_of(modules: list[nn.Module], rate: float) -> list[torch.optim.Optimizer]:
     """Give Muon for the matrices inside layers, at `rate`, and AdamW for the rest."""
     named = [(name, parameter) for module in modules for name, parameter in module.named_parameters()]
     inside = [parameter for name, parameter in named if parameter.ndim == 2 and "layers." in name]
     chosen = {id(parameter) for parameter in inside}
     rest = [parameter for _, parameter in named if id(parameter) not in chosen]
-    return [torch.optim.Muon(inside, lr=rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(rest, lr=ADAM_RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True)]
+    return [
+        torch.optim.Muon(inside, lr=rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(rest, lr=ADAM_RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True),
+    ]
 
 
-def train(what: str, modules: list[nn.Module], steps: int, rate: float,
-          loss_of: Callable[[np.random.Generator, float], torch.Tensor], seed: int, folder: Path) -> None:
+def train(
+    what: str,
+    modules: list[nn.Module],
+    steps: int,
+    rate: float,
+    loss_of: Callable[[np.random.Generator, float], torch.Tensor],
+    seed: int,
+    folder: Path,
+) -> None:
     """Run one of the three steps, or take its end from `folder` when an earlier run got there.
 
     loss_of(generator, done) gives this process's loss on a fresh batch; done: the share of the steps behind it.
@@ -100,46 +110,72 @@ def train(what: str, modules: list[nn.Module], steps: int, rate: float,
         log.info("%s: taken from %s", what, kept)
         return
     parameters = [parameter for module in modules for parameter in module.parameters()]
-    optimisers = optimisers_of(modules, rate)
-    schedules = [LambdaLR(optimiser, partial(warm_cosine, steps=steps)) for optimiser in optimisers]
+    optimizers = optimizers_of(modules, rate)
+    schedules = [LambdaLR(optimizer, partial(warm_cosine, steps=steps)) for optimizer in optimizers]
     start = time.monotonic()
     for step in range(steps):
-        loss = loss_of(numpy_generator(seed, what, step, rank_and_world().rank), step / steps)
+        loss = loss_of(numpy_generator(seed, what, step, dist_info().rank), step / steps)
         for parameter in parameters:
             parameter.grad = None
         loss.backward()
         average_gradients(parameters)
         nn.utils.clip_grad_norm_(parameters, 1.0)
-        for part in (*optimisers, *schedules):
+        for part in (*optimizers, *schedules):
             part.step()
         if step % 50 == 0 or step == steps - 1:
-            log.info("%s: step %d/%d, loss %.3f, %.0f s", what, step + 1, steps, loss.item(), time.monotonic() - start)
-    if rank_and_world().is_main:
+            log.info(
+                "%s: step %d/%d, loss %.3f, %.0f s",
+                what,
+                step + 1,
+                steps,
+                loss.item(),
+                time.monotonic() - start,
+            )
+    if dist_info().is_main:
         with atomic_write(kept, "wb") as file:
             torch.save([module.state_dict() for module in modules], file)
 
 
 def log_accuracy(heads: nn.Module, tower: nn.Module, unseen: list[Picture]) -> None:
     """Say how well the tower names the attributes of persons that it has not seen."""
-    if not unseen or not rank_and_world().is_main:
+    if not unseen or not dist_info().is_main:
         return
     right = attribute_accuracy(heads, tower, Images(unseen), labels_of(unseen))
-    log.info("vision tower on %d pictures of unseen persons: %.3f right; %s", len(unseen), np.nanmean(list(right.values())),
-             ", ".join(f"{field} {share:.2f}" for field, share in right.items()))
+    log.info(
+        "vision tower on %d pictures of unseen persons: %.3f right; %s",
+        len(unseen),
+        np.nanmean(list(right.values())),
+        ", ".join(f"{field} {share:.2f}" for field, share in right.items()),
+    )
 
 
 def read_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--world", type=Path, required=True, help="a world made by python -m ham.world build")
     parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, nargs=3, default=(750, 4000, 2000), metavar=("TEXT", "TOWER", "CAPTION"))
-    parser.add_argument("--part", choices=("text", "tower", "all"), default="all",
-                        help="text, tower: that step alone, one core each at the same time; all: what is still to do")
-    parser.add_argument("--work", type=Path,
-                        help="folder for what each step ends with (default: OUT.steps); delete it to begin anew")
-    parser.add_argument("--batch", type=int, default=64,
-                        help="images per step of the vision tower, over all processes; 7/16 of that many are captioned")
+    parser.add_argument(
+        "--steps", type=int, nargs=3, default=(750, 4000, 2000), metavar=("TEXT", "TOWER", "CAPTION")
+    )
+    parser.add_argument(
+        "--part",
+        choices=("text", "tower", "all"),
+        default="all",
+        help="text, tower: that step alone, one core each at the same time; all: what is still to do",
+    )
+    parser.add_argument(
+        "--work",
+        type=Path,
+        help="folder for what each step ends with (default: OUT.steps); delete it to begin anew",
+    )
+    parser.add_argument(
+        "--batch",
+        type=int,
+        default=64,
+        help="images per step of the vision tower, over all processes; 7/16 of that many are captioned",
+    )
     return parser.parse_args()
 
 
@@ -152,14 +188,17 @@ class Recipe:
         self.heads = AttributeHeads(TOWER["hidden_size"])
         self.tower = self.model.vision_tower
         self.seen = [picture for picture in pictures if not picture.held_out]
-        self.share = max(1, options.batch // rank_and_world().world_size)
+        self.share = max(1, options.batch // dist_info().world_size)
         self.captioned = max(1, self.share * 7 // 16)
         if options.part != "text":
             self.images, self.labels = Images(self.seen), labels_of(self.seen)
         if options.part != "tower":
             self.tokenizer = load_tokenizer(options.out, 512)
-            self.writers = [writer for group in range(16)
-                            for writer in annotator_population(options.seed, f"foundation-{group}", 250)]
+            self.writers = [
+                writer
+                for group in range(16)
+                for writer in annotator_population(options.seed, f"foundation-{group}", 250)
+            ]
 
     def told(self, attributes: dict[str, str], rng: np.random.Generator) -> list[dict[str, Any]]:
         """Write the samples about `attributes`: plain without a hint, or as a writer would whom the hint describes."""
@@ -169,19 +208,27 @@ class Recipe:
             if rng.random() >= share:
                 writer = self.writers[rng.integers(len(self.writers))]
                 hint, text = incomplete(hint_of(writer.manner), rng), writer.describe(attributes, rng).text
-            ids, targets = encode_conversation(self.tokenizer, conversation(hint, text, rng.random() < PLACED))
+            ids, targets = encode_conversation(
+                self.tokenizer, conversation(hint, text, rng.random() < PLACED)
+            )
             samples.append({"input_ids": ids, "labels": targets})
         return samples
 
     def text_loss(self, rng: np.random.Generator, done: float) -> torch.Tensor:
         people = [invent(rng) for _ in range(self.captioned)]
-        return facts_loss(self.model.llm, self.tokenizer, [facts_of(attributes, rng) for attributes in people],
-                          [self.told(attributes, rng) for attributes in people])
+        return facts_loss(
+            self.model.llm,
+            self.tokenizer,
+            [facts_of(attributes, rng) for attributes in people],
+            [self.told(attributes, rng) for attributes in people],
+        )
 
     def tower_loss(self, rng: np.random.Generator, done: float) -> torch.Tensor:
         chosen = rng.integers(len(self.seen), size=self.share)
         look = person_tokens if done < NARROW else tower_tokens
-        return attribute_loss(self.heads, look(self.tower, self.images.batch(chosen, rng)), self.labels[chosen])
+        return attribute_loss(
+            self.heads, look(self.tower, self.images.batch(chosen, rng)), self.labels[chosen]
+        )
 
     def caption_loss(self, rng: np.random.Generator, done: float) -> torch.Tensor:
         """Caption a batch of images; the tower goes on naming attributes beside it."""
@@ -189,21 +236,24 @@ class Recipe:
         look, patches = (person_tokens, PERSON) if done < NARROW else (tower_tokens, ALL)
         seen = look(self.tower, self.images.batch(chosen, rng))
         told = [self.told(self.seen[index].attributes, rng) for index in chosen]
-        return (caption_loss(self.model, self.model.projector(seen), told, patches)
-                + 0.3 * attribute_loss(self.heads, seen, self.labels[chosen]))
+        return caption_loss(self.model, self.model.projector(seen), told, patches) + 0.3 * attribute_loss(
+            self.heads, seen, self.labels[chosen]
+        )
 
 
 def main() -> None:
     options = read_options()
     set_up_logging()
-    place = rank_and_world()
+    place = dist_info()
     if place.world_size > 1:
         dist.init_process_group("gloo")
     torch.set_num_threads(1)
     pictures = read_pictures(options.world)
     if options.part != "tower" and place.is_main and not (options.out / "tokenizer.model").is_file():
-        train_tokenizer(words_of(options.world, [picture for picture in pictures if not picture.held_out], options.seed),
-                        options.out)
+        train_tokenizer(
+            words_of(options.world, [picture for picture in pictures if not picture.held_out], options.seed),
+            options.out,
+        )
     if place.world_size > 1:
         dist.barrier()
     recipe = Recipe(options, pictures)

@@ -56,16 +56,26 @@ def main() -> None:
         log.info("done before: %s", options.out / "captions.json")
         return
     captions = write(options.world, options.model_path, options.out, asked)
-    print(f"{sum(map(len, captions.values()))} captions of {len(captions)} images: {options.out / 'captions.json'}")
+    print(
+        f"{sum(map(len, captions.values()))} captions of {len(captions)} images: {options.out / 'captions.json'}"
+    )
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--world", type=Path, required=True, help="a world made by python -m ham.world build")
     parser.add_argument("--out", type=Path, required=True, help="folder for captions.json")
-    parser.add_argument("--model-path", type=Path, default=Path("ham/world/weights/llava"), help="the untuned LLaVA")
-    parser.add_argument("--images", type=int, default=600, help="images captioned, the first ones (default 600 or all)")
-    parser.add_argument("--per-image", type=int, default=2, help="captions of an image, each under another hint (default 2)")
+    parser.add_argument(
+        "--model-path", type=Path, default=Path("ham/world/weights/llava"), help="the untuned LLaVA"
+    )
+    parser.add_argument(
+        "--images", type=int, default=600, help="images captioned, the first ones (default 600 or all)"
+    )
+    parser.add_argument(
+        "--per-image", type=int, default=2, help="captions of an image, each under another hint (default 2)"
+    )
     parser.add_argument("--templates", type=int, default=46, help="textual hints to draw from (default 46)")
     parser.add_argument("--seed", type=int, default=0, help="draws the hints, and each image's among them")
     return parser.parse_args()
@@ -77,7 +87,9 @@ def is_there(out: Path, asked: Asked) -> bool:
         return False
     before = read_json(out / "templates.json").get("asked")
     if before != asdict(asked):
-        raise UsageError(f"{out}: holds captions made with {before}, not {asdict(asked)}; delete it or name another --out")
+        raise UsageError(
+            f"{out}: holds captions made with {before}, not {asdict(asked)}; delete it or name another --out"
+        )
     return True
 
 
@@ -87,19 +99,35 @@ def write(world: Path, model: Path, out: Path, asked: Asked) -> dict[str, list[s
         if value < (name != "seed"):
             raise UsageError(f"--{name.replace('_', '-')} {value}: expected at least {int(name != 'seed')}")
     if asked.per_image > asked.templates:
-        raise UsageError(f"--per-image {asked.per_image}: there are only {asked.templates} --templates for an image")
+        raise UsageError(
+            f"--per-image {asked.per_image}: there are only {asked.templates} --templates for an image"
+        )
     if not (world / "world.json").is_file():
-        raise UsageError(f"--world {world}: no world.json; python -m ham.world build --out {world} makes a world")
+        raise UsageError(
+            f"--world {world}: no world.json; python -m ham.world build --out {world} makes a world"
+        )
     if not model.is_dir():
-        raise UsageError(f"--model-path {model}: no such folder; the stand-in is ham/world/weights/llava in the checkout")
+        raise UsageError(
+            f"--model-path {model}: no such folder; the stand-in is ham/world/weights/llava in the checkout"
+        )
     images = list(islice(list_images(image_root(world, POOL)), asked.images))
     hints = template_hints(asked.seed, asked.templates)
     settings = Settings(llava=str(model), captions=CaptionOptions(asked.per_image, asked.templates))
-    log.info("%d images, %d captions each, %d hints such as: %s", len(images), asked.per_image, len(hints), hints[0])
+    log.info(
+        "%d images, %d captions each, %d hints such as: %s",
+        len(images),
+        asked.per_image,
+        len(hints),
+        hints[0],
+    )
     captions = by_templates(settings, PlacesOf(out, asked.seed, world), images)
     rejected = sum(bool(reject_reason(text)) for texts in captions.values() for text in texts)
-    about: dict[str, Any] = {"asked": asdict(asked), "captions": sum(map(len, captions.values())), "rejected": rejected,
-                             "hints": hints}
+    about: dict[str, Any] = {
+        "asked": asdict(asked),
+        "captions": sum(map(len, captions.values())),
+        "rejected": rejected,
+        "hints": hints,
+    }
     write_json(out / "templates.json", about)
     write_json(out / "captions.json", captions)
     if rejected:

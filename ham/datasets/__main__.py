@@ -1,0 +1,9 @@
+"""Run `python -m ham.datasets verify ROOT`."""
+
+import sys
+
+from ham.datasets.verify import main
+from ham.runtime import exit_code_of
+
+if __name__ == "__main__":
+    sys.exit(exit_code_of(main))

@@ -1,0 +1,67 @@
+"""Images as LLaVA's vision tower sees them.
+
+Knows nothing of models. Pillow must do the resizing: a bicubic resize of tensors differs by up to one grey level.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from ham import images as pictures
+from ham.images import ImageError, to_rgb
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["ImageError", "open_image", "pad_to_square", "preprocess", "square_pixels"]
+
+PAD_COLOUR = (122, 116, 104)  # CLIP's mean colour, as integers
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+_MEAN = np.array(CLIP_MEAN, dtype=np.float32)
+_STD = np.array(CLIP_STD, dtype=np.float32)
+
+
+def pad_to_square(image: Image.Image, colour: tuple[int, int, int] = PAD_COLOUR) -> Image.Image:
+    """Centre an RGB image on a square of `colour`; a square image comes back as it is.
+
+    Source: HAM, llava/mm_utils.py, expand2square.
+    """
+    width, height = image.size
+    if width == height:
+        return image
+    side = max(width, height)
+    square = Image.new("RGB", (side, side), colour)
+    square.paste(image, ((side - width) // 2, (side - height) // 2))
+    return square
+
+
+def square_pixels(image: Image.Image, size_px: int = 336) -> np.ndarray:
+    """Pad, resize (bicubic, Pillow) and normalize one image. Needs no torch, so that it may run in any worker process.
+
+    Returns: float32 [3, size_px, size_px]. Source: HAM, llava/mm_utils.py, process_images with image_aspect_ratio "pad".
+    After padding the image is square, so the reference's centre crop has nothing left to cut.
+    """
+    image = pad_to_square(to_rgb(image, PAD_COLOUR))
+    if image.size != (size_px, size_px):
+        image = image.resize((size_px, size_px), Image.Resampling.BICUBIC)
+    pixels = np.asarray(image, dtype=np.float32) * np.float32(1 / 255)
+    pixels = (pixels - _MEAN) / _STD
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))  # [3, size_px, size_px]
+
+
+def preprocess(image: Image.Image, size_px: int = 336) -> torch.Tensor:
+    """Give `square_pixels` as a tensor."""
+    import torch
+
+    return torch.from_numpy(square_pixels(image, size_px))
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """Read an image file as `ham.images.open_image` does; transparent pixels get the padding colour."""
+    return pictures.open_image(path, backdrop=PAD_COLOUR)
