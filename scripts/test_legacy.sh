@@ -1,38 +1,39 @@
 #!/usr/bin/env bash
-# Prove the paper's own stack (transformers-4.31.0/): run the captioner's and generation's tests on it, then compare both stacks.
+# Test the paper's own stack (transformers-4.31.0/): run the captioner's and generation's tests on it, then compare both stacks.
 #
-#   scripts/test_legacy.sh [arguments of pytest]      makes .venv-4.31 the first time: the pinned packages laid over the first
-#                                                     environment, whose torch and everything else they share
+#   bash scripts/test_legacy.sh [arguments of pytest]
 #
-# The wheels of tokenizers 0.13.3 stop at CPython 3.11: on a newer Python this says so and ends with success.
-# PYTHON_LEGACY=python3.11 names another interpreter; then everything is installed for it, torch included.
+# The first run creates .venv-4.31: the pinned packages on top of the current environment, which provides torch and the rest.
+# tokenizers 0.13.3 has no wheels for Python 3.12 or newer: there the script prints this and exits with 0.
+# PYTHON_LEGACY=python3.11 selects another interpreter; then everything is installed for it, torch included.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/env.sh test,train
 top="$PWD"
+current="$(python -c 'import sys; print(sys.prefix)')"
 venv="$top/.venv-4.31"
 base="${PYTHON_LEGACY:-python}"
 
-if [ "$VIRTUAL_ENV" = "$venv" ]; then
-    echo "error: $venv is active; deactivate it first: this compares it with the current stack" >&2
+if [ "$current" = "$venv" ]; then
+    echo "error: $venv is active; deactivate it first: it is compared with the current stack" >&2
     exit 2
 fi
 if ! "$base" -c 'import sys; sys.exit(sys.version_info >= (3, 12))'; then
-    echo "skipped: $("$base" --version) has no wheels of tokenizers 0.13.3, which transformers 4.31.0 needs; they stop at" \
-        "Python 3.11 (PYTHON_LEGACY=python3.11 scripts/test_legacy.sh names an interpreter that has them)"
+    echo "skipped: $("$base" --version) has no wheels of tokenizers 0.13.3, which transformers 4.31.0 needs; the last" \
+        "supported version is Python 3.11. Select one with PYTHON_LEGACY=python3.11 bash scripts/test_legacy.sh"
     exit 0
 fi
 
-wanted="$top $VIRTUAL_ENV $base $(cat pyproject.toml transformers-4.31.0/pyproject.toml | cksum)"
+wanted="$top $current $base $(cat pyproject.toml transformers-4.31.0/pyproject.toml | cksum)"
 if [ "$(cat "$venv/.ham-paper-stack" 2>/dev/null)" != "$wanted" ]; then
-    echo "making the environment $venv"
+    echo "creating the environment $venv"
     rm -rf "$venv"
     "$base" -m venv "$venv"
     if [ -z "${PYTHON_LEGACY:-}" ]; then
-        # Behind its own packages the new environment sees the first one's, and this checkout.
+        # After its own packages, the new environment sees those of the current one and this checkout.
         (python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'; echo "$top") \
             >"$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth"
-        # Commands are not shared; finetune_task.sh wants this one.
+        # Console scripts are not shared; finetune_task.sh needs this one.
         printf '#!/bin/sh\nexec "%s" -m torch.distributed.run "$@"\n' "$venv/bin/python" >"$venv/bin/torchrun"
         chmod +x "$venv/bin/torchrun"
     else
@@ -43,7 +44,7 @@ if [ "$(cat "$venv/.ham-paper-stack" 2>/dev/null)" != "$wanted" ]; then
 fi
 
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-# Every test file that uses the captioner or captioning runs, but: one that runs no model, and two about other stages.
+# All test files about the captioner and generation, except one that runs no model and two about other stages.
 mapfile -t files < <(grep -lE 'ham\.(captioner|generation)|^import caption$' tests/test_*.py |
     grep -vE 'test_(caption_kill|build_styles|readme)\.py')
 "$venv/bin/python" -m pytest "$@" "${files[@]}"
