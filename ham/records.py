@@ -19,6 +19,14 @@ from ham.runtime import UsageError
 
 Row = TypeVar("Row")
 
+IMAGE_TEXT = "<image>"  # stands for the image in the text of a conversation
+NO_STYLE = -1  # a style id that adds no style tokens: a plain LLaVA, or a control
+DEFAULT_PROMPT = (  # the paper's instruction
+    "Describe the person in the image without referring to the background or any additional context. Focus on their physical "
+    "appearance, including their hairstyle, clothing, shoes, any noticeable accessories they may be wearing, and any "
+    "belongings they may be carrying."
+)
+
 
 @dataclass(frozen=True)
 class PersonImage:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ham.captioner.model import Captioner, CaptionerModel, make_projector
+from ham.captioner.model import Captioner, CaptionerModel
 from ham.captioner.style_bank import StyleBank
+from ham.llava.model import make_projector
 
 V, S, K = 211, 5, 3
 

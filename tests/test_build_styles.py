@@ -100,7 +100,7 @@ def test_the_captioner_reads_the_instructions(settings: StyleSettings) -> None:
     assert (
         len(file) == 170
         and file.styles_needed() == 7
-        and (file.class_ids >= 0).all()
+        and (file.style_ids >= 0).all()
         and (file.words > 0).all()
     )
 

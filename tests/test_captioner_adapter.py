@@ -22,8 +22,7 @@ from tiny_llava import (
     write_folder,
 )
 
-from ham.captioner.checkpoint import add_styles, load_captioner, main, save_adapter
-from ham.llava.export import merge
+from ham.captioner.checkpoint import add_styles, load_captioner, main, merge, save_adapter
 from ham.runtime import UsageError, exit_code_of
 from ham.tensor_files import tensor_names, write_shards
 

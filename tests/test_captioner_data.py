@@ -48,7 +48,7 @@ def test_records_come_back_and_the_highest_class_id_counts_the_styles(tmp_path):
     file = write(tmp_path, records)
     assert [file[index] for index in range(len(file))] == records
     assert file.styles_needed() == 7
-    assert file.class_ids.tolist() == [0, 6, 2]
+    assert file.style_ids.tolist() == [0, 6, 2]
 
 
 def test_words_are_the_references_lengths(parity, tmp_path):
@@ -71,7 +71,7 @@ def test_collator_is_the_references(parity):
             "input_ids": torch.tensor(cases[name]["input_ids"]),
             "labels": torch.tensor(cases[name]["labels"]),
             "pixels": torch.zeros(3, 4, 4),
-            "class_id": style,
+            "style_id": style,
         }
         for name, style in zip(expected["instances"], expected["class_ids"])
     ]
@@ -79,7 +79,7 @@ def test_collator_is_the_references(parity):
     assert batch["input_ids"].tolist() == expected["input_ids"]
     assert batch["labels"].tolist() == expected["labels"]
     assert batch["attention_mask"].tolist() == expected["attention_mask"]
-    assert batch["class_ids"].tolist() == expected["class_ids"]
+    assert batch["style_ids"].tolist() == expected["class_ids"]
 
 
 def test_the_mask_follows_lengths_not_the_padding_id():
@@ -88,13 +88,13 @@ def test_the_mask_follows_lengths_not_the_padding_id():
             "input_ids": torch.tensor([1, 0, 5]),
             "labels": torch.tensor([IGNORE_INDEX, 0, 5]),
             "pixels": torch.zeros(3, 2, 2),
-            "class_id": 0,
+            "style_id": 0,
         },
         {
             "input_ids": torch.tensor([1]),
             "labels": torch.tensor([1]),
             "pixels": torch.zeros(3, 2, 2),
-            "class_id": 2,
+            "style_id": 2,
         },
     ]
     assert Collator(pad_id=0)(samples)["attention_mask"].tolist() == [
@@ -110,7 +110,7 @@ def test_samples_are_made_lazily_from_files(tmp_path):
     )
     sample = dataset[1]
     assert sample["pixels"].shape == (3, 28, 28)
-    assert sample["class_id"] == 1
+    assert sample["style_id"] == 1
     assert (sample["labels"] != IGNORE_INDEX).sum() > 1
     (tmp_path / "0.png").write_bytes(b"not an image")
     with pytest.raises(WorkError, match=r"instructions\.json, record 0: .*0\.png.*not an image"):

@@ -15,8 +15,7 @@ import tiny_llava
 import torch
 from tiny_llava import CONFIG, original_tensors, write_folder
 
-from ham.captioner.checkpoint import load_captioner
-from ham.llava.export import merge
+from ham.captioner.checkpoint import load_captioner, merge
 from ham.tensor_files import write_shards
 
 SIZES = {"intermediate_size": 32768, "num_hidden_layers": 8}

@@ -144,7 +144,7 @@ def greedy(
     ids, scores = [], []
     while len(ids) < steps and (not ids or ids[-1] != stop):
         sequence = torch.tensor([[*before, IMAGE_TOKEN_INDEX, *after, *ids]])
-        logits = captioner.model(sequence, images=pixels[None], class_ids=torch.tensor([style])).logits[0, -1]
+        logits = captioner.model(sequence, images=pixels[None], style_ids=torch.tensor([style])).logits[0, -1]
         scores.append(logits)
         ids.append(int(logits.argmax()))
     return ids, torch.stack(scores)
@@ -225,7 +225,7 @@ def test_cut_falls_inside_the_style_tokens(tiny) -> None:
     spliced = tiny.splice(
         torch.tensor([[1, IMAGE_TOKEN_INDEX, 6], [1, 2, 3]]),
         images=torch.tensor([[1000.0, 1001], [2000, 2001]]),
-        class_ids=torch.tensor([0, 1]),
+        style_ids=torch.tensor([0, 1]),
     )
     assert spliced.embeddings[:, :, 0].tolist() == [[1, 1000, 1001, 100, 101], [1, 2, 3, 0, 0]]
     assert spliced.mask.tolist() == [[True] * 5, [True] * 3 + [False] * 2]
@@ -238,7 +238,7 @@ def test_wrong_numbers_of_images_and_styles_are_refused(tiny) -> None:
     with pytest.raises(UsageError, match="no images"):
         tiny.splice(ids)
     with pytest.raises(UsageError, match=r"style id 3 .* 3 styles \(0 to 2\)"):
-        tiny.splice(ids, images=torch.zeros(2, 2), class_ids=torch.tensor([0, 3]))
+        tiny.splice(ids, images=torch.zeros(2, 2), style_ids=torch.tensor([0, 3]))
     with pytest.raises(UsageError, match="style id -1"):
         tiny.styles(torch.tensor([-1]))
     tiny.style_bank = None

@@ -18,7 +18,7 @@ ALLOWED = {
     "tensor_files": {"records", "runtime"},
     "datasets": SINGLE_FILES,
     "clip": SINGLE_FILES,
-    "llava": SINGLE_FILES | {"captioner"},  # until the loader is split
+    "llava": SINGLE_FILES,
     "vlm": SINGLE_FILES,
     "style": STAGE,
     "reid": STAGE,

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ham.records import StyleAssignment
+from ham.records import DEFAULT_PROMPT, StyleAssignment
 from ham.runtime import UsageError
-from ham.style.instructions import DEFAULT_INSTRUCTION, clean_caption, instruction_records, write_instructions
+from ham.style.instructions import clean_caption, instruction_records, write_instructions
 
 ROWS = [
     StyleAssignment("CUHK-PEDES/imgs/a.png", 'She said "red".', (3, 0)),
@@ -55,7 +55,7 @@ def test_bad_instruction_is_refused(instruction: str, tmp_path: Path) -> None:
 
 def test_default_instruction_is_the_recorded_one(parity: Path) -> None:
     recorded = json.loads((parity / "llava_tiny.json").read_text(encoding="utf-8"))
-    assert recorded["generation"]["query"] == DEFAULT_INSTRUCTION
+    assert recorded["generation"]["query"] == DEFAULT_PROMPT
     theirs = recorded["conversations"][0]
     ours = next(instruction_records(ROWS))
     assert set(theirs) == set(ours) and theirs["conversations"][0] == ours["conversations"][0]

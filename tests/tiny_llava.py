@@ -232,5 +232,5 @@ def logits_of(captioner: Captioner, style: int | None = 1) -> torch.Tensor:
     pixels = torch.randn(1, 3, 28, 28, generator=torch.Generator().manual_seed(5))
     ids = torch.tensor([[1, 300, 301, IMAGE_TOKEN_INDEX, 302, 303]])
     return captioner.model(
-        ids, images=pixels, class_ids=None if style is None else torch.tensor([style])
+        ids, images=pixels, style_ids=None if style is None else torch.tensor([style])
     ).logits

@@ -146,7 +146,7 @@ def tune(folder: Path, data: Path, checkpoint: Path) -> dict[str, Any]:
     from safetensors.torch import load_file
 
     from ham.captioner import train
-    from ham.llava.source import ADAPTER_STYLES, ADAPTER_WEIGHTS
+    from ham.captioner.adapter import ADAPTER_STYLES, ADAPTER_WEIGHTS
     from ham.records import read_jsonl
 
     sys.argv = ["train", "--model_name_or_path", str(checkpoint), "--data_path", str(data / "instructions.json"),

@@ -12,8 +12,8 @@ from typing import Any
 
 from ham.captioner.data import InstructionFile
 from ham.llava.conversation import IGNORE_INDEX, Template, encode_conversation
-from ham.llava.tokenizer import IMAGE_TEXT, IMAGE_TOKEN_INDEX
-from ham.records import path_below
+from ham.llava.tokenizer import IMAGE_TOKEN_INDEX
+from ham.records import IMAGE_TEXT, path_below
 from ham.runtime import UsageError, log, progress
 
 STAT_THREADS = 32

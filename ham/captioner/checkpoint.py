@@ -7,34 +7,27 @@ python -m ham.captioner.checkpoint merge --model-path ADAPTER --out DIR
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
+from ham.captioner.adapter import find_captioner, save_adapter
+from ham.captioner.describe import describe
 from ham.captioner.model import Captioner, CaptionerModel
 from ham.captioner.style_bank import StyleBank, StyleInit, initialize
 from ham.llava import layouts
-from ham.llava.conversation import DEFAULT_TEMPLATE, get_template
-from ham.llava.describe import describe
-from ham.llava.export import merge
-from ham.llava.load import DEFAULT_STYLE_TOKENS, build_model, fill
-from ham.llava.source import (
-    ADAPTER_FORMAT,
-    ADAPTER_STYLES,
-    ADAPTER_WEIGHTS,
-    MANIFEST,
-    check_aspect_ratio,
-    find_source,
-    fit_vocabulary,
-)
+from ham.llava.conversation import get_template
+from ham.llava.export import write_original
+from ham.llava.load import build_model, fill, shapes_of
+from ham.llava.source import Source, check_aspect_ratio, fit_vocabulary
 from ham.llava.transformers_compat import DEFAULT_ATTENTION, load_tokenizer
 from ham.llava.vision_tower import find_tower
-from ham.records import write_json
-from ham.runtime import exit_code_of, git_revision, log, set_up_logging
+from ham.runtime import UsageError, exit_code_of, log, set_up_logging
+
+__all__ = ["add_styles", "load_captioner", "merge", "save_adapter"]
+
+DEFAULT_STYLE_TOKENS = 10  # M of the paper; the original layout stores [S*M, D] and does not record M
 
 
 def load_captioner(
@@ -59,7 +52,7 @@ def load_captioner(
     Weights are streamed to `device` and `dtype` one tensor at a time.
     Raises UsageError when anything is missing, unexpected or of another shape.
     """
-    source = find_source(path, base_model)
+    source = find_captioner(path, base_model)
     check_aspect_ratio(source, image_aspect_ratio)
     config = source.config
     tokenizer = load_tokenizer(source.folder, int(config.get("tokenizer_model_max_length") or 2048))
@@ -74,8 +67,14 @@ def load_captioner(
         f"{tower.name} ({tower.folder})" if tower.folder else "the one inside the checkpoint",
     )
 
-    model, image_size_px, num_patches = build_model(source, tower, names, attention, style_tokens)
-    fill(model, source, tower, torch.device(device), dtype, trainable_dtype or dtype)
+    llava, image_size_px, num_patches = build_model(source, tower, names, attention)
+    with torch.device("meta"):
+        bank = empty_bank(source, style_tokens) if layouts.STYLES in names else None
+    model = CaptionerModel(
+        llava.llm, llava.vision_tower, llava.projector, bank, llava.max_length, llava.padding_side
+    )
+    trainable = ("projector.", "style_bank.")
+    fill(model, source, tower, torch.device(device), dtype, trainable_dtype or dtype, trainable)
     model.eval().requires_grad_(False)
     template = get_template(template or source.manifest.get("template")).name
     manifest = {
@@ -93,7 +92,24 @@ def load_captioner(
     return Captioner(model, tokenizer, image_size_px, num_patches, template, manifest)
 
 
-# ---------------------------------------------------------------------------------------------------- styles and adapter
+def empty_bank(source: Source, style_tokens: int | None) -> StyleBank:
+    """Build an empty style bank of the checkpoint's size. Raises UsageError when its rows do not divide into styles."""
+    rows, width = shapes_of(source, layouts.STYLES)[layouts.STYLES]
+    tokens = style_tokens or source.manifest.get("style_tokens") or DEFAULT_STYLE_TOKENS
+    if rows % tokens:
+        raise UsageError(
+            f"{source.folder}: {rows} rows of style prompts do not divide into styles of {tokens} tokens"
+        )
+    return StyleBank(rows // tokens, tokens, width)
+
+
+def merge(
+    model_path: str | Path, out: str | Path, base_model: str | Path | None = None, max_shard_gib: float = 4.0
+) -> None:
+    """Write the checkpoint at `model_path`, base model included, to the new folder `out` in the original layout."""
+    source = find_captioner(model_path, base_model)
+    write_original(source, out, max_shard_gib)
+    log.info("merged %s on %s into %s", model_path, source.folder, out)
 
 
 def add_styles(
@@ -113,50 +129,6 @@ def add_styles(
     captioner.model.style_bank = bank
     captioner.manifest.update(
         num_styles=num_styles, style_tokens=style_tokens, style_init=init, style_seed=seed
-    )
-
-
-def adapter_tensors(model: CaptionerModel) -> dict[str, torch.Tensor]:
-    """Collect what the adapter holds: `style_prompts` [S, K, D] and the projector's tensors."""
-    tensors = {f"projector.{name}": tensor for name, tensor in model.projector.state_dict().items()}
-    if model.style_bank is not None:
-        tensors[ADAPTER_STYLES] = model.style_bank.prompts.detach()
-    return tensors
-
-
-def save_adapter(
-    folder: str | Path, captioner: Captioner, tensors: dict[str, torch.Tensor] | None = None, **more: Any
-) -> None:
-    """Write the adapter: adapter.safetensors, then manifest.json (a folder without manifest is not a checkpoint).
-
-    tensors: in place of the model's own, with the names of `adapter_tensors`, where those are gathered from several processes
-    (ZeRO-3). more: further JSON fields of the manifest.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = adapter_tensors(captioner.model) if tensors is None else tensors
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    beside = folder / f".{ADAPTER_WEIGHTS}.tmp"
-    save_file(tensors, str(beside), metadata={"format": "pt"})
-    beside.replace(folder / ADAPTER_WEIGHTS)
-    base = Path(captioner.manifest["base_model"]).resolve()
-    styles = tensors.get(ADAPTER_STYLES)
-    shape = (0, 0) if styles is None else tuple(styles.shape[:2])
-    write_json(
-        folder / MANIFEST,
-        {
-            **captioner.manifest,
-            **more,
-            "format": ADAPTER_FORMAT,
-            "version": 1,
-            "base_model": str(base),
-            "base_model_relative": os.path.relpath(base, folder.resolve()),
-            "template": captioner.template or DEFAULT_TEMPLATE,
-            "num_styles": shape[0],
-            "style_tokens": shape[1],
-            "max_length": captioner.model.max_length,
-            "git_revision": git_revision(),
-        },
     )
 
 

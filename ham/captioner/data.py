@@ -25,7 +25,7 @@ class InstructionFile:
     """The records of an instruction file as one block of bytes: nothing for forked workers to copy.
 
     words [N] int64: words of all turns, the length by which samples are grouped (negative without an image).
-    class_ids [N] int64: the style of each record, -1 where it names none.
+    style_ids [N] int64: the style of each record, -1 where it names none.
     Source of `words`: HAM, llava/train/train.py, LazySupervisedDataset.modality_lengths.
     """
 
@@ -35,7 +35,7 @@ class InstructionFile:
         if not isinstance(records, list) or not records:
             found = "an empty list" if records == [] else type(records).__name__
             raise UsageError(f"{path}: expected a JSON list of LLaVA records, found {found}")
-        self.class_ids = np.array([class_id_of(record) for record in records], dtype=np.int64)
+        self.style_ids = np.array([style_id_of(record) for record in records], dtype=np.int64)
         self.words = np.array([count_words(record) for record in records], dtype=np.int64)
         rows = [json.dumps(record, ensure_ascii=False).encode() for record in records]
         self.ends = np.cumsum([0, *map(len, rows)])
@@ -49,10 +49,10 @@ class InstructionFile:
 
     def styles_needed(self) -> int:
         """Count the style prompts that the highest `class_id` asks for."""
-        return int(self.class_ids.max()) + 1
+        return int(self.style_ids.max()) + 1
 
 
-def class_id_of(record: Any) -> int:
+def style_id_of(record: Any) -> int:
     """Read a record's style; -1 where there is none that is a whole number (`ham.captioner.check` reports it)."""
     value = record.get("class_id") if isinstance(record, dict) else None
     return value if isinstance(value, int) and not isinstance(value, bool) else -1
@@ -65,7 +65,7 @@ def count_words(record: Any) -> int:
 
 
 class InstructionDataset(Dataset[dict[str, Any]]):
-    """Records as tensors: input_ids [T], labels [T], pixels float32 [3, s, s], class_id. Made in the workers, lazily."""
+    """Records as tensors: input_ids [T], labels [T], pixels float32 [3, s, s], style_id. Made in the workers, lazily."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class InstructionDataset(Dataset[dict[str, Any]]):
             "input_ids": input_ids,
             "labels": labels,
             "pixels": preprocess(image, self.image_size_px),
-            "class_id": self.file.class_ids[index],
+            "style_id": self.file.style_ids[index],
         }
 
 
@@ -123,5 +123,5 @@ class Collator:
             "labels": pad(labels, batch_first=True, padding_value=IGNORE_INDEX),  # [B, T]
             "attention_mask": torch.arange(input_ids.shape[1])[None] < lengths[:, None],  # [B, T]
             "images": torch.stack([sample["pixels"] for sample in samples]),  # [B, 3, s, s]
-            "class_ids": torch.tensor([int(sample["class_id"]) for sample in samples]),  # [B]
+            "style_ids": torch.tensor([int(sample["style_id"]) for sample in samples]),  # [B]
         }

@@ -25,9 +25,9 @@ from ham.captioner.model import Captioner
 from ham.captioner.sampling import choose
 from ham.llava.cached_llama import FastLlama, KVCache
 from ham.llava.conversation import get_template, prompt_pieces
+from ham.records import NO_STYLE
 from ham.runtime import UsageError, numpy_generator
 
-NO_STYLE = -1  # a style id that adds no style tokens: a plain LLaVA, or a control
 REFEREE_PARAMETERS = 2_000_000_000  # above this no float64 copy is made
 GROWTH = 64  # positions a cache grows by
 

@@ -1,4 +1,4 @@
-"""The captioner: vision tower, projector, style bank and language model, and how their tokens are spliced.
+"""The captioner: a LLaVA with a style bank, and how their tokens are spliced.
 
     image  -> vision tower -> projector -> P image tokens ─┐
     style  -> style bank  -> K style tokens ───────────────┤
@@ -14,12 +14,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from ham.captioner.style_bank import StyleBank
 from ham.llava.conversation import DEFAULT_TEMPLATE, IGNORE_INDEX
+from ham.llava.model import LlavaModel
 from ham.llava.tokenizer import IMAGE_TOKEN_INDEX
-from ham.llava.transformers_compat import tower_tokens
 from ham.runtime import UsageError
 
 
@@ -39,11 +38,8 @@ class CaptionerOutput(NamedTuple):
     logits: torch.Tensor | None
 
 
-class CaptionerModel(nn.Module):
-    """The network. `styles_bank` is None for a plain LLaVA.
-
-    max_length: spliced sequences are cut at this many positions. padding_side: right (training) or left.
-    """
+class CaptionerModel(LlavaModel):
+    """A LLaVA whose captions follow a style. `style_bank` is None for a plain LLaVA."""
 
     def __init__(
         self,
@@ -54,22 +50,8 @@ class CaptionerModel(nn.Module):
         max_length: int | None = None,
         padding_side: str = "right",
     ) -> None:
-        super().__init__()
-        self.llm = llm
-        self.vision_tower = vision_tower
-        self.projector = projector
+        super().__init__(llm, vision_tower, projector, max_length, padding_side)
         self.style_bank = style_bank
-        self.max_length = max_length
-        self.padding_side = padding_side
-
-    @property
-    def config(self) -> Any:
-        """The language model's configuration: Trainer and DeepSpeed look for the width here."""
-        return self.llm.config
-
-    def embed(self, ids: torch.Tensor) -> torch.Tensor:
-        """Embed token ids [...] -> [..., D]."""
-        return self.llm.get_input_embeddings()(ids)
 
     def styles(self, style_ids: torch.Tensor) -> torch.Tensor:
         """Look up style prompts [B] -> [B, K, D], in the embeddings' dtype. Raises UsageError for a style out of range."""
@@ -79,29 +61,18 @@ class CaptionerModel(nn.Module):
             )
         return self.style_bank(style_ids).to(self.llm.dtype)
 
-    def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Encode pixels [B, 3, s, s] as image tokens [B, P, D] of the language model, in its dtype.
-
-        The tower is frozen: no gradient goes through it. Source: HAM, llava/model/llava_arch.py, encode_images.
-        """
-        with torch.no_grad():
-            features = tower_tokens(
-                self.vision_tower, pixels.to(self.vision_tower.embeddings.class_embedding.dtype)
-            )
-        return self.projector(features.to(self.projector[0].weight.dtype)).to(self.llm.dtype)  # [B, P, D]
-
     def splice(
         self,
         input_ids: torch.Tensor,
         labels: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         images: torch.Tensor | None = None,
-        class_ids: torch.Tensor | None = None,
+        style_ids: torch.Tensor | None = None,
     ) -> Spliced:
         """Put image and style tokens in the place of each image placeholder (-200) in input_ids [B, T].
 
         images: [N, 3, s, s]; a sample takes one for each placeholder, in order, and a sample without placeholder takes one that
-        is not used (the dummy that text-only samples carry in LLaVA's batches). class_ids [B]: the style of each sample,
+        is not used (the dummy that text-only samples carry in LLaVA's batches). style_ids [B]: the style of each sample,
         whose K tokens follow its first image; None inserts none. Positions outside attention_mask are left out.
         Labels of image, style and padding positions are -100.
         Source: HAM, llava/model/llava_arch.py, prepare_inputs_labels_for_multimodal.
@@ -115,7 +86,7 @@ class CaptionerModel(nn.Module):
         is_image = (input_ids == IMAGE_TOKEN_INDEX) & keep
         text = self.embed(input_ids.masked_fill(input_ids < 0, 0))  # [B, T, D]
         width = text.shape[-1]
-        features, styles = self._image_and_style_tokens(is_image, images, class_ids)
+        features, styles = self._image_and_style_tokens(is_image, images, style_ids)
 
         rank = is_image.cumsum(1)  # [B, T], counts a row's images from 1
         gets_style = is_image & (rank == 1) if styles is not None else torch.zeros_like(is_image)
@@ -179,7 +150,7 @@ class CaptionerModel(nn.Module):
         return (first[:, None] + is_image.cumsum(1) - 1)[is_image]
 
     def _image_and_style_tokens(
-        self, is_image: torch.Tensor, images: torch.Tensor | None, class_ids: torch.Tensor | None
+        self, is_image: torch.Tensor, images: torch.Tensor | None, style_ids: torch.Tensor | None
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Encode the batch's images [N, P, D] and look up its styles [B, K, D]; None for what was not given."""
         if images is None:
@@ -192,7 +163,7 @@ class CaptionerModel(nn.Module):
                 f"the batch's samples take {needed} images but {len(images)} were given; a sample without "
                 "<image> brings one dummy image"
             )
-        return self.encode_images(images), None if class_ids is None else self.styles(class_ids)
+        return self.encode_images(images), None if style_ids is None else self.styles(style_ids)
 
     def forward(
         self,
@@ -200,7 +171,7 @@ class CaptionerModel(nn.Module):
         labels: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         images: torch.Tensor | None = None,
-        class_ids: torch.Tensor | None = None,
+        style_ids: torch.Tensor | None = None,
         return_logits: bool | None = None,
     ) -> CaptionerOutput:
         """Run the training forward.
@@ -208,7 +179,7 @@ class CaptionerModel(nn.Module):
         With labels the loss is computed from the logits of the learned positions alone; return_logits: also give the logits of
         all positions (default: only when there are no labels).
         """
-        spliced = self.splice(input_ids, labels, attention_mask, images, class_ids)
+        spliced = self.splice(input_ids, labels, attention_mask, images, style_ids)
         # Padding on the right needs no mask: causal attention never looks there.
         is_left = self.padding_side == "left"
         hidden = self.llm.model(
@@ -221,19 +192,7 @@ class CaptionerModel(nn.Module):
         logits = self.llm.lm_head(hidden) if wants_logits else None
         if labels is None:
             return CaptionerOutput(None, logits)
-        return CaptionerOutput(self._loss(hidden, spliced.labels), logits)
-
-    def _loss(self, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Average the next-token loss over learned positions, in float32."""
-        targets = labels[:, 1:]
-        learned = targets != IGNORE_INDEX
-        logits = self.llm.lm_head(hidden[:, :-1][learned]).float()  # [n, V]
-        return F.cross_entropy(logits, targets[learned], reduction="sum") / learned.sum().clamp(min=1)
-
-
-def make_projector(vision_width: int, width: int) -> nn.Sequential:
-    """Build LLaVA's two-layer projector. Source: HAM, llava/model/multimodal_projector/builder.py, mlp2x_gelu."""
-    return nn.Sequential(nn.Linear(vision_width, width), nn.GELU(), nn.Linear(width, width))
+        return CaptionerOutput(self.loss(hidden, spliced.labels), logits)
 
 
 @dataclass

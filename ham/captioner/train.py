@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import HfArgumentParser
 
+from ham.captioner.adapter import ADAPTER_STYLES, ADAPTER_WEIGHTS, find_captioner
 from ham.captioner.arguments import DataArguments, ModelArguments, TrainingArguments, check_fixed_options
 from ham.captioner.check import check_instructions
 from ham.captioner.checkpoint import add_styles, load_captioner, save_adapter
@@ -28,11 +29,9 @@ from ham.captioner.trainer import CaptionerTrainer
 from ham.distributed import leave
 from ham.llava.conversation import get_template
 from ham.llava.lora import add_lora, is_lora, load_lora, save_lora
-from ham.llava.source import ADAPTER_STYLES, ADAPTER_WEIGHTS, find_source
-from ham.llava.tokenizer import IMAGE_TEXT
 from ham.llava.transformers_compat import set_checkpointing
 from ham.llava.vision_tower import find_tower, tower_settings
-from ham.records import write_json
+from ham.records import IMAGE_TEXT, write_json
 from ham.runtime import UsageError, dist_info, exit_code_of, git_revision, log, set_up_logging
 
 BANK = "style_bank.prompts"
@@ -223,7 +222,7 @@ def estimate_for(
     model_args: ModelArguments, args: TrainingArguments, file: InstructionFile, num_styles: int
 ) -> str:
     """Print what these settings would need; reads configurations only."""
-    source = find_source(model_args.model_name_or_path)
+    source = find_captioner(model_args.model_name_or_path)
     try:
         tower = find_tower(
             model_args.vision_tower, source.folder, source.config.get("mm_vision_tower"), has_inside=False

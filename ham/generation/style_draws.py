@@ -6,10 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ham.records import CaptionRow
+from ham.records import NO_STYLE, CaptionRow
 from ham.runtime import UsageError, numpy_generator
-
-NO_STYLE = -1  # as ham.captioner.engine's
 
 
 class Draw(NamedTuple):

@@ -15,22 +15,17 @@ from typing import Any, NamedTuple
 import torch
 
 from ham.llava.tokenizer import (
-    IMAGE_TEXT,
     IMAGE_TOKEN_INDEX,
     chunk_ids,
     continuation_ids,
     plain_ids,
     prompt_ids,
 )
+from ham.records import DEFAULT_PROMPT, IMAGE_TEXT
 from ham.runtime import UsageError
 
 IGNORE_INDEX = -100
 DEFAULT_TEMPLATE = "v1"
-DEFAULT_PROMPT = (
-    "Describe the person in the image without referring to the background or any additional context. Focus on their physical "
-    "appearance, including their hairstyle, clothing, shoes, any noticeable accessories they may be wearing, and any "
-    "belongings they may be carrying."
-)
 SYSTEM = (
     "A chat between a curious {0} and an artificial intelligence assistant. The assistant gives helpful, detailed, and "
     "polite answers to the {0}'s questions."

@@ -1,4 +1,4 @@
-"""Writing a captioner, whatever it consists of, as one folder in the original LLaVA / HAM layout.
+"""Writing a checkpoint, whatever it consists of, as one folder in the original LLaVA / HAM layout.
 
 Works on files: tensors pass through one by one, those that nothing replaces bit for bit.
 """
@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 
 from ham.llava import layouts
-from ham.llava.source import Source, find_source, fit_vocabulary
+from ham.llava.source import Source, fit_vocabulary
 from ham.llava.transformers_compat import load_tokenizer
 from ham.llava.vision_tower import plain_tower_folder
 from ham.records import write_json
-from ham.runtime import UsageError, log
+from ham.runtime import UsageError
 from ham.tensor_files import read_tensors, write_shards
 
 COPIED = (
@@ -30,10 +30,8 @@ COPIED = (
 )
 
 
-def merge(
-    model_path: str | Path, out: str | Path, base_model: str | Path | None = None, max_shard_gib: float = 4.0
-) -> None:
-    """Write the checkpoint at `model_path` to the new folder `out`, weights as sharded safetensors.
+def write_original(source: Source, out: str | Path, max_shard_gib: float = 4.0) -> None:
+    """Write a checkpoint, with everything on top of it, to the new folder `out`, weights as sharded safetensors.
 
     Adapter tensors take the dtype that the base model's have. The folder appears whole.
     Raises UsageError when `out` holds something already.
@@ -41,7 +39,6 @@ def merge(
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} exists and is not empty; choose another --out")
-    source = find_source(model_path, base_model)
     tokenizer = load_tokenizer(source.folder)
     fit_vocabulary(source, tokenizer)
 
@@ -61,11 +58,10 @@ def merge(
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
-    log.info("merged %s on %s into %s", model_path, source.folder, out)
 
 
 def merged_tensors(source: Source) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield all tensors under their original names and in the base model's dtypes; style prompts as [S*K, D]."""
+    """Yield all tensors under their original names and in the base model's dtypes."""
     known = set(source.replaced) | {layouts.EMBEDDINGS}
     dtypes = {
         layouts.original_name(name): tensor.dtype
@@ -76,7 +72,7 @@ def merged_tensors(source: Source) -> Iterator[tuple[str, torch.Tensor]]:
     for name, tensor in source.tensors():
         if name in source.replaced:
             tensor = tensor.to(dtypes.get(name, dtypes[layouts.EMBEDDINGS]))
-        yield name, tensor.flatten(0, 1) if name == layouts.STYLES and tensor.dim() == 3 else tensor
+        yield name, tensor
 
 
 def merged_config(source: Source) -> dict:

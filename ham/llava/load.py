@@ -11,21 +11,21 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ham.captioner.model import CaptionerModel, make_projector
-from ham.captioner.style_bank import StyleBank
 from ham.llava import layouts
+from ham.llava.model import LlavaModel, make_projector
 from ham.llava.source import Source
 from ham.llava.transformers_compat import build_llm, build_vision_tower, llm_config
 from ham.llava.vision_tower import TowerSource, plain_tower_folder, tower_settings, tower_tensors
 from ham.runtime import UsageError
 
-DEFAULT_STYLE_TOKENS = 10  # M of the paper; the original layout stores [S*M, D] and does not say M
-
 
 def build_model(
-    source: Source, tower: TowerSource, names: set[str], attention: str, style_tokens: int | None
-) -> tuple[CaptionerModel, int, int]:
-    """Build the network with parameters on the meta device. Returns it, the image size in pixels and the tokens per image."""
+    source: Source, tower: TowerSource, names: set[str], attention: str
+) -> tuple[LlavaModel, int, int]:
+    """Build the network with parameters on the meta device.
+
+    Returns: the network, the image size in pixels and the tokens per image.
+    """
     config = source.config
     check_presence(source, names, tower)
     settings = tower_settings(
@@ -37,12 +37,10 @@ def build_model(
     num_layers = layers_looked_at(config.get("mm_vision_select_layer", -2), settings["num_hidden_layers"])
     with torch.device("meta"):
         projector = make_projector(settings["hidden_size"], config["hidden_size"])
-        bank = make_bank(source, style_tokens) if layouts.STYLES in names else None
-    model = CaptionerModel(
+    model = LlavaModel(
         build_llm(llm_config(config, attention)),
         build_vision_tower(settings, num_layers),
         projector,
-        bank,
         max_length=config.get("tokenizer_model_max_length"),
         padding_side=config.get("tokenizer_padding_side", "right"),
     )
@@ -71,28 +69,20 @@ def layers_looked_at(select_layer: int, num_layers: int) -> int:
     return count
 
 
-def make_bank(source: Source, style_tokens: int | None) -> StyleBank:
-    """Make an empty style bank of the checkpoint's size. Raises UsageError when its rows do not divide into styles."""
-    shape = shapes_of(source, layouts.STYLES)[layouts.STYLES]
-    if len(shape) == 3:
-        return StyleBank(*shape)
-    tokens = style_tokens or source.manifest.get("style_tokens") or DEFAULT_STYLE_TOKENS
-    if shape[0] % tokens:
-        raise UsageError(
-            f"{source.folder}: {shape[0]} rows of style prompts do not divide into styles of {tokens} tokens"
-        )
-    return StyleBank(shape[0] // tokens, tokens, shape[1])
-
-
 def fill(
-    model: CaptionerModel,
+    model: LlavaModel,
     source: Source,
     tower: TowerSource,
     device: torch.device,
     dtype: torch.dtype,
     trainable_dtype: torch.dtype,
+    trainable: tuple[str, ...] = ("projector.",),
 ) -> None:
-    """Stream the weights into the network. Raises UsageError for tensors that are missing, unknown or of another shape."""
+    """Stream the weights into the network.
+
+    trainable: prefixes of the parameters that take `trainable_dtype`; the others take `dtype`.
+    Raises UsageError for tensors that are missing, unknown or of another shape.
+    """
     empty = dict(model.named_parameters())
     from_inside = tower.folder is None
     skipped = set()
@@ -107,13 +97,13 @@ def fill(
             raise UsageError(
                 f"{where}: '{name}' has no place in this model; its config.json does not fit its weights"
             )
-        if key == "style_bank.prompts":
-            tensor = tensor.reshape(parameter.shape) if tensor.numel() == parameter.numel() else tensor
+        if name == layouts.STYLES and tensor.numel() == parameter.numel():
+            tensor = tensor.reshape(parameter.shape)  # [S*K, D] -> [S, K, D]
         if tensor.shape != parameter.shape:
             raise UsageError(
                 f"{where}: '{name}' is {tuple(tensor.shape)}, but config.json asks for {tuple(parameter.shape)}"
             )
-        wanted = trainable_dtype if key.startswith(("projector.", "style_bank.")) else dtype
+        wanted = trainable_dtype if key.startswith(trainable) else dtype
         set_parameter(model, key, own_copy(tensor, device, wanted))
         del empty[key]
 

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ham.llava.source import LORA_FOLDER
 from ham.runtime import UsageError
 
+LORA_FOLDER = "lora"  # inside an adapter, in peft's own format
 IN_MODEL, IN_FILE = (
     "llm.",
     "base_model.model.",

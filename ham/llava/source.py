@@ -1,11 +1,11 @@
-"""Where a captioner's weights come from: a whole checkpoint, or an adapter or LoRA on top of one.
+"""Where a LLaVA's weights come from: a whole checkpoint, or a LoRA on top of one.
 
-What a folder is, is told by its content, never by its name. Tensors are streamed under their original LLaVA names.
+The format is detected from the files, never from the folder's name. Tensors are streamed under their original LLaVA names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,6 @@ from safetensors.torch import load_file
 from ham.llava import layouts
 from ham.runtime import UsageError, log
 from ham.tensor_files import load_bin, read_settings, read_tensors, tensor_names
-
-MANIFEST = "manifest.json"
-ADAPTER_FORMAT = "ham-captioner-adapter"
-ADAPTER_WEIGHTS = "adapter.safetensors"
-ADAPTER_STYLES = "style_prompts"
-LORA_FOLDER = "lora"  # inside an adapter, in peft's own format
 
 
 @dataclass
@@ -35,10 +29,10 @@ class LowRank:
 
 @dataclass
 class Source:
-    """A captioner on disk, before its weights are read.
+    """A checkpoint on disk, before its weights are read.
 
-    folder: the whole checkpoint at the bottom. settings: the folder with the topmost config and tokenizer. config: original
-    LLaVA keys. replaced: tensors (original names; styles [S, K, D]) of adapters on top. lora: updates to the LLM's weights.
+    folder: the whole checkpoint at the bottom. config: original LLaVA keys. manifest: what training recorded. replaced:
+    tensors (original names) of adapters on top. lora: updates to the language model's weights.
     vocab_size: embeddings and head are cut to so many rows; None keeps them.
     """
 
@@ -91,21 +85,24 @@ class Source:
         return tensor
 
 
-def find_source(path: str | Path, base_model: str | Path | None = None) -> Source:
-    """Tell what kind of checkpoint a folder holds and gather what lies on top of its weights.
+def find_source(
+    path: str | Path,
+    base_model: str | Path | None = None,
+    find_base: Callable[[Path], Source] | None = None,
+) -> Source:
+    """Detect what kind of checkpoint a folder holds and gather what changes its weights.
 
-    base_model: where the base of an adapter or LoRA lies now, in place of what its own file says.
+    base_model: path of a LoRA's base model, if it has moved since training. find_base: opens that base; `find_source` itself
+    by default.
     """
     path = Path(path)
     if not path.is_dir():
-        raise UsageError(f"{path}: no such folder; expected a captioner checkpoint")
-    if (path / MANIFEST).is_file():
-        return adapter_source(path, base_model)
+        raise UsageError(f"{path}: no such folder; expected a LLaVA checkpoint")
     if (path / "adapter_config.json").is_file():
-        return lora_source(path, base_model)
+        return lora_source(path, base_model, find_base or find_source)
     if not (path / "config.json").is_file():
         raise UsageError(
-            f"{path}: no {MANIFEST} (our adapter), no adapter_config.json (LoRA), no config.json (LLaVA)"
+            f"{path}: no manifest.json (our adapter), no adapter_config.json (LoRA), no config.json (LLaVA)"
         )
     try:
         hf_layout = layouts.is_hf_layout(tensor_names(path))
@@ -116,40 +113,10 @@ def find_source(path: str | Path, base_model: str | Path | None = None) -> Sourc
     return Source(path, hf_layout, config, manifest=dict(config.get("ham") or {}))
 
 
-def adapter_source(path: Path, base_model: str | Path | None) -> Source:
-    """Gather our adapter (style prompts, projector, maybe LoRA) on top of its base model."""
-    manifest = read_settings(path / MANIFEST)
-    if manifest.get("format") != ADAPTER_FORMAT:
-        raise UsageError(
-            f"{path / MANIFEST}: format is {manifest.get('format')!r}; expected '{ADAPTER_FORMAT}'"
-        )
-    source = find_source(
-        base_folder(path, base_model, manifest.get("base_model"), manifest.get("base_model_relative"))
-    )
-    weights = path / ADAPTER_WEIGHTS
-    if not weights.is_file():
-        raise UsageError(f"{weights}: no such file; the adapter is incomplete")
-    tensors = load_file(str(weights))
-    if ADAPTER_STYLES in tensors:
-        styles = tensors.pop(ADAPTER_STYLES)
-        expected = (manifest.get("num_styles"), manifest.get("style_tokens"))
-        if tuple(styles.shape[:2]) != expected:
-            raise UsageError(
-                f"{weights}: {styles.shape[0]} styles of {styles.shape[1]} tokens, but {MANIFEST} says "
-                f"{expected[0]} of {expected[1]}"
-            )
-        source.replaced[layouts.STYLES] = styles
-    source.replaced.update({layouts.original_name("mm_" + name): tensor for name, tensor in tensors.items()})
-    if (path / LORA_FOLDER / "adapter_config.json").is_file():
-        add_lora(source, path / LORA_FOLDER)
-    source.manifest = manifest
-    return source
-
-
-def lora_source(path: Path, base_model: str | Path | None) -> Source:
-    """Gather a LLaVA LoRA folder: peft's adapter, with the projector and styles in non_lora_trainables.bin beside it."""
+def lora_source(path: Path, base_model: str | Path | None, find_base: Callable[[Path], Source]) -> Source:
+    """Read a LLaVA LoRA folder: peft's adapter, with the projector and styles in non_lora_trainables.bin beside it."""
     settings = read_settings(path / "adapter_config.json")
-    source = find_source(base_folder(path, base_model, settings.get("base_model_name_or_path")))
+    source = find_base(base_folder(path, base_model, settings.get("base_model_name_or_path")))
     add_lora(source, path)
     others = path / "non_lora_trainables.bin"
     if others.is_file():

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ham.records import IMAGE_TEXT
+
 IMAGE_TOKEN_INDEX = -200
-IMAGE_TEXT = "<image>"
 WORD_START = "▁"
 
 

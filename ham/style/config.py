@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ham.records import DEFAULT_PROMPT
 from ham.runtime import UsageError
-from ham.style.instructions import DEFAULT_INSTRUCTION
 from ham.style.lexicon import lexicon
 from ham.style.llm_neutral import PROMPT_VERSION
 
@@ -107,7 +107,7 @@ class StyleSettings:
     neutral: NeutralSettings = field(default_factory=NeutralSettings)
     features: FeatureSettings = field(default_factory=FeatureSettings)
     clusters: ClusterSettings = field(default_factory=ClusterSettings)
-    instruction: str = DEFAULT_INSTRUCTION
+    instruction: str = DEFAULT_PROMPT
 
 
 def neutral_facts(settings: NeutralSettings) -> dict[str, Any]:

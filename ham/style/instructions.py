@@ -12,21 +12,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ham.records import StyleAssignment, atomic_write
+from ham.records import DEFAULT_PROMPT, IMAGE_TEXT, StyleAssignment, atomic_write
 from ham.runtime import UsageError
-
-IMAGE_TEXT = "<image>"
-# What the reference's captioner is asked, so that its checkpoints and ours can take each other's place.
-# Source: HAM, caption.py.
-DEFAULT_INSTRUCTION = (
-    "Describe the person in the image without referring to the background or any additional context. Focus on their "
-    "physical appearance, including their hairstyle, clothing, shoes, any noticeable accessories they may be wearing, and any "
-    "belongings they may be carrying."
-)
 
 
 def instruction_records(
-    assignments: Iterable[StyleAssignment], instruction: str = DEFAULT_INSTRUCTION
+    assignments: Iterable[StyleAssignment], instruction: str = DEFAULT_PROMPT
 ) -> Iterator[dict[str, Any]]:
     """Yield one LLaVA record for each caption and each of its styles; a caption without a style has none.
 
@@ -51,7 +42,7 @@ def instruction_records(
 
 
 def write_instructions(
-    path: Path, assignments: Iterable[StyleAssignment], instruction: str = DEFAULT_INSTRUCTION
+    path: Path, assignments: Iterable[StyleAssignment], instruction: str = DEFAULT_PROMPT
 ) -> int:
     """Write the records as one JSON list, a record a line, without holding them in memory. Returns their number."""
     count = 0

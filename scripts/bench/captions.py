@@ -25,11 +25,12 @@ import transformers
 from PIL import Image
 
 from ham.captioner.engine import Decoder, DecodeSettings
-from ham.captioner.model import Captioner, CaptionerModel, make_projector
+from ham.captioner.model import Captioner, CaptionerModel
 from ham.captioner.style_bank import StyleBank
 from ham.generation.native_engine import CaptionerEngine
 from ham.generation.plan import list_images, settle_plan
 from ham.generation.run import Run
+from ham.llava.model import make_projector
 from ham.llava.preprocess import open_image, preprocess
 from ham.llava.transformers_compat import build_llm, build_vision_tower, llm_config
 from ham.runtime import UsageError, exit_code_of, resolve_device, resolve_dtype, seed_everything

@@ -26,9 +26,9 @@ from huggingface_hub import save_torch_state_dict
 from PIL import Image
 
 from ham.captioner.model import Captioner
-from ham.llava.conversation import DEFAULT_PROMPT, encode_conversation
+from ham.llava.conversation import encode_conversation
 from ham.llava.transformers_compat import load_tokenizer
-from ham.records import read_jsonl, write_json
+from ham.records import DEFAULT_PROMPT, read_jsonl, write_json
 from ham.runtime import UsageError, WorkError, exit_code_of, resolve_device
 from scripts.bench.captions import SHAPES, Shape, build
 

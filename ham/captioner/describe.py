@@ -1,12 +1,15 @@
-"""Saying what a checkpoint is and which file holds what, without loading it."""
+"""What a checkpoint is and which file holds what, without loading it."""
 
 from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
 
+import torch
+
+from ham.captioner.adapter import ADAPTER_WEIGHTS, find_captioner
 from ham.llava import layouts
-from ham.llava.source import ADAPTER_WEIGHTS, Source, find_source
+from ham.llava.source import Source
 from ham.llava.vision_tower import INSIDE, plain_tower_folder
 from ham.tensor_files import file_tensors, weight_files
 
@@ -29,7 +32,7 @@ def part_of(name: str) -> str:
 def describe(path: str | Path, base_model: str | Path | None = None) -> str:
     """Write a few lines about a checkpoint: kind, sizes, template, vision tower, and the parts in each of its files."""
     path = Path(path)
-    source = find_source(path, base_model)
+    source = find_captioner(path, base_model)
     lines = [f"{path}: {kind_of(source, path)}"]
     config = source.config
     lines.append(
@@ -48,7 +51,7 @@ def describe(path: str | Path, base_model: str | Path | None = None) -> str:
     )
     if path != source.folder and (path / ADAPTER_WEIGHTS).is_file():
         shapes = ", ".join(
-            f"{part_of(name)} {list(tensor.shape)}" for name, tensor in source.replaced.items()
+            f"{part_of(name)} {shape_of(name, tensor, source)}" for name, tensor in source.replaced.items()
         )
         lines.append(f"{path / ADAPTER_WEIGHTS}: {shapes}")
     for file in weight_files(source.folder):
@@ -57,6 +60,15 @@ def describe(path: str | Path, base_model: str | Path | None = None) -> str:
             f"{file}: " + ", ".join(f"{part} {count} tensors" for part, count in sorted(parts.items()))
         )
     return "\n".join(lines)
+
+
+def shape_of(name: str, tensor: torch.Tensor, source: Source) -> list[int]:
+    """Return a tensor's shape; that of the style prompts as [S, K, D] where the manifest records K."""
+    shape = list(tensor.shape)
+    tokens = source.manifest.get("style_tokens")
+    if name == layouts.STYLES and tokens:
+        return [shape[0] // tokens, tokens, shape[1]]
+    return shape
 
 
 def kind_of(source: Source, path: Path) -> str:

@@ -1,0 +1,114 @@
+"""Our adapter: what style tuning trains (style prompts, projector, maybe LoRA) beside a manifest that names its base model.
+
+adapter.safetensors    style_prompts [S, K, D], projector.{0,2}.{weight,bias}
+manifest.json          base model, vision tower, template, instruction, sizes
+lora/                  peft's format, only where LoRA was trained
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from ham.captioner.model import Captioner, CaptionerModel
+from ham.llava import layouts
+from ham.llava.conversation import DEFAULT_TEMPLATE
+from ham.llava.lora import LORA_FOLDER
+from ham.llava.source import Source, add_lora, base_folder, find_source
+from ham.records import write_json
+from ham.runtime import UsageError, git_revision
+from ham.tensor_files import read_settings
+
+MANIFEST = "manifest.json"
+ADAPTER_FORMAT = "ham-captioner-adapter"
+ADAPTER_WEIGHTS = "adapter.safetensors"
+ADAPTER_STYLES = "style_prompts"
+
+
+def find_captioner(path: str | Path, base_model: str | Path | None = None) -> Source:
+    """Detect what kind of checkpoint a folder holds: our adapter, a LoRA, or a whole checkpoint of any layout.
+
+    base_model: path of the base model of an adapter or LoRA, if it has moved since training.
+    """
+    path = Path(path)
+    if (path / MANIFEST).is_file():
+        return adapter_source(path, base_model)
+    return find_source(path, base_model, find_base=find_captioner)
+
+
+def adapter_source(path: Path, base_model: str | Path | None) -> Source:
+    """Read an adapter's tensors on top of its base model."""
+    manifest = read_settings(path / MANIFEST)
+    if manifest.get("format") != ADAPTER_FORMAT:
+        raise UsageError(
+            f"{path / MANIFEST}: format is {manifest.get('format')!r}; expected '{ADAPTER_FORMAT}'"
+        )
+    source = find_captioner(
+        base_folder(path, base_model, manifest.get("base_model"), manifest.get("base_model_relative"))
+    )
+    weights = path / ADAPTER_WEIGHTS
+    if not weights.is_file():
+        raise UsageError(f"{weights}: no such file; the adapter is incomplete")
+    tensors = load_file(str(weights))
+    if ADAPTER_STYLES in tensors:
+        styles = tensors.pop(ADAPTER_STYLES)
+        expected = (manifest.get("num_styles"), manifest.get("style_tokens"))
+        if tuple(styles.shape[:2]) != expected:
+            raise UsageError(
+                f"{weights}: {styles.shape[0]} styles of {styles.shape[1]} tokens, but {MANIFEST} says "
+                f"{expected[0]} of {expected[1]}"
+            )
+        source.replaced[layouts.STYLES] = styles.flatten(0, 1)  # [S*K, D], as the original layout has it
+    source.replaced.update({layouts.original_name("mm_" + name): tensor for name, tensor in tensors.items()})
+    if (path / LORA_FOLDER / "adapter_config.json").is_file():
+        add_lora(source, path / LORA_FOLDER)
+    source.manifest = manifest
+    return source
+
+
+def adapter_tensors(model: CaptionerModel) -> dict[str, torch.Tensor]:
+    """Collect what the adapter holds: `style_prompts` [S, K, D] and the projector's tensors."""
+    tensors = {f"projector.{name}": tensor for name, tensor in model.projector.state_dict().items()}
+    if model.style_bank is not None:
+        tensors[ADAPTER_STYLES] = model.style_bank.prompts.detach()
+    return tensors
+
+
+def save_adapter(
+    folder: str | Path, captioner: Captioner, tensors: dict[str, torch.Tensor] | None = None, **more: Any
+) -> None:
+    """Write the adapter: adapter.safetensors, then manifest.json (a folder without manifest is not a checkpoint).
+
+    tensors: in place of the model's own, with the names of `adapter_tensors`, where those are gathered from several processes
+    (ZeRO-3). more: further JSON fields of the manifest.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = adapter_tensors(captioner.model) if tensors is None else tensors
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    beside = folder / f".{ADAPTER_WEIGHTS}.tmp"
+    save_file(tensors, str(beside), metadata={"format": "pt"})
+    beside.replace(folder / ADAPTER_WEIGHTS)
+    base = Path(captioner.manifest["base_model"]).resolve()
+    styles = tensors.get(ADAPTER_STYLES)
+    shape = (0, 0) if styles is None else tuple(styles.shape[:2])
+    write_json(
+        folder / MANIFEST,
+        {
+            **captioner.manifest,
+            **more,
+            "format": ADAPTER_FORMAT,
+            "version": 1,
+            "base_model": str(base),
+            "base_model_relative": os.path.relpath(base, folder.resolve()),
+            "template": captioner.template or DEFAULT_TEMPLATE,
+            "num_styles": shape[0],
+            "style_tokens": shape[1],
+            "max_length": captioner.model.max_length,
+            "git_revision": git_revision(),
+        },
+    )
