@@ -15,15 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ham import datasets
 from ham.datasets import (
     PackedStrings,
     annotation_files,
+    base,
+    cli,
     contiguous_labels,
     image_root,
     open_captions,
     read_dataset,
-    verify,
 )
 from ham.records import PersonImage
 from ham.runtime import UsageError
@@ -220,6 +220,86 @@ def test_malformed_file_is_named(root: Path, name: str, text: str, said: str) ->
         read_dataset(root, name)
 
 
+@pytest.mark.parametrize("word", ["Train", "TEST", "Val", "training", "gallery", "query", "trian", ""])
+@pytest.mark.parametrize("name", ["CUHK-PEDES", "ICFG-PEDES", "RSTPReid"])
+def test_unknown_split_word_is_refused_and_never_val(root: Path, name: str, word: str) -> None:
+    file = root / name / ROWS[name][0]
+    rows = json.loads(file.read_text())
+    rows[1]["split"] = word
+    file.write_text(json.dumps(rows))
+    with pytest.raises(UsageError, match=rf"record 1: 'split' is '{word}'; expected train, val or test"):
+        read_dataset(root, name, "val" if name != "ICFG-PEDES" else "train")
+    with pytest.raises(UsageError, match="record 1: 'split'"):
+        cli.main(["verify", str(root), "--dataset", name])
+
+
+def test_caption_all_without_splits_points_to_reid_raw_and_reads_as_own(root: Path) -> None:
+    rows = [{key: value for key, value in row.items() if key != "split"} for row in ROWS["CUHK-PEDES"][1]]
+    (root / "CUHK-PEDES/reid_raw.json").unlink()
+    (root / "CUHK-PEDES/caption_all.json").write_text(json.dumps(rows))
+    with pytest.raises(UsageError, match=r"caption_all\.json: no record has the key 'split'.*reid_raw\.json"):
+        read_dataset(root, "CUHK-PEDES")
+    spec = f"cuhk={root / 'CUHK-PEDES/caption_all.json'}"
+    assert [record.split for record in read_dataset(None, spec)] == ["test"] * 3
+    assert image_root(None, spec) == root / "CUHK-PEDES/imgs"
+
+
+def test_negative_identities_are_unknown(root: Path) -> None:
+    file = root / "RSTPReid/data_captions.json"
+    rows = json.loads(file.read_text())
+    rows[0]["id"], rows[1]["id"] = -2, -1
+    file.write_text(json.dumps(rows))
+    assert [record.person_id for record in read_dataset(root, "RSTPReid")] == [-1, -1, 8]
+
+
+def test_keys_of_another_machine_are_matched_by_a_known_folder(root: Path) -> None:
+    file = root / "LuPerson-MLLM/part_a.json"
+    file.write_text(
+        json.dumps({"/data0/w/LUPerson_images/x/a.jpg": "K.", "/home/me/b.jpg": "L.", "LUP/c.jpg": "M."})
+    )
+    found = [record.image_path for record in read_dataset(root, "LuPerson-MLLM")]
+    assert found == ["x/a.jpg", "b.jpg", "LUP/c.jpg"]
+
+
+def test_mals_and_ufine_are_read_as_published(tmp_path: Path) -> None:
+    (tmp_path / "MALS/gene_attrs").mkdir(parents=True)
+    row = {"image": "gene_crop/c/0.jpg", "caption": "A boy.", "image_id": "c_0", "label": [1, 0]}
+    (tmp_path / "MALS/gene_attrs/g_c_attrs.json").write_text(json.dumps([row]))
+    assert read_dataset(tmp_path, "MALS") == [PersonImage("gene_crop/c/0.jpg", -1, ("A boy.",), "train")]
+    (tmp_path / "UFine6926").mkdir()
+    row = {"split": "train", "id": 1, "file_path": "images/1.jpg", "captions": ["A woman.", "She."]}
+    (tmp_path / "UFine6926/data.json").write_text(json.dumps([row]))
+    assert read_dataset(tmp_path, "UFine6926") == [
+        PersonImage("images/1.jpg", 1, ("A woman.", "She."), "train")
+    ]
+    assert image_root(tmp_path, "UFine6926") == tmp_path / "UFine6926"
+
+
+def test_person_search_captions_are_cropped_out_of_their_scenes(tmp_path: Path) -> None:
+    from scipy.io import savemat
+
+    folder = tmp_path / "PRW-TBPS"
+    (folder / "frames").mkdir(parents=True)
+    (folder / "annotations").mkdir()
+    scene = Image.new("RGB", (60, 60), "white")
+    scene.paste((200, 0, 0), (10, 20, 30, 50))
+    scene.save(folder / "frames/c1_1.jpg", quality=100)
+    boxes = np.array([[7, 10, 20, 20, 30], [-2, 0, 0, 5, 5]], dtype=np.float64)
+    savemat(folder / "annotations/c1_1.jpg.mat", {"box_new": boxes})
+    row = {"pic_path": "c1_1.jpg", "id": 7, "desrciption": ["A red man.", "Red."]}
+    (folder / "PRW-TBPS_test").write_text(json.dumps([row]))
+    expected = [PersonImage("c1_1_7.jpg", 7, ("A red man.", "Red."), "test")]
+    assert read_dataset(tmp_path, "PRW-TBPS") == expected
+    assert cli.main(["crop", str(tmp_path), "--dataset", "PRW-TBPS"]) == 0
+    with Image.open(image_root(tmp_path, "PRW-TBPS") / "c1_1_7.jpg") as crop:
+        assert crop.size == (20, 30) and crop.getpixel((10, 15))[0] > 180 > crop.getpixel((10, 15))[1]
+
+
+def test_more_captions_than_two_bytes_count(tmp_path: Path) -> None:
+    (tmp_path / "c.json").write_text(json.dumps({"a.jpg": ["x"] * 70_000}))
+    assert open_captions(tmp_path / "c.json").counts.tolist() == [70_000]
+
+
 def test_missing_dataset_tells_what_was_looked_for(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"ICFG_PEDES\.json, .*ICFG-PEDES\.json, .*ICFG-PDES\.json"):
         read_dataset(tmp_path, "ICFG-PEDES")
@@ -281,7 +361,7 @@ def test_caption_cache_is_used_and_renewed(root: Path, monkeypatch: pytest.Monke
     assert rows.counts.tolist() == [2, 1]
     with monkeypatch.context() as context:
         context.setattr(
-            datasets, "read_captions_json", lambda path: pytest.fail("parsed although the cache is there")
+            base, "read_captions_json", lambda path: pytest.fail("parsed although the cache is there")
         )
         assert list(open_captions(file)) == list(rows)
     file.write_text(json.dumps({"Part1/3/0.jpg": ["new"]}))
@@ -313,9 +393,9 @@ def test_cache_is_no_annotation(root: Path) -> None:
 
 
 def test_verify_accepts_a_sound_tree(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert verify.main(["verify", str(root)]) == 0
+    assert cli.main(["verify", str(root)]) == 0
     table = capsys.readouterr().out
-    assert "nothing is wrong" in table
+    assert "no problems found" in table
     row = next(line.split() for line in table.splitlines() if line.startswith("CUHK-PEDES"))
     assert row[1:] == ["train", "1", "11003", "1", "34054", "2", "68126"]
     assert [line.split()[:2] for line in table.splitlines() if line.startswith("ICFG")] == [
@@ -361,10 +441,10 @@ def damage(root: Path, what: str) -> None:
 )
 def test_verify_finds(root: Path, capsys: pytest.CaptureFixture[str], what: str) -> None:
     damage(root, what)
-    assert verify.main(["verify", str(root), "--dataset", "RSTPReid"]) == 1
+    assert cli.main(["verify", str(root), "--dataset", "RSTPReid"]) == 1
     report = capsys.readouterr().out
-    assert f"RSTPReid: WRONG: 1 {what}" in report
-    assert report.rstrip().endswith("1 things are wrong")
+    assert f"RSTPReid: PROBLEM: 1 {what}" in report
+    assert report.rstrip().endswith("1 problem found")
 
 
 def test_verify_caps_the_list_and_notes_shared_captions(
@@ -375,21 +455,21 @@ def test_verify_caps_the_list_and_notes_shared_captions(
         for number in range(30)
     ]
     (root / "RSTPReid/data_captions.json").write_text(json.dumps(rows))
-    assert verify.main(["verify", str(root), "--dataset", "RSTPReid"]) == 1
+    assert cli.main(["verify", str(root), "--dataset", "RSTPReid"]) == 1
     report = capsys.readouterr().out
     assert (
-        "WRONG: 30 missing images" in report
+        "PROBLEM: 30 missing images" in report
         and "... and 20 more" in report
-        and "30 things are wrong" in report
+        and "30 problems found" in report
     )
     assert "note: 1 captions shared by several images\n    30 images: A man." in report
 
 
 def test_verify_refuses_an_empty_root(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no dataset; looked for the folders CUHK-PEDES"):
-        verify.main(["verify", str(tmp_path)])
+        cli.main(["verify", str(tmp_path)])
     with pytest.raises(UsageError, match="no such folder"):
-        verify.main(["verify", str(tmp_path / "absent")])
+        cli.main(["verify", str(tmp_path / "absent")])
 
 
 def test_command_line_ends_with_an_exit_code(root: Path) -> None:
@@ -399,7 +479,7 @@ def test_command_line_ends_with_an_exit_code(root: Path) -> None:
         text=True,
         check=False,
     )
-    assert (run.returncode, run.stdout.splitlines()[-1]) == (0, "nothing is wrong")
+    assert (run.returncode, run.stdout.splitlines()[-1]) == (0, "no problems found")
     run = subprocess.run(
         [sys.executable, "-m", "ham.datasets", "verify", str(root / "absent")],
         capture_output=True,

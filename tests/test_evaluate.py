@@ -139,6 +139,39 @@ def test_empty_split_and_unknown_dataset_are_named(root: Path) -> None:
         evaluate(Stub(), root, ["Market"], settings=SMALL)
 
 
+@pytest.mark.parametrize("form", ["benchmark", "captions"])
+def test_unknown_identities_never_match(root: Path, tmp_path: Path, form: str) -> None:
+    file = root / "RSTPReid/data_captions.json"
+    rows = json.loads(file.read_text())
+    if form == "captions":
+        (root / "HAM-PEDES").mkdir()
+        (root / "HAM-PEDES/imgs").symlink_to(root / "RSTPReid/imgs")
+        (root / "HAM-PEDES/c.json").write_text(json.dumps({row["img_path"]: row["captions"] for row in rows}))
+        with pytest.raises(UsageError, match="HAM-PEDES, split train: no image has a known identity"):
+            evaluate(Stub(), root, ["HAM-PEDES"], "train", settings=SMALL)
+        return
+    for row in rows[:4]:
+        row["id"] = -1
+    file.write_text(json.dumps(rows))
+    found, (encoded,) = evaluate(Stub(), root, ["RSTPReid"], settings=SMALL)
+    assert (found[0]["queries"], found[0]["unmatched"], found[0]["gallery"]) == (8, 8, 8)
+    examples = pick_examples(encoded, count=16, top=8)
+    assert not any(
+        hit["right"]
+        for example in examples
+        if Path(example["query_image"]).name[0] in "12"
+        for hit in example["hits"]
+    )
+
+
+def test_an_own_folder_stands_where_a_benchmark_can(root: Path, tmp_path: Path) -> None:
+    lines = ["image,caption"] + [f"{person}_0.png,{colour} coat" for person, colour in enumerate(COLOURS, 1)]
+    (tmp_path / "own.csv").write_text("\n".join(lines))
+    (tmp_path / "dataset.yaml").write_text("images: data/RSTPReid/imgs")
+    rows, _ = evaluate(Stub(), None, [f"mine={tmp_path / 'own.csv'}"], settings=SMALL, out=tmp_path / "out")
+    assert (rows[0]["dataset"], rows[0]["R1"], rows[0]["queries"]) == ("mine", 100.0, 4)
+
+
 def test_every_module_gets_its_mode_back_even_after_an_error() -> None:
     model = Stub().train()
     model.dropout.eval()

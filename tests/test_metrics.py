@@ -161,3 +161,11 @@ def test_matmul_precision_is_restored() -> None:
         assert torch.get_float32_matmul_precision() == "high"
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+def test_the_unknown_identity_matches_nothing() -> None:
+    feats = torch.eye(4)
+    found = retrieval_metrics(feats, feats, [-1, -1, 3, 4], [-1, -1, 4, 3])
+    assert (found["queries"], found["unmatched"], found["R1"]) == (2, 2, 0.0)
+    found = similarity_metrics(torch.eye(3), [-1, -1, -1], [-1, -1, -1])
+    assert found["queries"] == 0 and np.isnan(found["R1"])

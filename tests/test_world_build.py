@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ham.datasets import image_root, read_dataset
+from ham.datasets import BENCHMARKS, image_root, read_dataset
 from ham.records import read_json, read_jsonl
 from ham.runtime import UsageError, WorkError, exit_code_of, numpy_generator
 from ham.world.__main__ import main
 from ham.world.attributes import FIELDS, agree
 from ham.world.build import build_world
-from ham.world.domains import BENCHMARKS, DOMAINS, POOL, PRESETS
+from ham.world.domains import DOMAINS, POOL, PRESETS
 from ham.world.draw import sample_scene, visible_attributes
 from ham.world.plan import plan_world
 from ham.world.write import processed_tokens

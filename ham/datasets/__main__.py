@@ -1,8 +1,8 @@
-"""Run `python -m ham.datasets verify ROOT`."""
+"""Run `python -m ham.datasets verify | template | crop`."""
 
 import sys
 
-from ham.datasets.verify import main
+from ham.datasets.cli import main
 from ham.runtime import exit_code_of
 
 if __name__ == "__main__":

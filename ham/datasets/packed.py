@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ham.datasets.readers import merge_caption_files
+from ham.datasets.base import merge_caption_files
 from ham.records import atomic_write
 from ham.runtime import UsageError
 
@@ -69,7 +69,7 @@ class PackedCaptions:
     """Images and their captions in memory-mapped files. Indexing gives (image_path, captions)."""
 
     rows: PackedStrings  # "image\0caption\0caption..."
-    counts: np.ndarray  # uint16 [N], captions of each image
+    counts: np.ndarray  # uint32 [N], captions of each image
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -99,7 +99,7 @@ def open_captions(files: str | Path | Sequence[str | Path], cache_dir: Path | No
     if not rows_file.exists():
         captions = merge_caption_files(files)
         with atomic_write(counts_file, "wb") as file:
-            np.save(file, np.fromiter((len(texts) for texts in captions.values()), np.uint16, len(captions)))
+            np.save(file, np.fromiter((len(texts) for texts in captions.values()), np.uint32, len(captions)))
         PackedStrings.write(
             rows_file,
             (

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from ham.datasets import BENCHMARKS
 from ham.reid.irra import IRRAOptions
 from ham.reid.rde import RDEOptions
 from ham.runtime import UsageError
 
-BENCHMARKS = ["CUHK-PEDES", "ICFG-PEDES", "RSTPReid"]
 # on resuming these may differ: they change where and how a run works, not what it computes
 FREE_ON_RESUME = (
     "data_root",

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ham.clip import tokenize
 from ham.datasets import (
+    UNKNOWN,
     PackedStrings,
     annotation_files,
     contiguous_labels,
@@ -92,7 +93,9 @@ def dataset_pairs(root: Path, name: str, split: str = "train") -> Iterator[Pair]
     for record in read_dataset(root, name, split):
         file = str(path_below(folder, record.image_path))
         for caption in record.captions:
-            yield file, f"{name}/{record.person_id}", caption
+            # an unknown person is a person of its own, not everybody's
+            person = record.image_path if record.person_id == UNKNOWN else record.person_id
+            yield file, f"{name}/{person}", caption
 
 
 def caption_file_pairs(

@@ -1,4 +1,4 @@
-"""Measure a model on the benchmarks: encode a split, rank, tabulate, write JSON, and pick examples for a picture.
+"""Evaluate a model on any test sets: encode a split, rank, tabulate, write JSON, and pick examples for a picture.
 
 Text-to-image: every caption of the split is a query, every image is in the gallery. Image-to-text is the reverse.
 """
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ham.datasets import image_root, read_dataset
+from ham.datasets import UNKNOWN, check_names, display_name, image_root, read_dataset
 from ham.records import path_below, write_json, write_jsonl
 from ham.reid.encode import DEFAULTS, EncodeSettings, RetrievalModel, encode_images, encode_texts
 from ham.reid.metrics import METRICS, retrieval_metrics
@@ -42,19 +42,29 @@ class EncodedSplit:
 
 def encode_split(
     model: RetrievalModel,
-    root: str | Path,
-    name: str,
+    root: str | Path | None,
+    spec: str,
     split: str = "test",
     settings: EncodeSettings = DEFAULTS,
 ) -> EncodedSplit:
-    """Encode one split of one dataset below `root`. An unreadable image leaves the gallery; its captions stay queries."""
-    records = read_dataset(Path(root), name, split)
+    """Encode one split of a dataset: a published name below `root`, or NAME=PATH for one's own.
+
+    An unreadable image leaves the gallery; its captions stay queries. Raises UsageError when there is no query, or when no
+    identity is known: nothing could match.
+    """
+    root, name = None if root is None else Path(root), display_name(spec)
+    records = read_dataset(root, spec, split)
     queries = [(caption, record) for record in records for caption in record.captions]
     if not queries:
         raise UsageError(
             f"{name}, split {split}: {len(records)} images with {len(queries)} captions; nothing to evaluate"
         )
-    folder = image_root(Path(root), name)
+    if all(record.person_id == UNKNOWN for record in records):
+        raise UsageError(
+            f"{name}, split {split}: no image has a known identity, so that no query has a match. To evaluate with every "
+            "image as a person of its own, read its annotation as NAME=PATH (ham/datasets/README.md)"
+        )
+    folder = image_root(root, spec)
     paths = [path_below(folder, record.image_path) for record in records]
     path_of = {record.image_path: path for record, path in zip(records, paths)}
     images = encode_images(model, paths, settings, f"{name} images")
@@ -76,7 +86,7 @@ def encode_split(
 def measure(
     encoded: EncodedSplit, image_to_text: bool = False, device: torch.device | str = "cpu"
 ) -> list[Row]:
-    """Give one row of metrics for text-to-image and, on request, one for image-to-text."""
+    """Return a row of metrics for text-to-image and, on request, one for image-to-text."""
     text = (encoded.text_feats.to(device), encoded.text_ids)
     image = (encoded.image_feats.to(device), encoded.image_ids)
     sides = {"text-to-image": (text, image), **({"image-to-text": (image, text)} if image_to_text else {})}
@@ -98,7 +108,7 @@ def measure(
 
 def evaluate(
     model: RetrievalModel,
-    root: str | Path,
+    root: str | Path | None,
     names: Sequence[str],
     split: str | Mapping[str, str] = "test",
     image_to_text: bool = False,
@@ -106,11 +116,13 @@ def evaluate(
     out: str | Path | None = None,
     device: torch.device | str = "cpu",
 ) -> tuple[list[Row], list[EncodedSplit]]:
-    """Measure a model on any number of test sets: (rows for a table, the encoded splits for pictures).
+    """Evaluate a model on any number of test sets; return rows for a table, and the encoded splits for pictures.
 
-    split: one for all, or {dataset: split}. out: a folder for `evaluation.json` and, where images failed, `failed.jsonl`.
-    device: where the ranking runs. With several ranks all encode, all return the same, and rank 0 writes.
+    names: published datasets below `root`, or NAME=PATH. split: one for all, or {dataset: split}. out: a folder for
+    `evaluation.json` and, where images failed, `failed.jsonl`. device: where the ranking runs. With several ranks all encode,
+    all return the same, and rank 0 writes.
     """
+    check_names(names)
     rows: list[Row] = []
     encoded: list[EncodedSplit] = []
     for name in names:
@@ -136,7 +148,7 @@ def write_results(rows: Sequence[Row], path: Path) -> None:
 
 
 def format_table(rows: Sequence[Row]) -> str:
-    """Lay metric rows out as a Markdown table: percent, two decimals."""
+    """Return metric rows as a Markdown table: percent, two decimals."""
     head = ("dataset", "split", "direction", *METRICS, "queries", "unmatched", "gallery")
     cells = [[f"{row[key]:.2f}" if key in METRICS else str(row[key]) for key in head] for row in rows]
     widths = [max(map(len, column)) for column in zip(head, *cells)]
@@ -154,7 +166,7 @@ def format_table(rows: Sequence[Row]) -> str:
 
 
 def pick_examples(encoded: EncodedSplit, count: int = 8, top: int = 10, seed: int = 0) -> list[Row]:
-    """Draw `count` queries and rank the gallery for each: rows for `ham.report.gallery.draw_gallery`.
+    """Choose `count` random queries and rank the gallery for each: rows for `ham.report.gallery.draw_gallery`.
 
     A row: query (the caption), query_image (the image it describes), hits [{image, score, right}], best first.
     """
@@ -169,10 +181,14 @@ def pick_examples(encoded: EncodedSplit, count: int = 8, top: int = 10, seed: in
                 {
                     "image": str(encoded.images[column]),
                     "score": score,
-                    "right": bool(encoded.image_ids[column] == encoded.text_ids[query]),
+                    "right": _same_person(encoded.image_ids[column], encoded.text_ids[query]),
                 }
                 for score, column in zip(values[:top].tolist(), columns[:top].tolist())
             ],
         }
         for query, values, columns in zip(chosen, scores.values, scores.indices)
     ]
+
+
+def _same_person(first: int, second: int) -> bool:
+    return bool(first == second and first != UNKNOWN)

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save
 
-from ham.datasets import image_root, read_dataset
+from ham.datasets import image_prefix, read_dataset
 from ham.records import StyleAssignment, atomic_write, read_json, read_jsonl, write_json, write_jsonl
 from ham.runtime import MetricsLog, UsageError, git_revision, log
 from ham.style.cluster import Clusters, dbscan_clusters, kmeans_clusters, moments, ups_clusters
@@ -149,11 +149,15 @@ def collect_captions(root: Path, datasets: Sequence[str], split: str) -> tuple[l
     pairs: list[tuple[str, str]] = []
     empty = 0
     for name in datasets:
-        below = image_root(root, name).relative_to(root).as_posix()
+        below = image_prefix(root, name)
         for record in read_dataset(root, name, split):
             captions = [clean_caption(caption) for caption in record.captions]
             empty += captions.count("")
-            pairs += [(f"{below}/{record.image_path}", caption) for caption in captions if caption]
+            pairs += [
+                (f"{below}/{record.image_path}".removeprefix("./"), caption)
+                for caption in captions
+                if caption
+            ]
     if empty:
         log.warning("%d empty captions dropped", empty)
     if not pairs:

@@ -18,9 +18,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from ham.datasets import BENCHMARKS
 from ham.records import read_json, write_json, write_jsonl
 from ham.runtime import UsageError, WorkError, log, progress
-from ham.world.domains import BENCHMARKS, DOMAINS, FOUNDATION, POOL, PRESETS, WORLD_VERSION
+from ham.world.domains import DOMAINS, FOUNDATION, POOL, PRESETS, WORLD_VERSION
 from ham.world.plan import Plan, plan_world
 from ham.world.sheet import write_contact_sheet
 from ham.world.write import processed_tokens, take_shot, write_texts

@@ -127,7 +127,6 @@ DOMAINS: dict[str, Domain] = {
         ),
     )
 }
-BENCHMARKS = ("CUHK-PEDES", "ICFG-PEDES", "RSTPReid")
 POOL = "SYNTH-PEDES"
 FOUNDATION = "foundation"
 

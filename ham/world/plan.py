@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ham.datasets import BENCHMARKS
 from ham.runtime import numpy_generator
 from ham.world.annotators import Annotator, annotator_population
 from ham.world.camera import Camera, sample_camera
-from ham.world.domains import BENCHMARKS, DOMAINS, FOUNDATION, POOL, Domain, Preset, Share
+from ham.world.domains import DOMAINS, FOUNDATION, POOL, Domain, Preset, Share
 from ham.world.wardrobe import Person, Wardrobe, sample_persons, sample_wardrobe
 
 

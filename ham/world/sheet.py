@@ -7,8 +7,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from ham.datasets import BENCHMARKS
 from ham.records import read_jsonl
-from ham.world.domains import BENCHMARKS, DOMAINS, POOL
+from ham.world.domains import DOMAINS, POOL
 from ham.world.plan import Plan
 from ham.world.write import image_root_of
 

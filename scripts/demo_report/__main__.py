@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ham.datasets import BENCHMARKS
 from ham.generation.diversity import measure
 from ham.images import open_image
 from ham.records import path_below, read_json, read_jsonl
@@ -33,7 +34,6 @@ HOW_TO_ADD = {
     "static": "caption.py with the untuned LLaVA and --styles none makes them in captions_static/",
     "template": "captions_template/captions.json would hold them",
 }
-BENCHMARKS = ("CUHK-PEDES", "ICFG-PEDES", "RSTPReid")
 QUERY = "a woman with long brown hair, a red coat and black boots"
 QUERIES, TOP, STYLES, TOKENS = 6, 10, 8, 120
 

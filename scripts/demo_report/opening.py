@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ham.datasets import BENCHMARKS
 from ham.report.page import (
     Section,
     duration,
@@ -38,7 +39,6 @@ PACKAGES = (
     "numpy",
     "pillow",
 )
-BENCHMARKS = ("CUHK-PEDES", "ICFG-PEDES", "RSTPReid")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,91 @@
+"""The command line `python -m ham.datasets verify | template | crop`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ham.datasets.own import SETTINGS_FILE, annotations_in, is_own
+from ham.datasets.person_search import SCENES, crop_scenes
+from ham.datasets.readers import DATASETS, check_names
+from ham.datasets.template import FORMATS, write_template
+from ham.datasets.verify import verify
+from ham.runtime import UsageError, set_up_logging
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    options = build_parser().parse_args(arguments)
+    set_up_logging()
+    commands = {"verify": run_verify, "template": run_template, "crop": run_crop}
+    return commands[options.command](options)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ham.datasets", description="Check, write and prepare datasets on disk."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser(
+        "verify",
+        help="print counts beside the published ones and list problems; exit code 1 if there is any",
+    )
+    command.add_argument(
+        "root",
+        help="the folder that holds CUHK-PEDES/, ICFG-PEDES/ and so on; or a folder of your own, or NAME=PATH",
+    )
+    command.add_argument(
+        "--dataset",
+        metavar="NAME",
+        action="append",
+        help=f"check only this one (repeat for several); by default all that are there: {', '.join(DATASETS)}, or "
+        "NAME=PATH for your own",
+    )
+    command = commands.add_parser(
+        "template", help="write an annotation skeleton for your own images, to fill in"
+    )
+    command.add_argument("folder", type=Path, help="the new dataset's folder")
+    command.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of images")
+    command.add_argument("--format", choices=FORMATS, default="csv", help="format of the annotation (csv)")
+    command = commands.add_parser(
+        "crop", help="cut the captioned persons out of a person-search set's scenes"
+    )
+    command.add_argument("root", type=Path, help="the folder that holds the dataset's folder")
+    command.add_argument("--dataset", choices=list(SCENES), required=True, help="which set")
+    return parser
+
+
+def run_verify(options: argparse.Namespace) -> int:
+    root, specs = Path(options.root), options.dataset
+    if is_own(options.root):
+        root, specs = Path(), [options.root, *(specs or [])]
+    elif not root.is_dir():
+        raise UsageError(
+            f"{root}: no such folder; expected the folder that holds CUHK-PEDES/ and the others, or one of your own"
+        )
+    elif not specs:
+        specs = [name for name in DATASETS if (root / name).is_dir()]
+        if not specs and ((root / SETTINGS_FILE).is_file() or annotations_in(root)):
+            specs = [f"{root.resolve().name or 'own'}={root}"]
+    if not specs:
+        raise UsageError(
+            f"{root} holds no dataset; looked for the folders {', '.join(DATASETS)} and for an annotation of your own"
+        )
+    check_names(specs)
+    return int(verify(root, specs, sys.stdout.write) > 0)
+
+
+def run_template(options: argparse.Namespace) -> int:
+    out = write_template(options.folder, options.images, options.format)
+    sys.stdout.write(
+        f"{out}: fill in the captions (required), identity and split (optional), then\n"
+        f"python -m ham.datasets verify {options.folder}\n"
+    )
+    return 0
+
+
+def run_crop(options: argparse.Namespace) -> int:
+    return 0 if crop_scenes(options.root, options.dataset) else 1
