@@ -1,21 +1,28 @@
-"""The contracts on disk: the records that stages hand to each other, and how they are read and written.
+"""The contracts on disk: the records that stages exchange, how they are read and written, and file locks.
 
-Every file appears whole: it is written beside its place, flushed to disk and renamed. Every reader names the file, the record
-and the key when something is wrong.
+Every file is written to a temporary name, flushed to disk and renamed. Every reader names the file, the record and the key
+when something is wrong.
 """
 
 from __future__ import annotations
 
+import codecs
+import errno
+import inspect
 import json
 import os
+import re
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from ham.runtime import UsageError
+import filelock
+
+from ham.runtime import UsageError, WorkError
 
 Row = TypeVar("Row")
 
@@ -26,6 +33,10 @@ DEFAULT_PROMPT = (  # the paper's instruction
     "appearance, including their hairstyle, clothing, shoes, any noticeable accessories they may be wearing, and any "
     "belongings they may be carrying."
 )
+UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+SURROGATE = re.compile("[\ud800-\udfff]")
+SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
+LOCKS_MISSING = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 
 @dataclass(frozen=True)
@@ -77,8 +88,11 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     mode: "w" (UTF-8 text, `\\n` line ends) or "wb".
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    except OSError as error:
+        raise _named(error, path) from None
     try:
         text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
         with os.fdopen(handle, mode, **text) as file:
@@ -89,20 +103,124 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
         os.umask(umask)
         Path(beside).chmod(0o666 & ~umask)
         Path(beside).replace(path)
-    except BaseException:
+    except BaseException as error:
         Path(beside).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, beside):
+            raise _named(error, path) from None
         raise
 
 
-def read_json(path: str | Path) -> Any:
-    """Read a JSON file. Raises UsageError naming the file when it is missing or is not JSON."""
+def _named(error: OSError, path: Path) -> OSError:
+    """Return a file-system error that names the file asked for, not the temporary one beside it."""
+    if error.errno is None:  # NumPy's "5082 requested and 936 written"
+        return (
+            OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) if "written" in str(error) else error
+        )
+    return OSError(error.errno, error.strerror, str(path))
+
+
+def read_text(path: str | Path) -> str:
+    """Read a text file: UTF-8 with or without a byte order mark, or UTF-16 with one.
+
+    Raises UsageError naming the file, and for other encodings the first line that is not UTF-8.
+    """
     path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        data = path.read_bytes()
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UsageError(f"{path}: not valid JSON: {error}") from None
+    except IsADirectoryError:
+        raise UsageError(f"{path}: is a folder; expected a file") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    encoding = "utf-16" if data.startswith(UTF16_MARKS) else "utf-8-sig"
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UsageError(
+            f"{path}, line {line}: not UTF-8 text (byte {data[error.start]:#04x}); convert the file first, for example "
+            f"with `iconv -f LATIN1 -t UTF-8`"
+        ) from None
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file, with or without a byte order mark.
+
+    Raises UsageError naming the file when it is missing, is not JSON, or holds what no other stage could write again: nesting
+    beyond Python's limit, integers of thousands of digits, halves of surrogate pairs.
+    """
+    try:
+        return parse_json(read_text(path), str(path))
+    except UsageError as error:
+        if "not UTF-8" in str(error):
+            raise UsageError(f"{path}: not valid JSON: {str(error).removeprefix(f'{path}, ')}") from None
+        raise
+
+
+def parse_json(text: str, where: str) -> Any:
+    """Parse JSON text. Raises UsageError beginning with `where`."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        hint = (
+            "; it looks like JSON lines: give the file the suffix .jsonl"
+            if _is_json_lines(text, error)
+            else ""
+        )
+        raise UsageError(f"{where}: not valid JSON: {error}{hint}") from None
+    except RecursionError:
+        raise UsageError(f"{where}: not valid JSON for this program: nested too deeply") from None
+    except ValueError as error:  # integers above Python's limit of digits
+        raise UsageError(f"{where}: not valid JSON for this program: {error}") from None
+    if SURROGATE_ESCAPE.search(text):
+        check_encodable(value, where)
+    return value
+
+
+def _is_json_lines(text: str, error: json.JSONDecodeError) -> bool:
+    return error.msg == "Extra data" and error.lineno > 1 and text.lstrip().startswith("{")
+
+
+def check_encodable(value: Any, where: str) -> None:
+    """Check that the strings of a JSON value can be written as UTF-8. Raises UsageError naming the record."""
+    waiting: list[tuple[Any, str]] = [(value, "")]
+    while waiting:
+        item, place = waiting.pop()
+        if isinstance(item, str):
+            if SURROGATE.search(item):
+                raise UsageError(
+                    f"{where}{place and ', record ' + place}: half of a surrogate pair in {ascii(item)[:80]}; "
+                    "such text cannot be written as UTF-8"
+                )
+        elif isinstance(item, dict):
+            waiting += [(name, f"{place}/key") for name in item]
+            waiting += [
+                (inner, f"{place}{'/' if place else ''}{ascii(name)[1:-1]}") for name, inner in item.items()
+            ]
+        elif isinstance(item, list):
+            waiting += [(inner, f"{place}{'/' if place else ''}{index}") for index, inner in enumerate(item)]
+
+
+def check_kind(value: Any, kind: type | tuple[type, ...], where: str) -> Any:
+    """Return `value` if it is of the JSON kind expected. Raises UsageError naming `where` and both kinds."""
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    is_bool = isinstance(value, bool) and bool not in kinds
+    if is_bool or not isinstance(value, kinds):
+        names = {dict: "an object", list: "a list", str: "a string", int: "a whole number", float: "a number"}
+        expected = " or ".join(names.get(one, one.__name__) for one in kinds)
+        found = "null" if value is None else names.get(type(value), type(value).__name__)
+        raise UsageError(f"{where}: expected {expected}, found {found}")
+    return value
+
+
+def check_int(value: Any, where: str, low: int, high: int) -> int:
+    """Return `value` if it is a whole number from low to high. Raises UsageError naming `where`."""
+    check_kind(value, int, where)
+    if not low <= value <= high:
+        shown = value if abs(value) < 10**30 else "a number of more than 30 digits"
+        raise UsageError(f"{where}: {shown}; expected {low} to {high}")
+    return value
 
 
 def write_json(path: str | Path, value: Any, indent: int | None = 1) -> None:
@@ -116,15 +234,19 @@ def read_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
     """Yield the objects of a JSON-lines file. Raises UsageError naming file and line where one is broken."""
     path = Path(path)
     try:
-        file = path.open(encoding="utf-8")
+        file = path.open("rb")
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     with file:
-        for number, line in enumerate(file, start=1):
+        for number, data in enumerate(file, start=1):
+            where = f"{path}, line {number}"
             try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UsageError(f"{path}, line {number}: not valid JSON: {error}") from None
+                text = data.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise UsageError(f"{where}: not valid JSON: not UTF-8 text ({error.reason})") from None
+            yield check_kind(parse_json(text, where), dict, where)
 
 
 def write_jsonl(path: str | Path, rows: Iterable[Any]) -> None:
@@ -135,7 +257,7 @@ def write_jsonl(path: str | Path, rows: Iterable[Any]) -> None:
 
 
 def to_json_line(row: Any) -> str:
-    """Give one line of JSON, newline included, for a dictionary or a record dataclass."""
+    """Return one line of JSON, newline included, for a dictionary or a record dataclass."""
     return json.dumps(row if isinstance(row, dict) else asdict(row), ensure_ascii=False) + "\n"
 
 
@@ -169,3 +291,62 @@ def path_below(root: str | Path, relative: str) -> Path:
     if not relative or outside or "\0" in relative:
         raise UsageError(f"image path '{relative}' leaves its root {root}; expected a path below it")
     return Path(root, *pieces)
+
+
+# ------------------------------------------------------------------------------------------------------------------ locks
+
+
+class FileLock:
+    """An exclusive lock between processes that the system frees when its process dies, however it dies.
+
+    Built on the filelock library (`flock`; NFS carries it between nodes). A file system without locks is refused unless the
+    user disables them: `enabled=False`, the option --no-locks. The lock file stays on release, because removing it would let
+    two processes lock two files of one name; `release(remove=True)` is for locks that nobody needs again.
+    """
+
+    def __init__(self, path: Path, enabled: bool = True) -> None:
+        self.path, self.enabled = path, enabled
+        options = inspect.signature(filelock.FileLock.__init__).parameters
+        native = {"fallback_to_soft": False} if "fallback_to_soft" in options else {}
+        self._lock = filelock.FileLock(str(path), timeout=0, thread_local=False, **native)
+
+    def try_acquire(self) -> bool:
+        """Acquire the lock if it is free. Raises WorkError where the file system has no locks."""
+        if not self.enabled:
+            return True
+        while True:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self._lock.acquire()
+                return True
+            except filelock.Timeout:
+                return False
+            except FileNotFoundError:  # the folder was removed just now by the merge of a finished job
+                continue
+            except NotImplementedError as error:
+                raise self._no_locks(str(error)) from None
+            except OSError as error:
+                if error.errno in LOCKS_MISSING:
+                    raise self._no_locks(error.strerror) from None
+                raise
+
+    def _no_locks(self, reason: str) -> WorkError:
+        return WorkError(
+            f"{self.path.parent}: no file locks on this file system ({reason}); use another folder, or --no-locks if no "
+            "other process writes there"
+        )
+
+    def release(self, remove: bool = False) -> None:
+        """Release the lock if it is held. remove: delete the lock file too."""
+        if self._lock.is_locked:
+            if remove:
+                self.path.unlink(missing_ok=True)
+            self._lock.release()
+
+    def __enter__(self) -> FileLock:
+        while not self.try_acquire():
+            time.sleep(0.1)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release(remove=True)

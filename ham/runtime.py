@@ -1,7 +1,6 @@
-"""What every run needs whatever its stage: errors, seeds, device, rank, logging, progress, metrics.jsonl.
+"""What every stage needs: seeds, device and rank, logging, progress, metrics.jsonl.
 
-Knows nothing of captions, images or models. torch is imported where it is used: planning a job or asking how far one is needs
-none, and it costs seconds and 250 MB.
+torch is imported only where it is used, because importing it costs seconds and 250 MB that planning a job does not need.
 """
 
 from __future__ import annotations
@@ -11,16 +10,21 @@ import json
 import logging
 import os
 import random
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from tqdm import tqdm
+
+from ham.errors import UsageError as UsageError
+from ham.errors import WorkError as WorkError
+from ham.errors import exit_code_of as exit_code_of
 
 if TYPE_CHECKING:
     import torch
@@ -30,36 +34,6 @@ log = logging.getLogger("ham")
 
 DTYPES = ("float32", "bfloat16", "float16")  # torch's names
 DTYPE_ALIASES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-
-
-class UsageError(Exception):
-    """The user asked for something that cannot be: a missing file, a wrong option, malformed data. Exit code 2."""
-
-
-class WorkError(Exception):
-    """The request was sound but the work failed: a non-finite loss, a full disk, too many broken images. Exit code 1."""
-
-
-def exit_code_of(main: Callable[[], int | None]) -> int:
-    """Run `main` and turn our two errors, Ctrl-C and a full disk into one clear line and an exit code.
-
-    Returns: 0 or what `main` returned; 2 for `UsageError`; 1 for `WorkError` and operating-system errors; 130 for Ctrl-C.
-    """
-    try:
-        return main() or 0
-    except UsageError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    except WorkError as error:
-        sys.stderr.write(f"failed: {error}\n")
-        return 1
-    except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        sys.stderr.write(f"failed: {error.strerror or error}{where}\n")
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write("stopped by Ctrl-C\n")
-        return 130
 
 
 # ---------------------------------------------------------------------------------------------------------- randomness
@@ -72,12 +46,12 @@ def derive_seed(seed: int, *purpose: str | int) -> int:
 
 
 def numpy_generator(seed: int, *purpose: str | int) -> np.random.Generator:
-    """Give a NumPy generator of its own to one purpose: `numpy_generator(0, "erasing", epoch)`."""
+    """Return a NumPy generator for one purpose: `numpy_generator(0, "erasing", epoch)`."""
     return np.random.default_rng(derive_seed(seed, *purpose))
 
 
 def torch_generator(seed: int, *purpose: str | int, device: str | torch.device = "cpu") -> torch.Generator:
-    """Give a torch generator of its own to one purpose, on `device`."""
+    """Return a torch generator for one purpose, on `device`."""
     import torch
 
     return torch.Generator(device=device).manual_seed(derive_seed(seed, *purpose))
@@ -96,18 +70,27 @@ def seed_everything(seed: int) -> None:
 
 
 def resolve_device(name: str = "auto") -> torch.device:
-    """Turn auto | cpu | cuda | cuda:N into a device; `auto` takes this process's GPU where there is one."""
+    """Return the device for auto | cpu | cuda | cuda:N; `auto` takes this process's GPU where there is one."""
+    match = re.fullmatch(r"auto|cpu|cuda(?::(\d{1,4}))?", name)
+    if match is None:
+        hint = {"gpu": "cuda", "mps": "cpu"}.get(name.lower(), f"cuda:{name}" if name.isdecimal() else "auto")
+        raise UsageError(f"--device {name!r}: expected auto, cpu, cuda or cuda:N; try {hint}")
     import torch
 
     if name == "auto":
         name = f"cuda:{dist_info().local_rank}" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
+    if name == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
         raise UsageError(f"--device {name}: torch sees no GPU here; use --device cpu")
-    return torch.device(name)
+    device, count = torch.device(name), torch.cuda.device_count()
+    if device.index is not None and device.index >= count:
+        raise UsageError(f"--device {name}: torch sees {count} GPUs here, cuda:0 to cuda:{count - 1}")
+    return device
 
 
 def resolve_dtype(name: str = "auto", device: torch.device | None = None) -> torch.dtype:
-    """Turn auto | float32 | bfloat16 | float16 (or fp32, bf16, fp16) into a dtype; `auto` is bfloat16 on a GPU."""
+    """Return the dtype for auto | float32 | bfloat16 | float16 (or fp32, bf16, fp16); `auto` is bfloat16 on a GPU."""
     if name == "auto":
         name = "bfloat16" if device is not None and device.type == "cuda" else "float32"
     name = DTYPE_ALIASES.get(name, name)
@@ -122,7 +105,7 @@ def resolve_dtype(name: str = "auto", device: torch.device | None = None) -> tor
 
 @dataclass(frozen=True)
 class DistInfo:
-    """Where this process stands among all the processes of the run."""
+    """Rank of this process among all processes of the run."""
 
     rank: int = 0
     world_size: int = 1
@@ -134,20 +117,34 @@ class DistInfo:
 
 
 def dist_info() -> DistInfo:
-    """Read rank, world size and local rank as torchrun, accelerate and DeepSpeed set them (RANK, WORLD_SIZE, LOCAL_RANK)."""
-    return DistInfo(
-        *(
-            int(os.environ.get(name, default))
-            for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
+    """Read rank, world size and local rank as torchrun, accelerate and DeepSpeed set them (RANK, WORLD_SIZE, LOCAL_RANK).
+
+    Raises UsageError for values that are no numbers or do not fit together.
+    """
+    world_size = _number_from_environment("WORLD_SIZE", 1, at_least=1)
+    rank = _number_from_environment("RANK", 0)
+    if rank >= world_size:
+        raise UsageError(
+            f"environment: RANK={rank} with WORLD_SIZE={world_size}; expected a rank below the world size"
         )
-    )
+    return DistInfo(rank, world_size, _number_from_environment("LOCAL_RANK", 0))
+
+
+def _number_from_environment(name: str, default: int, at_least: int = 0) -> int:
+    text = os.environ.get(name, "") or str(default)
+    if not re.fullmatch(r"\d{1,9}", text, re.ASCII) or int(text) < at_least:
+        raise UsageError(
+            f"environment: {name}={text!r}: expected a whole number from {at_least} up, as torchrun sets it; "
+            f"unset {name} to run one process"
+        )
+    return int(text)
 
 
 # ------------------------------------------------------------------------------------------------------ logging, progress
 
 
 def set_up_logging(level: int = logging.INFO) -> None:
-    """Send the package's log to standard error, one line each; ranks other than 0 only warn, and say who they are."""
+    """Send the package's log to standard error, one line each; ranks other than 0 only warn, with their rank."""
     place = dist_info()
     handler = logging.StreamHandler()
     who = "" if place.world_size == 1 else f"[rank {place.rank}] "
@@ -198,7 +195,7 @@ class MetricsLog:
 
 
 def git_revision() -> str:
-    """Name the checkout's commit, with `+changes` when the tree is not clean; `unknown` outside a checkout."""
+    """Return the checkout's commit, with `+changes` when the tree is not clean; `unknown` outside a checkout."""
     here = Path(__file__).resolve().parent
 
     def git(*words: str) -> str:

@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 
 TOP = Path(__file__).resolve().parent.parent
-SINGLE_FILES = {"runtime", "records", "distributed", "images", "tensor_files"}
+SINGLE_FILES = {"errors", "runtime", "records", "distributed", "images", "image_folder", "tensor_files"}
 STAGE = SINGLE_FILES | {"datasets", "clip"}
 ALLOWED = {
-    "runtime": set(),
+    "errors": set(),
+    "runtime": {"errors"},
     "records": {"runtime"},
     "distributed": {"runtime"},
-    "images": {"runtime"},
+    "image_folder": {"runtime"},
+    "images": {"image_folder", "runtime"},
     "tensor_files": {"records", "runtime"},
     "datasets": SINGLE_FILES,
     "clip": SINGLE_FILES,

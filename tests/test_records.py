@@ -1,21 +1,29 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
+import filelock
 import pytest
 
 from ham.records import (
     CaptionRow,
+    FileLock,
     atomic_write,
+    check_int,
+    check_kind,
     from_dict,
     path_below,
     read_json,
     read_jsonl,
+    read_text,
     to_json_line,
     write_json,
     write_jsonl,
 )
-from ham.runtime import UsageError
+from ham.runtime import UsageError, WorkError
 
 
 def test_atomic_write_leaves_the_old_file_and_no_litter_when_the_block_fails(tmp_path):
@@ -53,7 +61,19 @@ def test_broken_lines_name_file_and_line(tmp_path):
         list(read_jsonl(tmp_path / "x.jsonl"))
 
 
-@pytest.mark.parametrize("content", [b"{", b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"{",
+        b"\xff\xfe",
+        b"",
+        b'{"a": "\xe4"}',
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b"9" * 5000,
+        b"\x80",
+    ],
+)
 def test_broken_json_names_the_file(tmp_path, content):
     (tmp_path / "x.json").write_bytes(content)
     with pytest.raises(UsageError, match=r"x\.json: not valid JSON"):
@@ -79,3 +99,98 @@ def test_json_is_utf8_text(tmp_path):
     write_json(tmp_path / "x.json", {"ä": "ö"})
     assert "ä" in (tmp_path / "x.json").read_text(encoding="utf-8")
     assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == {"ä": "ö"}
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ('["\\ud800.jpg"]', "record 0"),
+        ('{"a.jpg": ["x", "\\uD83D"]}', "record a.jpg/1"),
+        ('{"\\udc00": 1}', "record /key"),
+        ('[{"image": "a", "caption": "half \\ud83d"}]', "record 0/caption"),
+    ],
+)
+def test_half_surrogate_pairs_are_refused_by_the_name_of_the_record(tmp_path, text, place):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(UsageError, match=f"x.json, {place}: half of a surrogate pair"):
+        read_json(tmp_path / "x.json")
+
+
+def test_whole_surrogate_pairs_are_read(tmp_path):
+    (tmp_path / "x.json").write_text('["\\ud83d\\ude00"]')
+    assert read_json(tmp_path / "x.json") == ["\U0001f600"]
+
+
+def test_byte_order_marks_are_no_part_of_the_text(tmp_path):
+    for encoding in ("utf-8-sig", "utf-16"):
+        (tmp_path / "x.json").write_text('["ä"]', encoding=encoding)
+        assert read_json(tmp_path / "x.json") == ["ä"]
+    (tmp_path / "x.jsonl").write_text('{"a": 1}\n{"a": 2}\n', encoding="utf-8-sig")
+    assert list(read_jsonl(tmp_path / "x.jsonl")) == [{"a": 1}, {"a": 2}]
+
+
+def test_lines_that_are_no_objects_are_named(tmp_path):
+    (tmp_path / "x.jsonl").write_text('{"a": 1}\n[]\n')
+    with pytest.raises(UsageError, match="line 2: expected an object, found a list"):
+        list(read_jsonl(tmp_path / "x.jsonl"))
+
+
+def test_json_lines_named_json_are_recognized(tmp_path):
+    (tmp_path / "x.json").write_text('{"a": 1}\n{"a": 2}\n')
+    with pytest.raises(UsageError, match=r"suffix \.jsonl"):
+        read_json(tmp_path / "x.json")
+
+
+def test_other_encodings_name_the_line(tmp_path):
+    (tmp_path / "x.txt").write_bytes(b"a.jpg\nM\xfcller.jpg\n")
+    with pytest.raises(UsageError, match=r"x\.txt, line 2: not UTF-8 text \(byte 0xfc\).*iconv"):
+        read_text(tmp_path / "x.txt")
+    with pytest.raises(UsageError, match="is a folder"):
+        read_text(tmp_path)
+
+
+def test_a_full_disk_names_the_file_that_was_to_be_written(tmp_path, monkeypatch):
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"a\.json") as caught:
+        write_json(tmp_path / "a.json", 1)
+    assert caught.value.errno == 28 and not list(tmp_path.iterdir())
+
+
+def test_kinds_and_ranges_of_json_values():
+    assert check_int(3, "x", 0, 9) == 3
+    for value in (10, -1, True, "3", None, 2.0, 10**5000):
+        with pytest.raises(UsageError, match=r"^x: "):
+            check_int(value, "x", 0, 9)
+    with pytest.raises(UsageError, match="x: expected an object or a list, found null"):
+        check_kind(None, (dict, list), "x")
+
+
+def test_locks_exclude_and_vanish_with_their_process(tmp_path):
+    path = tmp_path / "locks" / "x.lock"
+    lock, other = FileLock(path), FileLock(path)
+    assert lock.try_acquire() and not other.try_acquire()
+    assert FileLock(path, enabled=False).try_acquire()
+    lock.release()
+    assert other.try_acquire()
+    other.release(remove=True)
+    assert not path.exists()
+    program = (
+        "import os, pathlib; from ham.records import FileLock; "
+        f"FileLock(pathlib.Path({str(path)!r})).try_acquire(); os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", program]).returncode == -9
+    assert lock.try_acquire()
+
+
+def test_file_systems_without_locks_are_refused_with_the_remedy(tmp_path, monkeypatch):
+    for error in (OSError(37, "No locks available"), NotImplementedError("no flock here")):
+
+        def refuse(*_, error=error, **__):
+            raise error
+
+        monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+        with pytest.raises(WorkError, match="--no-locks"):
+            FileLock(tmp_path / "x.lock").try_acquire()

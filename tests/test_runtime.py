@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -38,13 +41,54 @@ def test_generators_repeat():
     assert not torch.equal(draws[0], draws[2])
 
 
+def disk_error(number: int, *rest: str) -> OSError:
+    return OSError(number, os.strerror(number), *rest)
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch's, which is recognized by its name so that torch need not be imported."""
+
+
+WRAPPED = (
+    "Caught ImageError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
+    '  File "x.py", line 1, in f\n    g()\nham.images.ImageError: a.jpg: truncated: OSError: 3 bytes\n'
+)
+
+
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
         (UsageError("--x: bad"), 2, "error: --x: bad"),
+        (UsageError("two\nlines"), 2, "error: two lines"),
         (WorkError("loss is nan"), 1, "failed: loss is nan"),
-        (OSError(28, "No space left on device", "/data/x"), 1, "No space left on device (/data/x)"),
-        (KeyboardInterrupt(), 130, "stopped"),
+        (WorkError(WRAPPED), 1, "failed: a.jpg: truncated: OSError: 3 bytes"),
+        (UsageError(WRAPPED), 2, "error: a.jpg: truncated: OSError: 3 bytes"),
+        (disk_error(errno.ENOSPC, "/data/x"), 1, "failed: /data/x: no room to write"),
+        (disk_error(errno.EDQUOT, "/data/x"), 1, "free some space"),
+        (disk_error(errno.EFBIG, "/data/x"), 1, "ulimit -f"),
+        (OSError("5082 requested and 936 written"), 1, "no room to write"),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), 1, "no room to write"),
+        (disk_error(errno.EACCES, "/data/x"), 1, "Permission denied (/data/x)"),
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), 1, "closed it"),
+        (MemoryError(), 1, "out of memory"),
+        (disk_error(errno.ENOMEM), 1, "out of memory"),
+        (OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), 1, "smaller batch"),
+        (
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory: ..."
+            ),
+            1,
+            "out of",
+        ),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), 1, "fewer workers"),
+        (RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly"), 1, "fewer workers"),
+        (RecursionError("maximum recursion depth exceeded"), 2, "nested too deeply"),
+        (
+            UnicodeEncodeError("utf-8", "\ud800.jpg", 0, 1, "surrogates not allowed"),
+            2,
+            "cannot be read or written as UTF-8",
+        ),
+        (KeyboardInterrupt(), 130, "stopped by Ctrl-C"),
     ],
 )
 def test_errors_become_one_line_and_a_code(error, code, line, capsys):
@@ -55,6 +99,48 @@ def test_errors_become_one_line_and_a_code(error, code, line, capsys):
     said = capsys.readouterr().err
     assert line in said
     assert said.count("\n") == 1
+
+
+def run(program: str, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", program], text=True, stderr=subprocess.PIPE, **options)
+
+
+def test_sigterm_ends_with_a_line_that_says_where(tmp_path):
+    program = (
+        "import os, signal, sys\nfrom ham.runtime import exit_code_of, progress\n"
+        "def items():\n    yield 1\n    os.kill(os.getpid(), signal.SIGTERM)\n    yield 2\n"
+        "sys.exit(exit_code_of(lambda: list(progress(items())) and 0))"
+    )
+    done = run(program)
+    assert done.returncode == 143
+    assert done.stderr == "stopped by SIGTERM in ham.runtime.progress; the same command continues\n"
+
+
+def test_workers_die_by_sigterm_as_ever():
+    program = (
+        "import multiprocessing, sys, time\nfrom ham.runtime import exit_code_of\n"
+        "def main():\n"
+        "    worker = multiprocessing.get_context('fork').Process(target=time.sleep, args=(60,)); worker.start()\n"
+        "    time.sleep(0.3)\n"
+        "    worker.terminate(); worker.join(); return abs(worker.exitcode)\n"
+        "sys.exit(exit_code_of(main))"
+    )
+    done = run(program)
+    assert (done.returncode, done.stderr) == (15, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_output_that_cannot_be_written_is_one_line():
+    program = (
+        "import sys; from ham.runtime import exit_code_of; sys.exit(exit_code_of(lambda: print('x' * 9000)))"
+    )
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = run(program, stdout=full)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "no room" in done.stderr
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = run(program, stdout=writing)
+    assert done.returncode == 1 and done.stderr == "failed: the program that read this output closed it\n"
 
 
 def test_success_is_zero_and_other_errors_are_bugs_that_show():
@@ -87,6 +173,25 @@ def test_dtypes_and_devices():
 def test_asking_for_a_gpu_where_there_is_none_says_so():
     with pytest.raises(UsageError, match="no GPU"):
         resolve_device("cuda")
+
+
+@pytest.mark.parametrize(
+    "name", ["mps", "gpu", "GPU", "0", "xyz", "cuda:", "cuda:-1", "cuda:x", "", "cpu:0", "cuda:99999"]
+)
+def test_devices_that_cannot_be_are_refused_with_the_choices(name):
+    with pytest.raises(UsageError, match=r"--device .*(expected auto, cpu, cuda or cuda:N|no GPU)"):
+        resolve_device(name)
+
+
+@pytest.mark.parametrize(
+    ("rank", "world_size"),
+    [("x", "2"), ("0", "0"), ("-1", "2"), ("2", "2"), ("0", "two"), ("1.0", "2"), ("٣", "4")],
+)
+def test_ranks_that_cannot_be_are_refused(monkeypatch, rank, world_size):
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", world_size)
+    with pytest.raises(UsageError, match=r"environment: (RANK|WORLD_SIZE)="):
+        dist_info()
 
 
 def test_rank_comes_from_the_launcher(monkeypatch):

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ham.generation.diversity import measure
-from ham.generation.locks import FileLock
 from ham.generation.plan import Plan
 from ham.generation.shards import count_reasons, count_rows, is_done, read_rows, rows_file
-from ham.records import CaptionRow, atomic_write, write_json
+from ham.records import CaptionRow, FileLock, atomic_write, write_json
 from ham.runtime import log
 
 MEASURED = 5000  # captions that diversity is measured on, spread evenly over the job

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ham.datasets import PackedStrings
-from ham.generation.locks import FileLock
 from ham.generation.style_draws import StylePlan
-from ham.records import read_json, write_json
+from ham.records import FileLock, read_json, write_json
 from ham.runtime import UsageError, WorkError, git_revision, log
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm"}

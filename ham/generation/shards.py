@@ -15,10 +15,9 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from ham.generation.locks import FileLock
 from ham.generation.plan import Plan
 from ham.generation.style_draws import Draw
-from ham.records import CaptionRow, from_dict, read_jsonl, to_json_line, write_json, write_jsonl
+from ham.records import CaptionRow, FileLock, from_dict, read_jsonl, to_json_line, write_json, write_jsonl
 from ham.runtime import UsageError, WorkError
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["ImageError", "open_image", "pad_to_square", "preprocess", "square_pixels"]
 
 PAD_COLOUR = (122, 116, 104)  # CLIP's mean colour, as integers
+MAX_PADDED_PX = 8192  # a longer side is shortened before padding: a square of it would take gigabytes
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -32,6 +33,9 @@ def pad_to_square(image: Image.Image, colour: tuple[int, int, int] = PAD_COLOUR)
 
     Source: HAM, llava/mm_utils.py, expand2square.
     """
+    if max(image.size) > MAX_PADDED_PX and image.width != image.height:
+        # deviation: the reference makes a square of any long side; 20,000 x 20 pixels would take 1.6 GB
+        image = _shrink(image, MAX_PADDED_PX)
     width, height = image.size
     if width == height:
         return image
@@ -39,6 +43,13 @@ def pad_to_square(image: Image.Image, colour: tuple[int, int, int] = PAD_COLOUR)
     square = Image.new("RGB", (side, side), colour)
     square.paste(image, ((side - width) // 2, (side - height) // 2))
     return square
+
+
+def _shrink(image: Image.Image, side_px: int) -> Image.Image:
+    """Resize an image so that its longer side is `side_px`; the shorter one keeps at least a pixel."""
+    scale = side_px / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
 def square_pixels(image: Image.Image, size_px: int = 336) -> np.ndarray:
