@@ -131,7 +131,7 @@ def open_model(config: EvalConfig | SearchConfig) -> tuple[Any, Any, Any]:
     weights = read_weights(config.checkpoint)
     ours = weights.person_sized and "image_size_px" in weights.facts
     model = load_method(
-        config.checkpoint,
+        weights,
         config.method,
         config.image_size_px or (None if ours else (384, 128)),
         config.stride_px or (None if ours else 16),

@@ -1,10 +1,9 @@
 """CLIP for person retrieval: two towers with token outputs, every weight layout, IRRA's tokenizer.
 
-Stands alone: knows nothing of datasets, losses or training. The one room that imports open_clip.
+Knows nothing of datasets, losses or training. The only package that imports open_clip.
 """
 
 from ham.clip.blocks import QuickGELU, Transformer, take
-from ham.clip.layouts import read_tensors
 from ham.clip.tokenizer import (
     EOT_ID,
     MASK_ID,
@@ -34,7 +33,6 @@ __all__ = [
     "default_tokenizer",
     "eot_positions",
     "load_clip",
-    "read_tensors",
     "resize_positions",
     "save_clip",
     "take",

@@ -6,45 +6,20 @@ checkpoints. The path's words decide nothing.
 
 from __future__ import annotations
 
-import argparse
-import errno
 import json
-import os
-import pickle
 import re
-import warnings
-import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ham.runtime import UsageError
+from ham.tensor_files import TensorIndex, index, write_file
 
 METADATA_KEY = "ham.clip"
-UNREADABLE = (
-    SafetensorError,
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-    RuntimeError,
-    EOFError,
-    ValueError,
-    LookupError,
-    OSError,
-)
-FOLDER_FILES = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "open_clip_model.safetensors",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-    "open_clip_pytorch_model.bin",
-)
 CLIP_NAMES = re.compile(
     r"(visual|transformer|token_embedding|ln_final)\.|(positional_embedding|text_projection|logit_scale)$"
 )
@@ -72,110 +47,50 @@ class Weights:
 def read_weights(source: str | Path) -> Weights:
     """Read a file or folder of weights. Raises UsageError naming the path when it holds no CLIP."""
     path = Path(source)
-    file = weight_file_of(path)
-    tensors, facts, from_archive = read_tensors(file)
-    tensors = {name: value for name, value in tensors.items() if not NOT_WEIGHTS.match(name)}
+    found = index(path)
+    folder = path if path.is_dir() else path.parent
+    tensors, facts = tower_tensors(found), recorded_facts(found)
     if any(name.startswith("base_model.") for name in tensors):
         clip, others = split(tensors, "base_model.")
         return Weights(path, "IRRA / RDE / HAM checkpoint", clip, others, facts, person_sized=True)
     if any(name.startswith(("vision_model.", "text_model.")) for name in tensors):
-        facts = {**facts_of_hugging_face(file.parent), **facts}
+        facts = {**facts_of_hugging_face(folder), **facts}
         return Weights(path, "Hugging Face CLIP", from_hugging_face(tensors), {}, facts)
     if any(name.startswith("text.transformer.") for name in tensors):  # open_clip's CustomTextCLIP
         tensors = {name.removeprefix("text."): value for name, value in tensors.items()}
     if not any(name.startswith("visual.") for name in tensors):
         raise UsageError(
-            f"{file}: holds no CLIP; its tensors are {some(tensors)}; expected OpenAI, open_clip, Hugging Face or "
+            f"{path}: holds no CLIP; its tensors are {some(tensors)}; expected OpenAI, open_clip, Hugging Face or "
             "IRRA / RDE / HAM names"
         )
     clip = {name: value for name, value in tensors.items() if CLIP_NAMES.match(name)}
     others = {name: value for name, value in tensors.items() if name not in clip}
-    layout = "OpenAI archive" if from_archive else "our checkpoint" if facts else "CLIP state dict"
-    facts = {**facts_of_open_clip(file.parent), **facts}
+    layout = "OpenAI archive" if found.torchscript else "our checkpoint" if facts else "CLIP state dict"
+    facts = {**facts_of_open_clip(folder), **facts}
     return Weights(path, layout, clip, others, facts, person_sized=layout == "our checkpoint")
 
 
-def weight_file_of(path: Path) -> Path:
-    """Find the weights in a folder (a file is itself). Raises UsageError."""
-    if path.is_file():
-        return path
-    if not path.is_dir():
-        raise UsageError(f"{path}: no such file or folder; expected CLIP weights or a checkpoint")
-    for name in FOLDER_FILES:
-        if (path / name).is_file():
-            return path / name
-    raise UsageError(f"{path}: no weights here; expected one of {', '.join(FOLDER_FILES)}")
+def tower_tensors(found: TensorIndex) -> dict[str, Tensor]:
+    """Read all tensors but sizes and masks, without the prefixes of DataParallel and torch.compile."""
+    tensors = without_prefixes(dict(found.stream()))
+    return {name: value for name, value in tensors.items() if not NOT_WEIGHTS.match(name)}
 
 
-def read_tensors(file: str | Path) -> tuple[dict[str, Tensor], dict[str, Any], bool]:
-    """Read one weight file: its tensors by name, what it says about itself, and whether it is a TorchScript archive.
-
-    The wrappings {"model": ...} and {"state_dict": ...} and the prefixes `module.` and `_orig_mod.` are taken off.
-    """
-    file = Path(file)
+def recorded_facts(found: TensorIndex) -> dict[str, Any]:
+    """Return what our own writer recorded beside the tensors. Raises UsageError when it is damaged."""
+    facts = found.metadata.get(METADATA_KEY, {})
     try:
-        if file.name.endswith(".index.json"):
-            parts = sorted(set(json.loads(file.read_text(encoding="utf-8"))["weight_map"].values()))
-            read = [read_tensors(file.parent / part) for part in parts]
-            return {name: value for tensors, _, _ in read for name, value in tensors.items()}, {}, False
-        if is_safetensors(file):
-            with safe_open(file, "pt") as opened:
-                facts = json.loads((opened.metadata() or {}).get(METADATA_KEY, "{}"))
-                return (
-                    without_prefixes({name: opened.get_tensor(name) for name in opened.keys()}),
-                    facts,
-                    False,
-                )
-        if is_torchscript(file):
-            # The one exception to weights_only: OpenAI publishes CLIP as a TorchScript archive, which torch.load refuses to
-            # read that way. torch.jit.load builds a graph and tensors, it runs no pickled Python, and nothing calls the graph.
-            with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore", FutureWarning
-                )  # newer torch calls all of torch.jit deprecated
-                return dict(torch.jit.load(str(file), map_location="cpu").state_dict()), {}, True
-        with torch.serialization.safe_globals(
-            [argparse.Namespace]
-        ):  # RDE keeps its options beside the weights
-            found = torch.load(file, map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
-        if (
-            isinstance(error, OSError) and error.errno != errno.EINVAL
-        ):  # a seek before the start: the file was cut
-            raise
+        facts = json.loads(facts) if isinstance(facts, str) else facts
+        return dict(facts)
+    except (ValueError, TypeError):
         raise UsageError(
-            f"{file}: cannot be read as weights ({type(error).__name__}: {first_line(error)}); is the file "
-            "complete? expected safetensors, a torch state dict or OpenAI's archive"
-        ) from error
-    facts = dict(found.get(METADATA_KEY, {})) if isinstance(found, Mapping) else {}
-    for wrapping in ("model", "state_dict"):
-        if isinstance(found, Mapping) and isinstance(found.get(wrapping), Mapping):
-            found = found[wrapping]
-    tensors = (
-        {name: value for name, value in found.items() if isinstance(value, Tensor)}
-        if isinstance(found, Mapping)
-        else {}
-    )
-    if not tensors:
-        raise UsageError(f"{file}: holds no tensors; expected a state dict or {{'model': state dict}}")
-    return without_prefixes(tensors), facts, False
+            f"{found.source}: its metadata '{METADATA_KEY}' is damaged; copy the file again"
+        ) from None
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """Write a safetensors file whole (beside its place, flushed, renamed), with what it says about itself."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    plain = {name: value.detach().to("cpu").contiguous() for name, value in tensors.items()}
-    try:
-        save_file(plain, beside, metadata={"format": "pt", METADATA_KEY: json.dumps(dict(facts))})
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except SafetensorError as error:  # safetensors wraps the operating system's error
-        raise OSError(f"{path}: {first_line(error)}") from error
-    finally:
-        beside.unlink(missing_ok=True)
+    """Write a safetensors file whole, with what the tensors' shapes do not say about the model."""
+    write_file(path, tensors, {"format": "pt", METADATA_KEY: json.dumps(dict(facts))})
 
 
 # ------------------------------------------------------------------------------------------------------------------ names
@@ -283,27 +198,9 @@ def json_of(folder: Path, name: str) -> dict[str, Any]:
         raise UsageError(f"{folder / name}: not a JSON object: {error}") from None
 
 
-def is_safetensors(file: Path) -> bool:
-    """Look for a JSON header behind an 8-byte length, as safetensors files begin."""
-    with file.open("rb") as opened:
-        return opened.read(9)[8:] == b"{"
-
-
-def is_torchscript(file: Path) -> bool:
-    """Look for compiled code, which a TorchScript archive holds and a saved state dict does not."""
-    if not zipfile.is_zipfile(file):
-        return False
-    with zipfile.ZipFile(file) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
-
-
 def some(names: Iterable[str], most: int = 6) -> str:
     """Name the first few of many."""
     names = list(names)
     return (", ".join(names[:most]) or "none") + (
         f" and {len(names) - most} more" if len(names) > most else ""
     )
-
-
-def first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:200]

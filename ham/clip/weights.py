@@ -61,7 +61,7 @@ def clip_from_weights(
 ) -> CLIP:
     """Build the CLIP that tensors in OpenAI's names describe; see `load_clip`."""
     tensors = {
-        name: (value.float() if value.is_floating_point() else value).contiguous()
+        name: value.to(torch.float32 if value.is_floating_point() else value.dtype, copy=True).contiguous()
         for name, value in weights.clip.items()
     }
     config = config_of(weights, tensors, image_size_px, stride_px)

@@ -75,17 +75,19 @@ def start_method(
 
 
 def load_method(
-    source: str | Path,
+    source: str | Path | Weights,
     method: str | None = None,
     image_size_px: Sequence[int] | None = None,
     stride_px: int | None = None,
 ) -> Method:
     """Load a trained method for evaluation, in eval mode, with all that its features need.
 
+    source: a path, or weights that were read already.
     method: `irra` (any loss list) or `rde`; None: `rde` where the source holds RDE's layers, else `irra`. The heads that only
     training uses (IRRA's) are left out. Raises UsageError naming the heads that the method needs and the source lacks.
     """
-    weights = read_weights(source)
+    weights = source if isinstance(source, Weights) else read_weights(source)
+    source = weights.path
     has_rde = any(name.startswith(RDE_HEADS) for name in weights.others)
     method = method or ("rde" if has_rde else "irra")
     clip = clip_from_weights(weights, image_size_px, stride_px)

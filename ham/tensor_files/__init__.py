@@ -1,0 +1,41 @@
+"""Weight files: the one place that reads and writes them.
+
+    weights = index("checkpoint/")             # {name: TensorInfo(file, shape, dtype)}; headers only
+    weights.read("visual.proj")                # one tensor
+    for name, tensor in weights.stream(device="cuda", dtype=torch.bfloat16): ...
+
+Read: .safetensors, PyTorch's .bin / .pt / .pth, TorchScript archives, and folders of shards with an index. The format is
+detected from the file's content, nothing in a file is executed, and tensors are memory-mapped and read one at a time.
+Written: safetensors, whole or not at all, the same bytes for the same tensors. Knows nothing of what the tensors mean.
+"""
+
+from __future__ import annotations
+
+from ham.tensor_files.index import (
+    TensorIndex,
+    TensorInfo,
+    file_tensors,
+    index,
+    load_bin,
+    read_settings,
+    read_tensors,
+    tensor_names,
+    weight_files,
+)
+from ham.tensor_files.writing import digest, raw_bytes, write_file, write_shards
+
+__all__ = [
+    "TensorIndex",
+    "TensorInfo",
+    "digest",
+    "file_tensors",
+    "index",
+    "load_bin",
+    "raw_bytes",
+    "read_settings",
+    "read_tensors",
+    "tensor_names",
+    "weight_files",
+    "write_file",
+    "write_shards",
+]
