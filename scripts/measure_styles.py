@@ -22,15 +22,15 @@ from ham.runtime import exit_code_of, log, numpy_generator, set_up_logging
 from ham.style.analysis import linear_probe, mutual_information, reach
 from ham.style.cluster import Clusters, dbscan_clusters, kmeans_clusters, ups_clusters
 from ham.style.features import chars_features, clip_features, hf_features
-from ham.style.neutral import keep, lexicon_neutraliser
+from ham.style.neutral import keep, lexicon_neutralizer
 from ham.world.annotators import annotator_population
 from ham.world.attributes import FIELDS, IMAGE_FIELDS, base_colour
 from ham.world.wardrobe import sample_person, sample_wardrobe
 
-NEUTRALISERS = {
+NEUTRALIZERS = {
     "none": keep,
-    "lists": lexicon_neutraliser(False),
-    "lists + tagger": lexicon_neutraliser(True),
+    "lists": lexicon_neutralizer(False),
+    "lists + tagger": lexicon_neutralizer(True),
 }
 
 
@@ -88,7 +88,7 @@ def feature_rows(
         name: [row.manner[name] for row in said] for name in ("syntax", "register", "capitals", "hedging")
     }
     targets = {"annotator": [row.annotator for row in said]} | targets
-    for neutral_name, neutralise in NEUTRALISERS.items():
+    for neutral_name, neutralise in NEUTRALIZERS.items():
         texts = [row.neutral for row in neutralise([one.caption for one in said])]
         for encoder_name, encode in encoders(dim, clip, hf).items():
             log.info("%s, %s", neutral_name, encoder_name)
@@ -149,7 +149,7 @@ def reach_rows(
     worlds = []
     for seed in range(seeds):
         said = write_captions(count, annotators, steepness, seed)
-        texts = [row.neutral for row in lexicon_neutraliser()([one.caption for one in said])]
+        texts = [row.neutral for row in lexicon_neutralizer()([one.caption for one in said])]
         features = chars_features(texts, dim, seed)
         worlds.append(([one.kind for one in said], features, seed))
 
@@ -225,7 +225,7 @@ def geometry_rows(count: int, annotators: int, dim: int) -> Iterator[list[str]]:
     for steepness in (1.0, 2.0):
         said = write_captions(count, annotators, steepness, 0)
         features = chars_features(
-            [row.neutral for row in lexicon_neutraliser()([one.caption for one in said])], dim
+            [row.neutral for row in lexicon_neutralizer()([one.caption for one in said])], dim
         )
         _, kinds, counts = np.unique([one.kind for one in said], return_inverse=True, return_counts=True)
         rare = counts[kinds] < 0.005 * count

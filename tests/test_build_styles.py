@@ -123,7 +123,7 @@ def test_only_what_changed_is_made_again(settings: StyleSettings, monkeypatch: p
     first = (out / "assignments.jsonl").read_text()
     monkeypatch.setattr(build, "chars_features", lambda *args: pytest.fail("features were made again"))
     monkeypatch.setattr(
-        build, "lexicon_neutraliser", lambda *args: lambda captions: pytest.fail("texts were made again")
+        build, "lexicon_neutralizer", lambda *args: lambda captions: pytest.fail("texts were made again")
     )
     build_styles(replace(settings, clusters=ClusterSettings(kmeans=2, ups=0)))
     assert read_json(out / "styles.json")["counts"]["styles"] == 2

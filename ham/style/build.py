@@ -39,8 +39,9 @@ from ham.style.config import (
 )
 from ham.style.features import chars_features, clip_features, hf_features
 from ham.style.instructions import clean_caption, write_instructions
-from ham.style.llm_neutral import LlmNeutraliser
-from ham.style.neutral import Neutraliser, NeutralText, keep, lexicon_neutraliser, neutralise_cached
+from ham.style.llm_neutral import LlmNeutralizer
+from ham.style.neutral import Neutralizer, NeutralText, keep, lexicon_neutralizer
+from ham.style.neutral_cache import neutralize_cached
 
 
 def build_styles(settings: StyleSettings) -> Path:
@@ -178,11 +179,11 @@ def neutral_stage(settings: StyleSettings, captions: list[str]) -> list[NeutralT
         / f"neutral-{chosen.method}-{fingerprint(neutral_facts(chosen))[:8]}.jsonl"
     )
     makers: dict[str, Any] = {
-        "lexicon": lambda: lexicon_neutraliser(chosen.generalize),
-        "llm": lambda: LlmNeutraliser(chosen.model, chosen.max_new_tokens, chosen.device, chosen.dtype),
+        "lexicon": lambda: lexicon_neutralizer(chosen.generalize),
+        "llm": lambda: LlmNeutralizer(chosen.model, chosen.max_new_tokens, chosen.device, chosen.dtype),
     }
-    neutraliser: Neutraliser = makers[chosen.method]()
-    rows = neutralise_cached(
+    neutraliser: Neutralizer = makers[chosen.method]()
+    rows = neutralize_cached(
         captions, neutraliser, cache, chosen.batch_size if chosen.method == "llm" else 1024
     )
     refused = sum(row.status == "fallback" for row in rows)

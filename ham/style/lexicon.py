@@ -1,7 +1,7 @@
-"""The reviewed word lists of the lexicon neutraliser: which words tell who a person is, and what stands for them.
+"""The reviewed word lists of the lexicon neutralizer: which words describe a person, and the general word that replaces them.
 
-`words.txt` is the list; this file reads it, derives plurals and verb forms, names the general word of each kind and form, and
-decides about words in no list: a slip of a listed word, or whatever the part-of-speech tagger makes of it.
+`words.txt` is the list; this file reads it, derives plurals and verb forms, defines the general word of each kind and form, and
+decides about words in no list: a misspelling of a listed word, or a noun or an adjective by the part-of-speech tagger.
 """
 
 from __future__ import annotations
@@ -12,44 +12,55 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 
+from ham.style.spelling import correction
+
 HERE = Path(__file__).resolve().parent
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
+RULES_VERSION = (
+    2  # raise it when neutral.py or context.py changes what they write, so that cached texts are made again
+)
 
 # kind -> its general word in each form. Nouns: singular, plural. Modifiers: before a noun or after "is", else. Verbs: base,
-# third person, -ing, past.
+# third person, -ing, past. Everything worn is a "garment": a word of its own for dresses, skirts or glasses would reveal them.
+# "move" takes an object or none, like the verbs that it replaces.
 GENERAL: dict[str, dict[str, str]] = {
     "person": {"singular": "person", "plural": "people"},
-    "upper": {"singular": "top", "plural": "tops"},
-    "lower": {"singular": "bottom", "plural": "bottoms"},
     "garment": {"singular": "garment", "plural": "garments"},
-    "shoe": {"singular": "shoe", "plural": "shoes"},
-    "accessory": {"singular": "accessory", "plural": "accessories"},
+    "upper": {"singular": "garment", "plural": "garments"},
+    "lower": {"singular": "garment", "plural": "garments"},
+    "shoe": {"singular": "garment", "plural": "garments"},
+    "accessory": {"singular": "garment", "plural": "garments"},
     "item": {"singular": "item", "plural": "items"},
     "hair": {"singular": "hair", "plural": "hair"},
     "pattern": {"singular": "pattern", "plural": "patterns"},
     "part": {"singular": "part", "plural": "parts"},
-    "colour_noun": {"singular": "colour", "plural": "colours"},
-    "colour": {"modifier": "coloured", "else": "colour"},
+    "scene": {"singular": "place", "plural": "places"},
+    "colour_noun": {"singular": "color", "plural": "colors"},
+    "colour": {"modifier": "colored", "else": "color"},
     "quality": {"modifier": "certain", "else": "certain"},
     "material": {"modifier": "certain", "else": "material"},
     "view": {"modifier": "side on", "else": "side on"},
     "place": {"modifier": "side", "else": "side"},
-    "action": {"base": "go", "third": "goes", "ing": "going", "past": "went"},
-    "motion": {"modifier": "going", "else": "going"},
+    "action": {"base": "move", "third": "moves", "ing": "moving", "past": "moved"},
+    "motion": {"modifier": "moving", "else": "moving"},
+    "direction": {"any": "along"},
+    "bearing": {"any": "toward"},
+    "thing": {"singular": "thing", "plural": "things"},
 }
 NOUNS = tuple(kind for kind, forms in GENERAL.items() if "plural" in forms)
 MODIFIERS = tuple(kind for kind, forms in GENERAL.items() if "modifier" in forms)
+WORN = ("garment", "upper", "lower", "shoe", "accessory")
+# "one" agrees with the verbs of "he" and "she"; "their" and "them" do not read like the contraction "she's" -> "one's".
 PRONOUNS = {
     "he": "one",
     "she": "one",
-    "him": "one",
-    "her": "one",
-    "his": "one's",
-    "hers": "one's",
-    "himself": "oneself",
-    "herself": "oneself",
+    "him": "them",
+    "her": "them",
+    "his": "their",
+    "hers": "theirs",
+    "himself": "themself",
+    "herself": "themself",
 }
-SAME_KIND = {"shade": "colour"}  # sections that only keep the list readable
+SAME_KIND = {"shade": "colour", "origin": "quality"}  # sections that only keep the list readable
 
 
 @dataclass(frozen=True)
@@ -58,26 +69,29 @@ class Lexicon:
 
     phrases: dict[str, tuple[str, str]]
     longest: dict[str, int]
-    version: str  # changes with the lists, so that cached neutral texts are made again
+    proper: frozenset[str]  # words that are always capitalized: their capital is no choice of the writer
+    version: str  # changes with the lists and rules, so that cached neutral texts are made again
 
     def kind_of(self, phrase: str) -> str | None:
-        """Give the kind of a word or phrase, None when it is not in the lists."""
+        """Return the kind of a word or phrase, None when it is not in the lists."""
         found = self.phrases.get(phrase.lower())
         return found[0] if found else None
 
 
 def plural_of(noun: str) -> str:
-    """Give the regular plural of a noun (or third person of a verb): watch -> watches, accessory -> accessories."""
+    """Return the regular plural of a noun (or third person of a verb): watch -> watches, accessory -> accessories."""
     if re.search(r"[^aeiou]y$", noun):
         return noun[:-1] + "ies"
     return noun + ("es" if re.search(r"(s|x|z|ch|sh)$", noun) else "s")
 
 
 def verb_forms(verb: str, past: str | None = None) -> dict[str, str]:
-    """Give the forms of a verb: base, third, ing, past. Short verbs double their last letter (jog, jogging)."""
+    """Return the forms of a verb: base, third, ing, past. Short verbs double their last letter (jog, jogging)."""
     stem = verb
     if re.fullmatch(r"[^aeiou]*[aeiou][^aeiouwxy]", verb) or re.fullmatch(r"squat|strut", verb):
         stem = verb + verb[-1]
+    elif verb.endswith("ie"):
+        stem = verb[:-2] + "y"
     elif re.search(r"[^eoy]e$", verb):
         stem = verb[:-1]
     regular = verb[:-1] + "ied" if re.search(r"[^aeiou]y$", verb) else stem + "ed"
@@ -103,7 +117,7 @@ def read_sections(path: Path) -> dict[str, list[str]]:
 
 
 def forms_of(kind: str, entry: str) -> dict[str, str]:
-    """Give form -> spelling for one entry of a section."""
+    """Return form -> spelling for one entry of a section."""
     if kind in NOUNS:
         if entry.startswith("+"):
             return {"plural": entry[1:]}
@@ -122,7 +136,10 @@ def lexicon() -> Lexicon:
     for kind, forms in GENERAL.items():
         for form, word in forms.items():
             phrases.setdefault(word, (kind, form))
+    proper: list[str] = []
     for section, entries in read_sections(HERE / "words.txt").items():
+        if section == "origin":
+            proper += entries
         kind = SAME_KIND.get(section, section)
         for entry in entries:
             for form, phrase in forms_of(kind, entry).items():
@@ -134,7 +151,7 @@ def lexicon() -> Lexicon:
     digest = hashlib.sha256(
         "".join(f"{p}={k}.{f};" for p, (k, f) in sorted(phrases.items())).encode()
     ).hexdigest()
-    return Lexicon(phrases, longest, digest[:12])
+    return Lexicon(phrases, longest, frozenset(proper), f"{digest[:12]}-{RULES_VERSION}")
 
 
 @cache
@@ -155,55 +172,51 @@ def function_words() -> frozenset[str]:
 # --------------------------------------------------------------------------------------------------------------- one word
 
 
+@dataclass(frozen=True, slots=True)
+class WordFacts:
+    """What is known about a lower-case word on its own.
+
+    longest: most words of a listed phrase that begins with it. kind, form: None when the word is to stay.
+    tag: its commonest part of speech (Penn tags). is_listed: in words.txt itself, or a misspelling of such a word.
+    """
+
+    longest: int
+    kind: str | None
+    form: str | None
+    tag: str
+    is_listed: bool
+
+
 @lru_cache(maxsize=200_000)
-def facts_of_word(word: str, generalize: bool) -> tuple[int, str | None, str | None]:
-    """Give (most words of a phrase that begins so, kind, form) of a lower-case word; kind and form are None when it is to stay.
+def facts_of_word(word: str, generalize: bool) -> WordFacts:
+    """Return the facts of a lower-case word.
 
     A word in no list has the kind of the listed word that it misspells or, with `generalize`, thing or quality by its tag.
-    A misspelt function word stays, since misspelling is manner; so do words of other alphabets.
+    A misspelt function word stays, since misspelling is part of the style; so do words of other alphabets.
     """
-    longest = lexicon().longest.get(word, 0)
-    if word in lexicon().phrases:
-        return longest, *lexicon().phrases[word]
-    if (
-        word in kept_words()
-        or word in function_words()
-        or word in PRONOUNS
-        or len(word) < 3
-        or not word.isascii()
-    ):
-        return longest, None, None
-    meant = word if is_english(word) else correction(word)
-    if meant in lexicon().phrases:
-        return longest, *lexicon().phrases[meant]
-    if not generalize or meant in kept_words() or meant in function_words():
-        return longest, None, None
+    known = lexicon()
+    longest = known.longest.get(word, 0)
     tag = tag_of(word)
-    if tag in ("NN", "NNP"):
-        return longest, "thing", "singular"
-    if tag in ("NNS", "NNPS"):
-        return longest, "thing", "plural"
-    return longest, *(("quality", "any") if tag in ("JJ", "JJR", "JJS") else (None, None))
-
-
-def correction(word: str) -> str:
-    """Give the listed word that is one slip away (two letters swapped, one missing, extra or wrong), else the word itself."""
-    cuts = [(word[:at], word[at:]) for at in range(len(word) + 1)]
-    swapped = [a + b[1] + b[0] + b[2:] for a, b in cuts if len(b) > 1]
-    missing = [a + letter + b for a, b in cuts for letter in LETTERS]
-    extra = [a + b[1:] for a, b in cuts if b]
-    wrong = [a + letter + b[1:] for a, b in cuts if b for letter in LETTERS]
-    listed = listed_words()
-    return next((meant for meant in [*swapped, *missing, *extra, *wrong] if meant in listed), word)
-
-
-@cache
-def listed_words() -> frozenset[str]:
-    return frozenset(lexicon().phrases) | function_words() | kept_words()
+    stays = WordFacts(longest, None, None, tag, False)
+    if word in known.phrases:
+        return WordFacts(longest, *known.phrases[word], tag, True)
+    if word in kept_words() or word in function_words() or word in PRONOUNS:
+        return stays
+    if len(word) < 3 or not word.isascii() or word.isdigit():
+        return stays
+    meant = word if is_english(word) else correction(word)
+    if meant in known.phrases:
+        return WordFacts(longest, *known.phrases[meant], tag, True)
+    if not generalize or meant in kept_words() or meant in function_words():
+        return stays
+    if tag[:2] == "NN":
+        form = "plural" if tag in ("NNS", "NNPS") else "singular"
+        return WordFacts(longest, "thing", form, tag, False)
+    return WordFacts(longest, "quality", "any", tag, False) if tag[:2] == "JJ" else stays
 
 
 def is_english(word: str) -> bool:
-    """Tell whether the tagger's dictionary has a lower-case word."""
+    """Return whether the tagger's dictionary has a lower-case word."""
     from textblob.en import parser  # slow to import
 
     return word in parser.lexicon
@@ -211,7 +224,7 @@ def is_english(word: str) -> bool:
 
 @lru_cache(maxsize=200_000)
 def tag_of(word: str) -> str:
-    """Tag one lower-case word (Penn tags). The tagger looks at words alone, so each is asked once."""
+    """Return the Penn tag of one lower-case word. The tagger looks at words alone, so each is asked once."""
     from textblob.en import parser  # slow to import
 
     return parser.find_tags([word])[0][1]

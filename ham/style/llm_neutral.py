@@ -17,9 +17,9 @@ from ham.style.lexicon import GENERAL, function_words, kept_words, lexicon
 from ham.style.neutral import NeutralText, neutral_text
 
 SYSTEM = "You rewrite sentences. You answer with the rewritten text alone."
-REQUEST = """Rewrite the description of a pedestrian below. Replace every word that tells how this one person looks - colours, \
+REQUEST = """Rewrite the description of a pedestrian below. Replace every word that tells how this one person looks - colors, \
 clothes, shoes, hair, age, sex, build, bags and other belongings - with a vague general word such as "person", "garment", \
-"coloured", "item" or "certain". Change nothing else: keep the sentence structure, word order, punctuation, capitals, spelling \
+"colored", "item" or "certain". Change nothing else: keep the sentence structure, word order, punctuation, capitals, spelling \
 mistakes and tone exactly as they are.
 
 Description: {caption}"""
@@ -34,16 +34,10 @@ IDENTITY_KINDS = (
     "accessory",
     "item",
 )  # what an answer may not repeat
+ALSO_GENERAL = """top tops bottom bottoms shoe shoes accessory accessories colour coloured clothing clothes footwear outerwear
+legwear headgear belonging belongings luggage"""
 GENERAL_WORDS = frozenset(word for forms in GENERAL.values() for word in forms.values()) | {
-    "clothing",
-    "clothes",
-    "footwear",
-    "outerwear",
-    "legwear",
-    "headgear",
-    "belonging",
-    "belongings",
-    "luggage",
+    *ALSO_GENERAL.split()
 }
 CHATTER = re.compile(
     r"(sure|certainly|of course|here('s| is| are)|okay|ok,|(the )?rewritten|note:|i'm sorry|as an ai)\b", re.I
@@ -52,7 +46,7 @@ SHORTEST, LONGEST = 0.5, 2.0  # words of the answer per word of the caption
 LEAST_KEPT = 0.5  # share of the caption's distinct function words that the answer still has
 
 
-class LlmNeutraliser:
+class LlmNeutralizer:
     """Rewrite batches of captions with a causal language model of Hugging Face's layout, greedily.
 
     model: local path or hub name. answer: for tests, a function from requests to answers in place of a model.

@@ -1,45 +1,25 @@
-"""Neutralisers: replace the words that tell who a person is by general ones, so that what stays is how a caption is said.
+"""Neutralizers: replace the words that describe a person by general ones, so that what stays is how a caption is written.
 
     lexicon   reviewed word lists and a part-of-speech tagger that ships its data: offline, thousands of captions per second
     llm       an instruction-tuned language model, as in the paper (llm_neutral.py)
     none      the caption as it is
 
-Every neutraliser maps captions to as many `NeutralText`; `neutralise_cached` asks nothing twice, also after a restart.
+Every neutralizer maps captions to as many `NeutralText`.
 Source: HAM, section 3.2 (style features from captions whose attribute words were replaced).
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from ham.records import to_json_line
-from ham.runtime import UsageError, log, progress
-from ham.style.lexicon import GENERAL, MODIFIERS, NOUNS, PRONOUNS, facts_of_word, lexicon, tag_of
+from ham.style.context import Word, is_attributive, is_possessive, is_predicate
+from ham.style.lexicon import GENERAL, MODIFIERS, NOUNS, PRONOUNS, facts_of_word, lexicon
+from ham.style.part_of_speech import resolve
 
-TOKEN = re.compile(r"[^\W\d_]+|\d+(?:[.,]\d+)*|\s+|.", re.DOTALL)
-JOINS = (" ", "-")  # what may stand between the words of one phrase
-BE = frozenset(
-    (
-        "is",
-        "are",
-        "was",
-        "were",
-        "be",
-        "been",
-        "being",
-        "am",
-        "look",
-        "looks",
-        "seem",
-        "seems",
-        "appear",
-        "appears",
-    )
-)
+WORD = re.compile(r"[^\W\d_]+|\d+(?:[.,]\d+)*")
+COMPOUND = frozenset(NOUNS) - {"person", "colour_noun"}  # nouns that form compounds ("suit jacket")
 
 
 @dataclass(frozen=True)
@@ -52,187 +32,167 @@ class NeutralText:
     reason: str | None = None
 
 
-class Unit:
-    """A stretch of the caption: a word, a phrase of the lists (with kind and form), or what stands between words."""
-
-    __slots__ = ("form", "is_word", "kind", "text")
-
-    def __init__(self, text: str, is_word: bool, kind: str | None = None, form: str | None = None) -> None:
-        self.text, self.is_word, self.kind, self.form = text, is_word, kind, form
-
-
-Neutraliser = Callable[[Sequence[str]], list[NeutralText]]
+Neutralizer = Callable[[Sequence[str]], list[NeutralText]]
 
 
 def keep(captions: Sequence[str]) -> list[NeutralText]:
-    """Leave captions as they are (the neutraliser `none`)."""
+    """Return captions as they are (the neutralizer `none`)."""
     return [NeutralText(caption, caption) for caption in captions]
 
 
-def lexicon_neutraliser(generalize: bool = True) -> Neutraliser:
-    """Make the neutraliser `lexicon`; generalize: also replace nouns and adjectives that no word list knows."""
+def lexicon_neutralizer(generalize: bool = True) -> Neutralizer:
+    """Return the neutralizer `lexicon`; generalize: also replace nouns and adjectives that no word list knows."""
     return lambda captions: [NeutralText(caption, neutral_text(caption, generalize)) for caption in captions]
 
 
 def neutral_text(caption: str, generalize: bool = True) -> str:
-    """Replace a caption's identity words by general words of the same kind and form.
+    """Return a caption with its descriptive words replaced by general words of the same kind and form.
 
-    "A woman in a navy blue jacket" -> "A person in a coloured top". Spelling, case, punctuation and word order stay; runs of
+    "A woman in a navy blue jacket" -> "A person in a colored garment". Spelling, case, punctuation and word order stay; runs of
     modifiers of one kind and compounds of listed nouns become one word; a and an follow the word after them.
     generalize: nouns and adjectives (by the tagger) in no list become "thing", "things", "certain", unless keep.txt has them.
     """
-    return render(merge_runs(split_units(caption, generalize)))
+    words, tail = split_words(caption, generalize)
+    resolve(words)
+    return render(merge_runs(words)) + tail
 
 
 # ----------------------------------------------------------------------------------------------------------- three passes
 
 
-def split_units(caption: str, generalize: bool) -> list[Unit]:
-    """Cut a caption into units; the longest phrase of the lists wins. Joined, their texts are the caption."""
-    tokens = TOKEN.findall(caption)
-    units: list[Unit] = []
+def split_words(caption: str, generalize: bool) -> tuple[list[Word], str]:
+    """Split a caption into words and phrases of the lists (the longest wins); also return what follows the last word."""
+    spans = [(match.start(), match.end()) for match in WORD.finditer(caption)]
+    texts = [caption[start:end] for start, end in spans]
+    lowers = [text.lower() for text in texts]
+    gaps = [caption[end:start] for (_, end), (start, _) in zip([(0, 0), *spans], spans)]
+    words: list[Word] = []
     at = 0
-    while at < len(tokens):
-        token = tokens[at]
-        if not token[0].isalpha():
-            units.append(Unit(token, False))
-            at += 1
+    while at < len(texts):
+        facts = facts_of_word(lowers[at], generalize)
+        kind, form, count = facts.kind, facts.form, 1
+        if facts.longest > 1:
+            count, found = longest_phrase(lowers, gaps, at, facts.longest)
+            if found is not None:
+                kind, form = found
+        end = at + count
+        text = texts[at] if count == 1 else caption[spans[at][0] : spans[end - 1][1]]
+        lower = lowers[at] if count == 1 else " ".join(lowers[at:end])
+        words.append(Word(gaps[at], text, lower, kind, form, facts.is_listed or count > 1))
+        at = end
+    return words, caption[spans[-1][1] :] if spans else caption
+
+
+def longest_phrase(
+    lowers: list[str], gaps: list[str], at: int, longest: int
+) -> tuple[int, tuple[str, str] | None]:
+    """Return how many words the longest listed phrase of two or more words at this place has, and its kind and form."""
+    phrases = lexicon().phrases
+    for count in range(min(longest, len(lowers) - at), 1, -1):
+        if not all(gap == "-" or gap.isspace() for gap in gaps[at + 1 : at + count]):
             continue
-        word = token.lower()
-        longest, kind, form = facts_of_word(word, generalize)
-        step = 1
-        for count in range(longest, 1, -1):
-            end = at + 2 * count - 1
-            if end <= len(tokens) and all(join in JOINS for join in tokens[at + 1 : end : 2]):
-                found = lexicon().phrases.get(" ".join(tokens[at:end:2]).lower())
-                if found:
-                    (kind, form), step = found, end - at
-                    break
-        units.append(Unit(token if step == 1 else "".join(tokens[at : at + step]), True, kind, form))
-        at += step
-    return units
+        found = phrases.get(" ".join(lowers[at : at + count]))
+        if found is None or (found[0] == "view" and begins_noun_phrase(lowers, gaps, at, count)):
+            continue
+        return count, found
+    return 1, None
 
 
-def merge_runs(units: list[Unit]) -> list[Unit]:
-    """Make one unit of neighbours that say one thing: modifiers of one kind ("dark navy"), noun compounds ("suit jacket").
+def begins_noun_phrase(lowers: list[str], gaps: list[str], at: int, count: int) -> bool:
+    """Return whether "from the left" goes on as a noun phrase: "from the left shoulder"."""
+    end = at + count
+    if lowers[at] != "from" or end >= len(lowers) or gaps[end] != " ":
+        return False
+    return facts_of_word(lowers[end], True).kind in NOUNS
 
-    How many words a shade or a garment takes would tell which it is. The last unit stays, with the first one's case.
+
+def merge_runs(words: list[Word]) -> list[Word]:
+    """Merge neighbors that describe one thing: modifiers of one kind ("dark navy"), compounds ("suit jacket"), persons.
+
+    How many words a color or a garment takes would reveal which it is. The last word stays, at the place and with the case of
+    the first. "adult Asian male" is one person.
     """
-    merged: list[Unit] = []
-    for unit in units:
-        while unit.kind and len(merged) >= 2 and merged[-1].text in JOINS and one_thing(merged[-2], unit):
-            unit = Unit(with_case_of(merged[-2].text, unit.text), True, unit.kind, unit.form)
-            del merged[-2:]
-        merged.append(unit)
+    merged: list[Word] = []
+    for word in words:
+        while word.kind and merged and word.is_joined and one_thing(merged[-1], word):
+            first = merged.pop()
+            text = (
+                word.text if first.kind == "thing" else first.text
+            )  # a brand's capital is no choice of the writer
+            word = Word(first.gap, text, first.lower, word.kind, word.form)
+        if word.kind == "person" and is_described_person(merged, word):
+            merged.pop()
+            first = merged.pop()
+            word = Word(first.gap, first.text, first.lower, word.kind, word.form)
+        merged.append(word)
     return merged
 
 
-def one_thing(first: Unit, second: Unit) -> bool:
-    """Tell whether two neighbours are a run: see merge_runs. A person is never part of a compound."""
-    if first.kind in MODIFIERS:
+def is_described_person(words: list[Word], word: Word) -> bool:
+    """Return whether a person and a quality stand right before a person: "adult Asian male"."""
+    if len(words) < 2 or not (word.is_joined and words[-1].is_joined):
+        return False
+    return words[-1].kind == "quality" and words[-2].kind == "person"
+
+
+def one_thing(first: Word, second: Word) -> bool:
+    """Return whether two neighbors are a run: see merge_runs. A person is never part of a compound of things."""
+    if first.kind in MODIFIERS or first.kind == "person":
         return first.kind == second.kind
     return first.kind in COMPOUND and second.kind in COMPOUND
 
 
-COMPOUND = frozenset(NOUNS) - {"person", "colour_noun"} | {"thing"}
-
-
-def render(units: list[Unit]) -> str:
-    """Write units with general words, and let "a" or "an" before them agree."""
-    texts = [unit.text for unit in units]
-    for at, unit in enumerate(units):
-        if unit.kind is not None:
-            texts[at] = with_case_of(unit.text, general_word(units, at))
-        elif unit.is_word and unit.text.lower() in PRONOUNS:
-            nominal = unit.text.lower() == "her" and is_nominal(following(units, at))
-            texts[at] = with_case_of(unit.text, "one's" if nominal else PRONOUNS[unit.text.lower()])
+def render(words: list[Word]) -> str:
+    """Write words with their general words, and let "a" or "an" before them agree."""
+    texts = [word.text for word in words]
+    for at, word in enumerate(words):
+        if word.kind is not None:
+            general = general_word(words, at)
+        elif word.lower in PRONOUNS:
+            general = "their" if word.lower == "her" and is_possessive(words, at) else PRONOUNS[word.lower]
         else:
             continue
-        if at >= 2 and units[at - 1].text == " " and units[at - 2].text.lower() in ("a", "an"):
-            article = (
-                "an" if texts[at][0].lower() in "aeiou" and not texts[at].lower().startswith("one") else "a"
-            )
-            texts[at - 2] = with_case_of(units[at - 2].text, article)
-    return "".join(texts)
+        texts[at] = (
+            with_case_of(word.text, general, starts_sentence(words, at))
+            if word.text[0].isupper()
+            else general
+        )
+        if at and word.gap == " " and words[at - 1].lower in ("a", "an"):
+            vowel = general[0] in "aeiou" and not general.startswith("one")
+            texts[at - 1] = with_case_of(words[at - 1].text, "an" if vowel else "a", True)
+    return "".join(word.gap + text for word, text in zip(words, texts))
 
 
 # --------------------------------------------------------------------------------------------------------------- one word
 
 
-def general_word(units: list[Unit], at: int) -> str:
-    """Give the general word for a unit of the lists; colours and materials are modifiers or nouns by what stands around."""
-    unit = units[at]
-    if unit.kind == "thing":
-        return {"singular": "thing", "plural": "things"}[unit.form]
-    forms = GENERAL[unit.kind]
-    if unit.kind in MODIFIERS:
-        before = next(
-            (other.text.lower() for other in reversed(units[max(0, at - 2) : at]) if other.is_word), ""
-        )
-        return forms["modifier" if is_nominal(following(units, at)) or before in BE else "else"]
-    return forms[unit.form]
+def general_word(words: list[Word], at: int) -> str:
+    """Return the general word of a listed word; whether a color or a material is a noun depends on its neighbors."""
+    word = words[at]
+    forms = GENERAL[word.kind or ""]
+    if word.kind not in MODIFIERS:
+        return forms[word.form or ""]
+    if forms["modifier"] == forms["else"] or is_attributive(words, at) or is_predicate(words, at):
+        return forms["modifier"]
+    return forms["else"]
 
 
-def following(units: list[Unit], at: int) -> Unit | None:
-    """Give the word right after a unit (a blank or hyphen between, "and" skipped), None at a comma or the end."""
-    if at + 2 >= len(units) or units[at + 1].text not in JOINS or not units[at + 2].is_word:
-        return None
-    return following(units, at + 2) if units[at + 2].text.lower() in ("and", "or") else units[at + 2]
+def starts_sentence(words: list[Word], at: int) -> bool:
+    """Return whether a word is the first of its sentence or of a list entry."""
+    return at == 0 or any(mark in words[at].gap for mark in ".!?:\n")
 
 
-def is_nominal(unit: Unit | None) -> bool:
-    """Tell whether a word is a noun or an adjective, by the lists or else by the tagger."""
-    if unit is None:
-        return False
-    if unit.kind is not None:
-        return unit.kind != "action"
-    return tag_of(unit.text.lower())[:2] in ("NN", "JJ")
+def with_case_of(original: str, word: str, starts_sentence: bool = True) -> str:
+    """Return `word` in the case of the word that it replaces: JACKET -> GARMENT, Jacket -> Garment.
 
-
-def with_case_of(original: str, word: str) -> str:
-    """Give `word` the case of the word that it replaces: JACKET -> TOP, Jacket -> Top."""
-    if original[:1].isupper():
-        return word.upper() if len(original) > 1 and original.isupper() else word[:1].upper() + word[1:]
-    return word
-
-
-# ------------------------------------------------------------------------------------------------------------------ cache
-
-
-def neutralise_cached(
-    captions: Sequence[str], neutraliser: Neutraliser, cache: Path, batch_size: int = 256
-) -> list[NeutralText]:
-    """Neutralise captions, each distinct one once; `cache` (JSON lines) grows batch by batch and is asked first.
-
-    Returns one NeutralText per caption, in order. A torn last line, left by a killed run, is asked again.
+    Capitals that are no choice of the writer (T-shirt, V-neck, Asian) are kept at the start of a sentence only.
     """
-    known = read_cache(cache)
-    wanted = [caption for caption in dict.fromkeys(captions) if caption not in known]
-    if wanted:
-        log.info("neutral text: %d captions to do, %d known", len(wanted), len(known))
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        starts = range(0, len(wanted), batch_size)
-        with cache.open("a", encoding="utf-8") as file:
-            for start in progress(starts, what="neutral text", unit=f"x{batch_size} captions"):
-                rows = neutraliser(wanted[start : start + batch_size])
-                file.writelines(to_json_line(row) for row in rows)
-                file.flush()
-                known.update((row.caption, row) for row in rows)
-    return [known[caption] for caption in captions]
-
-
-def read_cache(cache: Path) -> dict[str, NeutralText]:
-    """Read the cache of an earlier run, dropping a torn last line from the file. Raises UsageError on other damage."""
-    if not cache.exists():
-        return {}
-    *lines, torn = cache.read_bytes().split(b"\n")  # not splitlines: captions may hold other line separators
-    if torn:
-        with cache.open("r+b") as file:
-            file.truncate(file.seek(0, 2) - len(torn))
-    try:
-        rows = [NeutralText(**json.loads(line)) for line in lines]
-    except (ValueError, TypeError) as error:
-        raise UsageError(
-            f"{cache}: damaged cache of neutral texts: {error}; delete the file to ask again"
-        ) from None
-    return {row.caption: row for row in rows}
+    if not original[:1].isupper():
+        return word
+    if len(original) > 1 and original.isupper():
+        return word.upper()
+    if not starts_sentence and (
+        original[1:2] in ("-", " ") or original.lower().replace("-", " ") in lexicon().proper
+    ):
+        return word
+    return word[:1].upper() + word[1:]
