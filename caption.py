@@ -22,6 +22,7 @@ from ham.generation.filters import FILTER_VERSION
 from ham.generation.merge import merge
 from ham.generation.plan import Plan, list_images, load_plan, settle_plan, wait_for_plan
 from ham.generation.run import Run
+from ham.generation.samples import describe_job, draw_samples
 from ham.generation.shards import is_done, parse_shards
 from ham.generation.status import describe
 from ham.generation.style_draws import parse_styles
@@ -270,7 +271,7 @@ def finish(plan: Plan, args: argparse.Namespace) -> int:
     if not dist_info().is_main:
         return 0  # rank 0 waits for all, merges and judges; failing here would end its torchrun early
     summary = merge(plan, args.keep_rejected, not args.no_locks)
-    write_samples(plan, args.image_root)
+    write_sample_page(plan, args.image_root)
     print(json.dumps(summary, indent=1, ensure_ascii=False))
     failed = summary["images_failed"]
     if failed:
@@ -294,9 +295,16 @@ def merge_command() -> int:
     )
     plan = load_plan(args.folder)
     summary = merge(plan, args.keep_rejected, not args.no_locks)
-    write_samples(plan, Path(plan.info["image_root"]))
+    write_sample_page(plan, Path(plan.info["image_root"]))
     print(json.dumps(summary, indent=1, ensure_ascii=False))
     return int(args.strict and summary["images_failed"] > 0)
+
+
+def write_sample_page(plan: Plan, image_root: Path) -> None:
+    """Write samples.html in the job's folder."""
+    write_samples(
+        plan.folder / "samples.html", draw_samples(plan), image_root, len(plan.images), describe_job(plan)
+    )
 
 
 if __name__ == "__main__":

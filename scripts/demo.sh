@@ -91,7 +91,7 @@ run python train_reid.py search --checkpoint "$RUN/finetune_irra/last" --gallery
     "a woman with long brown hair, a red coat and black boots" --output "$RUN/search.png"
 
 step "The report" "All of it on one page."
-run python scripts/demo_report/__main__.py --run "$RUN" --out "$RUN/report.html"
+run python -m scripts.demo_report --run "$RUN" --out "$RUN/report.html"
 record
 
 printf '\nThe whole paper, small, in %d s.\n  report     %s\n  search     %s\n  captions   %s\n' "$SECONDS" \

@@ -18,7 +18,7 @@ from scripts.ablation.plots import apart
 from scripts.ablation.rows import ROWS
 from scripts.ablation.settings import Settings
 from scripts.ablation.statistics import Difference, Mean, by_chance_ordered, interval, ranks, spearman
-from scripts.demo_report.report import read_ablation
+from scripts.demo_report.__main__ import read_experiment
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_the_page_opens_with_what_was_run_and_a_headline(settings: Settings, tmp
     assert "of 96 captions, one drawn for each image, as many in every row" in text
     written = (tmp_path / "results" / "ablation.json").read_text()
     assert str(tmp_path) not in written + text and "/tmp" not in written
-    assert {row["captions"] for row in read_ablation(tmp_path / "results" / "ablation.json")["rows"]} == {
+    assert {row["label"] for row in read_experiment(tmp_path / "results" / "ablation.json")["rows"]} == {
         row.label for row in ROWS.values()
     }
 

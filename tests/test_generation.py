@@ -18,8 +18,9 @@ from PIL import Image
 from ham.generation.diversity import bleu, distinct_n, measure, self_bleu, words_of
 from ham.generation.filters import reject_reason
 from ham.generation.merge import image_captions, merge
-from ham.generation.plan import list_images, load_plan, settle_plan
+from ham.generation.plan import Plan, list_images, load_plan, settle_plan
 from ham.generation.run import Caption, Run
+from ham.generation.samples import describe_job, draw_samples
 from ham.generation.shards import read_rows
 from ham.generation.status import JobWatch, describe
 from ham.records import CaptionRow, read_json
@@ -247,17 +248,22 @@ def test_status_and_merge_work_on_a_job_in_progress(root: Path, tmp_path: Path) 
     assert lines[-1]["images"] == 23 and lines[-1]["tokens_per_s"] > 0
 
 
+def sample_page(plan: Plan, root: Path, count: int) -> str:
+    samples = draw_samples(plan, count)
+    return write_samples(
+        plan.folder / "samples.html", samples, root, len(plan.images), describe_job(plan)
+    ).read_text()
+
+
 def test_the_sample_page_is_whole_and_self_contained(root: Path, tmp_path: Path) -> None:
     plan = run_job(tmp_path / "out", root, rank=0, world_size=2)
-    page = write_samples(plan, root, count=10).read_text()
-    assert page.count("<article>") == 10 and page.count("data:image/jpeg;base64,") == 10
+    page = sample_page(plan, root, 10)
+    assert page.count("<article ") == 10 and page.count("data:image/jpeg;base64,") == 10
     assert "http" not in page and "style " in page
-    assert write_samples(plan, root, count=10).read_text() == page
-    assert (
-        write_samples(plan, root, count=99).read_text().count("<article>") == 13
-    )  # of the finished shards only
-    gone = write_samples(plan, tmp_path / "elsewhere", count=3).read_text()
-    assert gone.count("no image") == 3
+    assert sample_page(plan, root, 10) == page and 'name="viewport"' in page
+    assert sample_page(plan, root, 99).count("<article ") == 13  # of the finished shards only
+    gone = sample_page(plan, tmp_path / "elsewhere", 3)
+    assert gone.count("no picture") == 3
 
 
 def test_the_sample_page_escapes_what_a_model_may_write(root: Path, tmp_path: Path) -> None:
@@ -265,7 +271,7 @@ def test_the_sample_page_escapes_what_a_model_may_write(root: Path, tmp_path: Pa
     engine.caption = lambda images, pixels, draws: [
         [Caption("<script>a b c d e f g h", 1)] * len(own) for own in draws
     ]
-    page = write_samples(run_job(tmp_path / "out", root, engine=engine), root).read_text()
+    page = sample_page(run_job(tmp_path / "out", root, engine=engine), root, 40)
     assert "&lt;script&gt;" in page and "<script>" not in page and "rejected: angle_bracket" in page
 
 

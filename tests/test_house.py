@@ -25,7 +25,7 @@ ALLOWED = {
     "style": STAGE,
     "reid": STAGE,
     "world": STAGE,
-    "report": STAGE | {"generation", "llava"},  # until samples take rows
+    "report": STAGE,
     "captioner": STAGE | {"llava", "vlm"},
     "generation": STAGE | {"llava", "captioner"},
 }

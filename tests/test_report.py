@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import shutil
@@ -18,8 +17,9 @@ from PIL import Image
 
 from ham.records import read_json, write_json, write_jsonl
 from ham.runtime import UsageError, exit_code_of, log
+from scripts.demo_report import __main__ as program
+from scripts.demo_report import captions
 from scripts.demo_report.folder import NEEDED, read_run
-from scripts.demo_report.report import read_ablation
 
 TOP = Path(__file__).resolve().parent.parent
 CHROMIUM = shutil.which("chromium")
@@ -49,17 +49,18 @@ ATTRIBUTES = {
     "view": "front",
 }
 SECTIONS = (
-    "five-stages-that-meet-on-disk",
-    "the-world",
+    "five-stages",
+    "the-synthetic-dataset",
     "the-styles",
-    "one-pedestrian-several-manners",
-    "how-varied-the-captions-are",
-    "how-true-the-captions-are",
+    "one-pedestrian-in-several-styles",
+    "diversity-of-the-captions",
+    "correctness-of-the-captions",
     "training",
     "direct-transfer",
-    "finetuning",
-    "queries-and-what-was-found",
-    "a-search",
+    "the-experiment",
+    "fine-tuning",
+    "queries-and-results",
+    "search",
     "machine-versions-seeds-times",
 )
 
@@ -202,12 +203,7 @@ def run(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def script(run: Path, monkeypatch: pytest.MonkeyPatch):
-    """scripts/demo_report/__main__.py with its models replaced: what they would say is fixed here."""
-    spec = importlib.util.spec_from_file_location(
-        "report_script", TOP / "scripts" / "demo_report" / "__main__.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    """The report program with its models replaced by fixed results."""
     for name, value in (("handlers", []), ("propagate", log.propagate), ("level", log.level)):
         monkeypatch.setattr(log, name, value)
     rng = np.random.default_rng(0)
@@ -226,23 +222,29 @@ def script(run: Path, monkeypatch: pytest.MonkeyPatch):
         "/nowhere.jpg"
     ]
     hits = [{"image": image, "score": 0.5 - at / 10, "right": at == 1} for at, image in enumerate(images)]
-    monkeypatch.setattr(module, "look_at_styles", lambda folder: view)
+    monkeypatch.setattr(program, "read_styles", lambda folder: view)
     monkeypatch.setattr(
-        module, "rank_queries", lambda run, seed: [{"query": HOSTILE, "query_image": images[0], "hits": hits}]
+        program,
+        "rank_queries",
+        lambda run, seed: [{"query": HOSTILE, "query_image": images[0], "hits": hits}],
     )
     monkeypatch.setattr(
-        module,
+        program,
         "search_world",
-        lambda run, query: ([{"query": query, "hits": [{**hit, "right": None} for hit in hits]}], 67),
+        lambda run, query: {
+            "row": {"query": query, "hits": [{**hit, "right": None} for hit in hits]},
+            "images": 67,
+            "matching": 3,
+        },
     )
     monkeypatch.setattr("ham.captioner.checkpoint.load_captioner", lambda path: None)
     monkeypatch.setattr(
         "ham.captioner.decode.generate",
         lambda captioner, images, styles, prompt, max_new_tokens: [
-            ["A man in a green jacket.", HOSTILE][: len(styles[0])]
+            ["A man in a green jacket.", HOSTILE][: len(styles[0])] for _ in images
         ],
     )
-    return module
+    return program
 
 
 def make_page(script, run: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> str:
@@ -281,9 +283,9 @@ def test_page_is_whole_and_self_contained(script, run: Path, monkeypatch: pytest
     outline = Outline(page)
     assert tuple(outline.sections) == SECTIONS and not outline.open
     tags = [tag for tag, _ in outline.found]
-    assert not {"script", "link", "iframe"} & set(tags) and tags.count("svg") >= 8
+    assert not {"script", "link", "iframe"} & set(tags) and page.count("data:image/png;base64,") == 8
     assert all(
-        facts["alt"] and facts["src"].startswith("data:image/jpeg;base64,")
+        facts["alt"] and facts["src"].startswith(("data:image/jpeg;base64,", "data:image/png;base64,"))
         for tag, facts in outline.found
         if tag == "img"
     )
@@ -298,18 +300,14 @@ def test_page_is_whole_and_self_contained(script, run: Path, monkeypatch: pytest
 
 def test_figures_of_the_run_are_on_the_page(script, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = make_page(script, run, monkeypatch)
-    assert "10 → 27.8" in page and "rose from 10 to 27.8" in page  # mean of 33.33, 20 and 30
-    assert (
-        "<b>1,234</b> human captions" in page
-        and "97.5 % pass the filters" in page
-        and "loss 2.50 → 1.25" in page
-    )
-    assert "<tr class=strong><td>pretrained</td><td class=n>33.33</td>" in page
-    assert "<td>IRRA, last epoch</td><td class=n>41.50</td>" in page
-    assert "<td>IRRA, best on val</td><td class=n>36.50</td>" in page
-    assert (
-        "right in 71.4 % of their claims and tell 31.2 % of what is worth" in page
-    )  # 5 of 7; green and shoes are wrong
+    assert "10 → 27.8" in page and "from 10 to 27.8" in page  # mean of 33.33, 20 and 30
+    assert "<b>1,234</b> human captions" in page and "97.5 % pass the filters" in page
+    assert "mean loss of the first and last tenth of the steps: 2.50, 1.25" in page
+    assert '<tr class="strong"><td>pretrained</td><td class="n">33.33</td>' in page
+    assert '<td>IRRA, last epoch</td><td class="n">41.50</td>' in page
+    assert '<td>IRRA, best on val</td><td class="n">36.50</td>' in page
+    # 5 of 7 claims; green and shoes are wrong
+    assert "71.4 % of the claims are true, and they mention 31.2 % of what is worth mentioning" in page
     assert page.count('<li class="right">') == 1 and page.count('<li class="wrong">') == 9
     assert page.count("no picture: missing") == 2
     assert "of 3 claims right</span>; wrong: green upper garment" in page
@@ -317,11 +315,34 @@ def test_figures_of_the_run_are_on_the_page(script, run: Path, monkeypatch: pyte
     assert "No static captions in this run" in page and "No template captions in this run" in page
 
 
+def test_the_typical_pedestrian_is_nearest_to_the_mean(
+    script, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three images have all claims right or all wrong; the fourth has half of them right and is shown."""
+    right, wrong = "A man in a red jacket.", "A woman in a green jacket."
+    answers = [[right, right], [wrong, wrong], [right, wrong], [right, right]]
+    monkeypatch.setattr(
+        "ham.captioner.decode.generate", lambda captioner, images, *_, **__: answers[: len(images)]
+    )
+    portrait = captions.typical_pedestrian(read_run(run), captions.drawn_attributes(read_run(run)), seed=0)
+    shares = [
+        captions.share_right([captions.check_claims(text, ATTRIBUTES) for text in own]) for own in answers
+    ]
+    mean = sum(shares) / 4
+    assert abs(captions.share_right(portrait["voices"]) - mean) == min(abs(share - mean) for share in shares)
+    assert portrait["voices"][0]["caption"] == right and portrait["voices"][1]["caption"] == wrong
+
+
+def test_a_search_is_judged_by_what_was_drawn() -> None:
+    assert captions.matches_query("a man in a red jacket", ATTRIBUTES) is True
+    assert captions.matches_query("a woman in a red jacket", ATTRIBUTES) is False
+    assert captions.matches_query("qqq", ATTRIBUTES) is None
+
+
 def test_data_is_escaped(script, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = make_page(script, run, monkeypatch, "--query", "<img src=x onerror=alert(1)>")
     assert (
-        "<script" not in page
-        and page.count("&lt;script&gt;alert(1)&lt;/script&gt; &amp; &quot;red&quot;") >= 3
+        "<script" not in page and page.count("&lt;script&gt;alert(1)&lt;/script&gt; &amp; &#34;red&#34;") >= 3
     )
     assert (
         "<img src=x" not in page
@@ -342,50 +363,48 @@ def test_optional_parts_are_shown(script, run: Path, monkeypatch: pytest.MonkeyP
             {"step": "1. Styles", "seconds": 2.4},
         ],
     )
-    write_json(
-        run / "ablation.json", {"rows": [{"row": "no <pretraining>", "R1": 3.0}, {"row": "both", "R1": None}]}
-    )
+    write_json(run / "ablation.json", experiment())
     page = make_page(script, run, monkeypatch, "--ablation", str(run / "ablation.json"))
-    assert "static captions 100 % and" in page and "in this run:" not in page
-    assert "1 min 3 s" in page and "1 min 5 s" in page and "from nothing to this page" in page
+    assert "captions in this run" not in page
+    assert "1 min 3 s" in page and "1 min 5 s" in page and "for the whole run, without this page" in page
     assert (
-        "<td>no &lt;pretraining&gt;</td><td class=n>3.00</td>" in page
-        and "<td>both</td><td class=n>–</td>" in page
+        '<tr class="strong"><td>KMeans &amp; UPS</td><td class="n">15.0 ± 5.0</td><td class="n">5.0 ± 1.0</td>'
+        in page
     )
+    assert "minus static: +7.0 ± 0.5 points of Rank-1, higher in 2 of 2 seeds" in page
 
 
-def test_the_experiments_rows_are_averaged_over_seeds(tmp_path: Path) -> None:
-    seeds = {
-        "0": {
-            "human": {"R1": 10.0, "mAP": 4.0},
-            "captions": {"precision": 0.5, "recall": 0.25, "distinct_2": 8.0},
-        },
-        "1": {"human": {"R1": 20.0, "mAP": 6.0}, "captions": None},
+def experiment() -> dict:
+    """A small ablation.json of scripts/ablation.py."""
+    seeds = {"0": {"human": {"R1": 10.0, "mAP": 4.0}}, "1": {"human": {"R1": 20.0, "mAP": 6.0}}}
+    difference = {"mean": 7.0, "error": 0.5, "count": 2, "positive": 2}
+    return {
+        "rows": {"both": {"label": "KMeans & UPS", "is_control": False, "seeds": seeds}},
+        "differences": [{"row": "both", "minus": "static", "human R1": difference}],
+        "git_revision": "abc123",
+        "ended": "2026-11-26 13:47",
+        "command": "python scripts/ablation.py",
     }
-    write_json(
-        tmp_path / "ablation.json",
-        {"rows": {"both": {"label": "KMeans and UPS", "is_control": False, "seeds": seeds}}},
-    )
-    assert read_ablation(tmp_path / "ablation.json")["rows"] == [
-        {
-            "captions": "KMeans and UPS",
-            "seeds": 2,
-            "R1": 15.0,
-            "mAP": 5.0,
-            "precision": 0.5,
-            "recall": 0.25,
-            "distinct_2": 8.0,
-        }
-    ]
 
 
-@pytest.mark.parametrize("file", [file for _, file, _ in NEEDED])
-def test_a_missing_stage_is_named_with_its_command(run: Path, file: str) -> None:
+def test_the_committed_experiment_is_shown_without_an_option(
+    script, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = script.read_experiment(script.EXPERIMENT)
+    assert {row["label"] for row in found["rows"]} >= {"static, untuned, greedy", "KMeans + UPS"}
+    assert found["difference"]["mean"] > 0
+    assert "KMeans + UPS minus static" in make_page(script, run, monkeypatch)
+    monkeypatch.setattr(script, "EXPERIMENT", run / "none.json")
+    assert "the-experiment" not in make_page(script, run, monkeypatch)
+
+
+@pytest.mark.parametrize("file", NEEDED)
+def test_a_missing_stage_is_named(run: Path, file: str) -> None:
     (run / file).unlink()
     with pytest.raises(UsageError) as error:
         read_run(run)
-    stage, command = next((stage, command) for stage, needed, command in NEEDED if needed == file)
-    assert f"stage {stage}: no {file}" in str(error.value) and command.format(run=run) in str(error.value)
+    assert f"stage {NEEDED[file]}: no {file}" in str(error.value)
+    assert f"`RUN={run} bash scripts/demo.sh` makes what is missing" in str(error.value)
 
 
 def test_unfinished_stages_and_strange_files_are_named(
@@ -399,15 +418,13 @@ def test_unfinished_stages_and_strange_files_are_named(
         exit_code_of(script.main) == 2
         and "'elsewhere.jpg' is not in the world's pool" in capsys.readouterr().err
     )
-    (run / "metrics.json").write_text('{"rows": []}')
-    with pytest.raises(UsageError, match="expected a JSON object with `rows`"):
-        read_ablation(run / "metrics.json")
-    write_json(run / "metrics.json", {"rows": {"both": {"label": "x"}}})
-    with pytest.raises(UsageError, match=r"not the ablation\.json"):
-        read_ablation(run / "metrics.json")
+    for strange in ([], {"rows": []}, {"rows": {"both": {"label": "x"}}}):
+        write_json(run / "metrics.json", strange)
+        with pytest.raises(UsageError, match=r"not an ablation\.json"):
+            script.read_experiment(run / "metrics.json")
     summary = read_json(run / "captions" / "summary.json")
     write_json(run / "captions" / "summary.json", {**summary, "complete": False, "images_merged": 1})
-    with pytest.raises(UsageError, match="1 of 4 images are captioned; go on with"):
+    with pytest.raises(UsageError, match="1 of 4 images are captioned; `RUN="):
         read_run(run)
     write_json(run / "captions" / "summary.json", summary)
     (run / "pretrain" / "metrics.jsonl").write_text("")
@@ -419,7 +436,7 @@ def test_unfinished_stages_and_strange_files_are_named(
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine (apt-get install chromium)")
-@pytest.mark.parametrize("width", [1280, 390, 320])
+@pytest.mark.parametrize("width", [1280, 400, 320])
 def test_nothing_overflows_in_a_browser(
     script, run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, width: int
 ) -> None:
@@ -433,7 +450,7 @@ def test_nothing_overflows_in_a_browser(
   document.getElementById("said").textContent = JSON.stringify({{
     scroll: page.documentElement.scrollWidth, beyond: beyond.map(one => one.tagName + "." + one.className),
     broken: [...page.images].filter(one => !one.naturalWidth).length, images: page.images.length,
-    hidden: [...page.querySelectorAll("section, svg, table, .bars")].filter(
+    hidden: [...page.querySelectorAll("section, table, .bars")].filter(
       one => one.getBoundingClientRect().height < 20).length,
     sections: page.querySelectorAll("section").length}});
 }}</script>""")

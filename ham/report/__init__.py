@@ -1,7 +1,7 @@
-"""Pictures, tables and pages for people, from plain records: knows nothing of models or training.
+"""Pictures and pages for people, made from plain records; independent of models and training.
 
-gallery     queries with the images ranked first, right and wrong framed
-style_map   what the styles are, on one HTML page
-report      a whole run of scripts/demo.sh on one HTML page: folder reads the run, opening, wording and retrieval make the
-            sections, charts, page and look what these are made of
+gallery     a picture of queries with the images ranked first
+style_map   the page of a styles/ folder
+samples     the page of a captioning job's sample
+page        the frame and the style sheet of all pages
 """

@@ -142,7 +142,9 @@ def look_at(
 
     facts, assignments, tensors = load_styles(styles)
     features = load_features(styles)
-    if facts["clusters"]["standardize"]:
+    if facts["clusters"].get(
+        "standardize", facts["clusters"].get("standardise")
+    ):  # the second: written before November 2026
         features = (features - tensors["mean"]) / np.where(
             tensors["deviation"] > 0, tensors["deviation"], np.inf
         )

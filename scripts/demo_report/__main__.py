@@ -1,247 +1,199 @@
-"""Make the report of a run of scripts/demo.sh: one self-contained HTML page.
+"""Write the report of a run of scripts/demo.sh: one self-contained HTML page.
 
-    python scripts/demo_report/__main__.py --run runs/demo --out runs/demo/report.html
+    python -m scripts.demo_report --run runs/demo
 
-Reads what the stages recorded, and works out what needs two of them at once: what captions claim against what was drawn, one
-pedestrian in eight styles, queries with their best images, a search. CPU, about a minute. Optional folders in the run, for the
-comparison of captions: captions_static/ (caption.py with the untuned LLaVA and --styles none) and captions_template/ (any
-captions.json of {image: [caption, ...]}); an optional steps.jsonl of {step, seconds} gives the times of the whole run.
+Reads what the stages recorded, and computes what needs two of them at once: claims of captions against what was drawn, one
+pedestrian in eight styles, queries with their best images, a search. Takes about a minute on a CPU. Optional folders in the
+run: captions_static/ (the untuned LLaVA) and captions_template/ (textual hints), for the comparison of captions; an optional
+steps.jsonl of {step, seconds} gives the times of the whole run.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import platform
 import sys
-from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for `python scripts/demo_report/__main__.py`
+
 from ham.datasets import BENCHMARKS
-from ham.generation.diversity import measure
-from ham.images import open_image
-from ham.records import path_below, read_json, read_jsonl
-from ham.runtime import UsageError, exit_code_of, log, numpy_generator, set_up_logging
-from ham.world.attributes import agree
-from ham.world.manners import worth_telling
-from ham.world.parser import parse, score_content
-from scripts.demo_report.folder import METHODS, RunFolder, read_run
-from scripts.demo_report.opening import Passerby
-from scripts.demo_report.report import Findings, read_ablation, write_report
-from scripts.demo_report.retrieval import text_to_image
-from scripts.demo_report.wording import Portrait, Voice, Wording
+from ham.records import atomic_write, path_below, read_json, read_jsonl
+from ham.report.page import data_uri, image_tag, style_sheet
+from ham.report.style_map import draw_map, draw_sizes
+from ham.runtime import UsageError, exit_code_of, git_revision, log, numpy_generator, set_up_logging
+from scripts.demo_report.captions import (
+    STYLES,
+    compare_sources,
+    drawn_attributes,
+    matches_query,
+    share_right,
+    typical_pedestrian,
+)
+from scripts.demo_report.charts import loss_charts, rank_chart
+from scripts.demo_report.folder import METHODS, Row, RunFolder, mean_of, read_run, text_to_image
 
-HOW_TO_ADD = {
-    "static": "caption.py with the untuned LLaVA and --styles none makes them in captions_static/",
-    "template": "captions_template/captions.json would hold them",
-}
+EXPERIMENT = Path(__file__).resolve().parents[1] / "ablation" / "results" / "ablation.json"
 QUERY = "a woman with long brown hair, a red coat and black boots"
-QUERIES, TOP, STYLES, TOKENS = 6, 10, 8, 120
+QUERIES, TOP = 6, 10
+PACKAGES = ("torch", "transformers", "open_clip_torch", "accelerate", "scikit-learn", "numpy", "pillow")
 
 
-def options() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        "report.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        "scripts.demo_report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--run", type=Path, required=True, help="folder that scripts/demo.sh filled")
     parser.add_argument("--out", type=Path, help="page to write (default: RUN/report.html)")
     parser.add_argument("--query", default=QUERY, help=f"sentence to search for (default: {QUERY})")
     parser.add_argument(
-        "--ablation", type=Path, help="JSON with `rows`, the experiment's table, to show as well"
+        "--ablation",
+        type=Path,
+        default=EXPERIMENT,
+        help="ablation.json of scripts/ablation.py to show beside the run",
     )
     parser.add_argument(
-        "--captions", type=int, default=2000, help="most captions measured of each source (default 2000)"
+        "--captions",
+        type=int,
+        default=2000,
+        help="largest number of captions measured per source (default 2000)",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="draws the pedestrian, the styles, the queries and the captions"
+        "--seed", type=int, default=0, help="seed of everything that the page draws at random"
     )
     return parser
 
 
 def main() -> None:
-    args = options().parse_args()
+    args = build_parser().parse_args()
     set_up_logging()
     if args.captions < 2:
         raise UsageError(f"--captions {args.captions}: diversity needs at least 2")
     run = read_run(args.run)
-    ablation = read_ablation(args.ablation) if args.ablation else None
-    truth = args.run / "world" / "truth" / "SYNTH-PEDES-images.jsonl"
-    shown = {row["image_path"]: row["attributes"] for row in read_jsonl(truth)}
-    wordings, missing = compare_wordings(run, shown, args.captions, args.seed)
-    log.info("styles and one pedestrian in %d of them", STYLES)
-    styles, portrait = look_at_styles(run.folder / "styles"), describe(run, shown, args.seed)
-    gallery = rank_queries(run, args.seed)
-    search, searched = search_world(run, args.query)
-    people = passers_by(run.folder / "world", args.seed)
-    findings = Findings(people, styles, portrait, wordings, missing, gallery, search, searched, ablation)
-    page = write_report(args.out or args.run / "report.html", run, findings)
-    print(f"{summary_of(run)}\n\n{page}")
+    experiment = read_experiment(args.ablation)
+    drawn = drawn_attributes(run)
+    sources = compare_sources(run, drawn, args.captions, args.seed)
+    log.info("styles, and one pedestrian in %d of them", STYLES)
+    values = {
+        "run": run,
+        "styles": read_styles(run.folder / "styles"),
+        "portrait": typical_pedestrian(run, drawn, args.seed),
+        "sources": sources,
+        "queries": rank_queries(run, args.seed),
+        "search": search_world(run, args.query),
+        "people": draw_people(run.folder / "world", args.seed),
+        "experiment": experiment,
+    }
+    page = args.out or args.run / "report.html"
+    with atomic_write(page) as file:
+        file.write(render(run, values))
+    print(f"{summary_table(run)}\n\n{page}")
 
 
-def summary_of(run: RunFolder) -> str:
-    """Lay Rank-1 and mAP of every test set out for the terminal."""
+def render(run: RunFolder, values: dict[str, Any]) -> str:
+    """Fill the page's template."""
+    import jinja2
+    from markupsafe import Markup
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(number=number, duration=duration, uri=data_uri, words=plural)
+    environment.globals.update(
+        picture=lambda path, description, width, height: Markup(
+            image_tag(path, description, (width, height))
+        ),
+        text_to_image=text_to_image,
+        mean_of=mean_of,
+        share_right=share_right,
+    )
+    start, tested = text_to_image(run.start), next(iter(text_to_image(run.transfer)))
+    charts = {
+        "map": draw_map(values["styles"]),
+        "sizes": draw_sizes(values["styles"]),
+        "losses": loss_charts(run),
+        "transfer": rank_chart({name: (row, run.trainings["pretrain"]) for name, row in start.items()}),
+        "finetuning": rank_chart(
+            {METHODS[name]: (text_to_image(run.transfer)[tested], run.trainings[name]) for name in METHODS}
+        ),
+    }
+    return environment.get_template("page.html").render(
+        values,
+        css=Markup(style_sheet()),
+        charts=charts,
+        tested=tested,
+        methods=METHODS,
+        benchmarks=BENCHMARKS,
+        machine=describe_machine(),
+        loss_means=loss_means(run.tuning_log),
+        seeds=seeds_of(run),
+        revisions=revisions_of(run),
+    )
+
+
+def summary_table(run: RunFolder) -> str:
+    """Return Rank-1 and mAP of every test set as text."""
     rows = {
-        "start": run.start["results"],
-        "pretrained": run.transfer["results"],
-        **{f"then finetuned with {METHODS[name]}": one.results() for name, one in run.finetunes.items()},
+        "before pretraining": run.start,
+        "pretrained": run.transfer,
+        **{f"fine-tuned with {METHODS[name]}": run.trainings[name].results() for name in METHODS},
     }
     lines = [f"{'Rank-1 / mAP, %':27}" + "".join(f"{name:>17}" for name in BENCHMARKS)]
     for label, results in rows.items():
         found = text_to_image(results)
-        lines.append(
-            f"{label:27}"
-            + "".join(
-                f"{found[name]['R1']:>9.2f} /{found[name]['mAP']:>6.2f}" if name in found else f"{'':17}"
-                for name in BENCHMARKS
-            )
-        )
+        cells = [
+            f"{found[name]['R1']:>9.2f} /{found[name]['mAP']:>6.2f}" if name in found else f"{'':17}"
+            for name in BENCHMARKS
+        ]
+        lines.append(f"{label:27}" + "".join(cells))
     return "\n".join(lines)
 
 
-# ------------------------------------------------------------------------------------------------------- what captions say
+# ------------------------------------------------------------------------------------------------ what the page shows
 
 
-def compare_wordings(
-    run: RunFolder, shown: dict[str, dict[str, str]], most: int, seed: int
-) -> tuple[list[Wording], dict[str, str]]:
-    """Measure every source's captions, equally many of each; also say how to make the sources that the run lacks."""
-    sources = {
-        "static": run.folder / "captions_static" / "captions.json",
-        "template": run.folder / "captions_template" / "captions.json",
-        "HAM": run.folder / "captions" / "captions.json",
-    }
-    pairs = {name: read_captions(file, shown) for name, file in sources.items() if file.is_file()}
-    pairs["humans"] = [
-        (row["image_path"], row["caption"])
-        for row in read_jsonl(run.folder / "world" / "truth" / "SYNTH-PEDES-captions.jsonl")
-    ]
-    few = {name: len(found) for name, found in pairs.items() if len(found) < 2}
-    if few:
-        raise UsageError(
-            f"{run.folder}: too few captions to compare: {few}; expected at least 2 of each source"
-        )
-    count = min(most, *map(len, pairs.values()))
-    log.info("measuring %d captions of each of %s", count, ", ".join(pairs))
-    wordings = []
-    for name, found in pairs.items():
-        rows = sorted(numpy_generator(seed, "report", name).permutation(len(found))[:count].tolist())
-        captions, truths = [found[row][1] for row in rows], [shown[found[row][0]] for row in rows]
-        facts = {name: 100 * share for name, share in score_content(captions, truths).items()}
-        wordings.append(Wording(name, measure(captions, seed), facts))
-    return wordings, {name: how for name, how in HOW_TO_ADD.items() if name not in pairs}
-
-
-def read_captions(file: Path, shown: dict[str, dict[str, str]]) -> list[tuple[str, str]]:
-    """Read {image: [caption, ...]} as pairs. Raises UsageError for an image that the pool does not hold."""
-    found = read_json(file)
-    unknown = next((image for image in found if image not in shown), None)
-    if unknown is not None:
-        raise UsageError(
-            f"{file}: image '{unknown}' is not in the world's pool; captions and world must be of one run"
-        )
-    return [(image, caption) for image, captions in found.items() for caption in captions]
-
-
-def describe(run: RunFolder, shown: dict[str, dict[str, str]], seed: int) -> Portrait:
-    """Describe one image of the pool in eight styles; image and styles are drawn, not picked."""
-    from ham.captioner.checkpoint import load_captioner
-    from ham.captioner.decode import generate
-
-    written: dict[int, list[str]] = {}
-    for row in read_jsonl(run.folder / "styles" / "assignments.jsonl"):
-        for style in row["style_ids"]:
-            written.setdefault(style, []).append(row["caption"])
-    rng = numpy_generator(seed, "report", "portrait")
-    name = sorted(shown)[rng.integers(len(shown))]
-    styles = sorted(rng.permutation(sorted(written))[:STYLES].tolist())
-    image = path_below(run.folder / "world" / "SYNTH-PEDES", name)
-    captioner = load_captioner(run.folder / "captioner")
-    captions = generate(
-        captioner, [open_image(image)], [styles], run.plan["settings"]["prompt"], max_new_tokens=TOKENS
-    )[0]
-    return Portrait(
-        image,
-        tell(shown[name]),
-        [
-            voice_of(style, caption, shown[name], written[style][rng.integers(len(written[style]))])
-            for style, caption in zip(styles, captions)
-        ],
-    )
-
-
-def voice_of(style: int, caption: str, truth: dict[str, str], human: str) -> Voice:
-    """Check a caption's claims against what was drawn."""
-    said = parse(caption)
-    wrong = [
-        in_words(field, value)
-        for field, value in said.items()
-        if field not in truth or not agree(field, value, truth[field])
-    ]
-    return Voice(style, caption, len(said), wrong, human)
-
-
-def tell(truth: dict[str, str]) -> list[str]:
-    """Put what was drawn into words, colours before their things."""
-    colours = {
-        name.removesuffix("_colour"): value for name, value in truth.items() if name.endswith("_colour")
-    }
-    words = []
-    for name, value in worth_telling(truth).items():
-        if name == "hair_length" and value in ("short", "shoulder", "long"):
-            words.append(f"{value} {colours.get('hair', '')} hair")
-        elif not name.endswith("_colour"):
-            words.append(
-                f"{colours.get(name.removesuffix('_length'), '') if name != 'lower_length' else ''} "
-                f"{in_words(name, value)}".strip()
-            )
-    return words
-
-
-def in_words(field: str, value: str) -> str:
-    """Name one attribute: "navy shoes", "short hair", "knee-length", "no bag", "from the back"."""
-    first = {"upper": "upper garment", "lower": "lower garment"}.get(field.split("_")[0], field.split("_")[0])
-    if value == "none":
-        return f"no {first}"
-    if field == "lower_length":
-        return f"{value}-length"
-    if field.endswith(("_colour", "_length")) and value not in ("bald", "ponytail"):
-        return f"{value} {first}"
-    return {
-        "sleeve": f"{value} sleeves" if value != "sleeveless" else value,
-        "view": f"from the {value}",
-    }.get(field, value)
-
-
-# -------------------------------------------------------------------------------------------------------- styles, retrieval
-
-
-def look_at_styles(folder: Path) -> Any:
+def read_styles(folder: Path) -> Any:
     from ham.style.analysis import look_at
 
     return look_at(folder)
 
 
-def rank_queries(run: RunFolder, seed: int) -> list[dict[str, Any]]:
+def rank_queries(run: RunFolder, seed: int) -> list[Row]:
     """Rank the gallery of the first benchmark for some of its captions, with the pretrained model."""
     from ham.reid.evaluate import encode_split, pick_examples
 
-    model, settings = open_model(run.folder / "pretrain" / "last")
-    dataset = next(iter(text_to_image(run.transfer["results"])))
-    return pick_examples(
-        encode_split(model, run.folder / "world", dataset, "test", settings), QUERIES, TOP, seed
-    )
+    model, settings = load_retrieval(run.folder / "pretrain" / "last")
+    dataset = next(iter(text_to_image(run.transfer)))
+    encoded = encode_split(model, run.folder / "world", dataset, "test", settings)
+    return pick_examples(encoded, QUERIES, TOP, seed)
 
 
-def search_world(run: RunFolder, query: str) -> tuple[list[dict[str, Any]], int]:
-    """Search the world's CUHK-PEDES with the IRRA model; the demo's own search left an index. Also counts the images."""
+def search_world(run: RunFolder, query: str) -> dict[str, Any]:
+    """Search the world's CUHK-PEDES with the IRRA model; hits are judged by what was drawn."""
     from ham.reid.search import list_images, search
 
-    folder = run.folder / "world" / "CUHK-PEDES" / "imgs"
-    model, settings = open_model(run.folder / "finetune_irra" / "last")
-    return search(model, folder, [query], TOP, settings), len(list_images(folder))
+    world = run.folder / "world"
+    folder = world / "CUHK-PEDES" / "imgs"
+    model, settings = load_retrieval(run.folder / "finetune_irra" / "last")
+    row = search(model, folder, [query], TOP, settings)[0]
+    truth = read_jsonl(world / "truth" / "CUHK-PEDES-images.jsonl")
+    attributes = {path_below(folder, one["image_path"]).resolve(): one["attributes"] for one in truth}
+    for hit in row["hits"]:
+        drawn = attributes.get(Path(hit["image"]).resolve())
+        hit["right"] = None if drawn is None else matches_query(query, drawn)
+    matching = sum(matches_query(query, drawn) is True for drawn in attributes.values())
+    return {"row": row, "images": len(list_images(folder)), "matching": matching}
 
 
-def open_model(checkpoint: Path) -> tuple[Any, Any]:
-    """Load one of our retrieval checkpoints for encoding on the CPU: (model, settings)."""
+def load_retrieval(checkpoint: Path) -> tuple[Any, Any]:
+    """Load a retrieval checkpoint for encoding on the CPU: (model, settings)."""
     from ham.reid.encode import EncodeSettings
     from ham.reid.weights import load_method
 
@@ -250,15 +202,146 @@ def open_model(checkpoint: Path) -> tuple[Any, Any]:
     return model, EncodeSettings(clip.image_size_px, min(77, clip.context_length))
 
 
-def passers_by(world: Path, seed: int) -> Sequence[Passerby]:
+def draw_people(world: Path, seed: int) -> list[dict[str, Any]]:
     """Draw two captioned pedestrians of each benchmark."""
     people = []
     for dataset in BENCHMARKS:
         rows = list(read_jsonl(world / "truth" / f"{dataset}-captions.jsonl"))
-        for place in numpy_generator(seed, "report", dataset).permutation(len(rows))[:2].tolist():
-            image = path_below(world / dataset / "imgs", rows[place]["image_path"])
-            people.append(Passerby(image, dataset, rows[place]["caption"]))
+        for index in numpy_generator(seed, "report", dataset).permutation(len(rows))[:2].tolist():
+            image = path_below(world / dataset / "imgs", rows[index]["image_path"])
+            people.append({"image": image, "dataset": dataset, "caption": rows[index]["caption"]})
     return people
+
+
+def read_experiment(path: Path) -> dict[str, Any] | None:
+    """Read the table of scripts/ablation.py; None for the default file where it does not exist."""
+    if path == EXPERIMENT and not path.is_file():
+        return None
+    found = read_json(path)
+    try:
+        rows = [
+            {
+                "label": row["label"],
+                "R1": mean_error([seed["human"]["R1"] for seed in row["seeds"].values()]),
+                "mAP": mean_error([seed["human"]["mAP"] for seed in row["seeds"].values()]),
+                "seeds": len(row["seeds"]),
+                "strong": name in ("static", "both"),
+            }
+            for name, row in found["rows"].items()
+        ]
+        wanted = {"row": "both", "minus": "static"}
+        deciding = [one["human R1"] for one in found["differences"] if wanted.items() <= one.items()]
+        return {
+            "rows": rows,
+            "difference": deciding[0] if deciding else None,
+            "revision": found["git_revision"],
+            "ended": found["ended"],
+            "command": found["command"],
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UsageError(
+            f"--ablation {path}: not an ablation.json of scripts/ablation.py ({error!r})"
+        ) from None
+
+
+def mean_error(values: list[float]) -> str:
+    """Return "mean ± standard error" of some values."""
+    mean = sum(values) / len(values)
+    if len(values) < 2:
+        return f"{mean:.1f}"
+    deviation = (sum((value - mean) ** 2 for value in values) / (len(values) - 1)) ** 0.5
+    return f"{mean:.1f} ± {deviation / len(values) ** 0.5:.1f}"
+
+
+def loss_means(tuning_log: list[Row]) -> tuple[float, float] | None:
+    """Return the mean loss of the first and of the last tenth of the logged steps; None for a short log.
+
+    Batches are grouped by length, so that single values depend on the length of their captions.
+    """
+    losses = [row["loss"] for row in tuning_log if "loss" in row]
+    if len(losses) < 2:
+        return None
+    part = max(1, len(losses) // 10)
+    return sum(losses[:part]) / part, sum(losses[-part:]) / part
+
+
+def seeds_of(run: RunFolder) -> str:
+    seeds = {
+        "world": run.world["seed"],
+        "styles": run.styles["seed"],
+        "style prompts": run.tuning["training"].get("seed"),
+        "captions": run.plan["settings"]["seed"],
+        **{METHODS.get(name, "pretraining"): one.config["seed"] for name, one in run.trainings.items()},
+    }
+    return group_by_value(seeds)
+
+
+def revisions_of(run: RunFolder) -> str:
+    revisions = {
+        "styles": run.styles["git_revision"],
+        "style prompts": run.tuning["git_revision"],
+        "captions": run.plan["info"]["git_revision"],
+        **{METHODS.get(name, "pretraining"): one.revision for name, one in run.trainings.items()},
+        "direct transfer": run.transfer_revision,
+        "this page": git_revision(),
+    }
+    return group_by_value(revisions)
+
+
+def group_by_value(values: dict[str, Any]) -> str:
+    """Return each value once, with what it belongs to: "1 (pretraining, IRRA), 0 (world)"."""
+    names: dict[str, list[str]] = {}
+    for name, value in values.items():
+        names.setdefault(str(value), []).append(name)
+    if len(names) == 1:
+        return next(iter(names))
+    return ", ".join(f"{value} ({', '.join(those)})" for value, those in names.items())
+
+
+def describe_machine() -> dict[str, str]:
+    """Return the machine and the installed packages."""
+    cpu = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").is_file():
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
+    packages = []
+    for name in PACKAGES:
+        try:
+            packages.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            continue
+    return {
+        "Processor": f"{cpu}, {plural(os.cpu_count() or 1, 'core')}",
+        "System": f"{platform.system()} {platform.release()}",
+        "Python": platform.python_version(),
+        "Packages": ", ".join(packages),
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------- filters
+
+
+def number(value: float) -> str:
+    """Return a number with two significant decimals below 10, one below 100, none above."""
+    value = float(value)
+    digits = 0 if abs(value) >= 100 or value == round(value) else 1 if abs(value) >= 10 else 2
+    return f"{value:,.{digits}f}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time as 8 s, 12 min 5 s or 1 h 4 min."""
+    seconds = round(seconds)
+    minutes, rest = divmod(seconds, 60)
+    if minutes == 0:
+        return f"{rest} s"
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def plural(count: int, one: str, many: str | None = None) -> str:
+    """Return a count with its noun: "1 image", "1,200 images"."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""The report of `scripts/demo.sh`: one page over the files that the stages wrote."""
