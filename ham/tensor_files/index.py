@@ -193,7 +193,7 @@ def shards_of(listing: Path) -> list[Path]:
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise UsageError(
-            f"{listing.parent}: {listing.name} names {len(missing)} missing shard(s), e.g. {missing[0]}; copy them there"
+            f"{listing}: names {len(missing)} missing shard(s), e.g. {missing[0]}; copy them there"
         )
     return files
 

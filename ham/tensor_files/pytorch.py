@@ -61,25 +61,22 @@ class TorchFile:
 
 def open_zip(path: Path) -> TorchFile:
     """Open a zip archive of torch.save or torch.jit.save. Raises UnreadableError."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = {entry.filename: entry for entry in archive.infolist()}
-            pickles = [name for name in entries if name.endswith("/data.pkl") and name.count("/") == 1]
-            if len(pickles) != 1:
-                raise UnreadableError(
-                    f"a zip archive without the data.pkl of torch.save (it holds {', '.join(list(entries)[:3])})",
-                    "give the file that torch.save or torch.jit.save wrote",
-                )
-            prefix = pickles[0].removesuffix("data.pkl")
-            if f"{prefix}byteorder" in entries and archive.read(f"{prefix}byteorder") != b"little":
-                raise UnreadableError(
-                    "weights in big-endian byte order", "save them again on a little-endian machine"
-                )
-            with archive.open(pickles[0]) as file:
-                unpickler = TensorUnpickler(CountedReader(file))
-                root = unpickler.load()
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, struct.error, EOFError) as error:
-        raise UnreadableError(f"a damaged zip archive ({error})") from None
+    with zipfile.ZipFile(path) as archive:
+        entries = {entry.filename: entry for entry in archive.infolist()}
+        pickles = [name for name in entries if name.endswith("/data.pkl") and name.count("/") == 1]
+        if len(pickles) != 1:
+            raise UnreadableError(
+                f"a zip archive without the data.pkl of torch.save (it holds {', '.join(list(entries)[:3])})",
+                "give the file that torch.save or torch.jit.save wrote",
+            )
+        prefix = pickles[0].removesuffix("data.pkl")
+        if f"{prefix}byteorder" in entries and archive.read(f"{prefix}byteorder") != b"little":
+            raise UnreadableError(
+                "weights in big-endian byte order", "save them again on a little-endian machine"
+            )
+        with archive.open(pickles[0]) as file:
+            unpickler = TensorUnpickler(CountedReader(file))
+            root = unpickler.load()
     place_of = {}
     with path.open("rb") as file:
         for storage in unpickler.storages.values():
