@@ -11,17 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from decode_helpers import S, V, make_llm, tiny_captioner
+from decode_helpers import S, V, tiny_captioner
 from PIL import Image
 
-from ham.captioner import decode as decode_module
 from ham.captioner.checkpoint import load_captioner
 from ham.captioner.decode import Batches, generate
-from ham.captioner.engine import NO_STYLE, Decoder, DecodeSettings
+from ham.captioner.engine import GROWTH, NO_STYLE, Decoder, DecodeSettings, ImageJob
 from ham.captioner.model import Captioner
-from ham.captioner.sampling import LOGIT_RISK
+from ham.captioner.slots import Slots
+from ham.captioner.steps import Steps
+from ham.captioner.stream import CaptionStream
 from ham.generation import style_draws as styles_module
-from ham.llava.cached_llama import FastLlama
 from ham.llava.preprocess import preprocess
 from ham.runtime import UsageError
 
@@ -93,50 +93,6 @@ def test_stopping_equals_the_reference(recorded: tuple, parity: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------ transformers
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"kv_heads": 2}, {"rope_scaling": {"type": "linear", "factor": 2.0}}]
-)
-def test_logits_equal_transformers(options: dict) -> None:
-    llm = make_llm(**options)
-    fast = FastLlama(llm)
-    x = torch.randn(3, 20, 32)
-    with torch.inference_mode():
-        expected = llm(inputs_embeds=x).logits
-        for cuts in ([20], [7, 20], [5, 12, 13, 14, 20]):
-            cache, start = fast.empty_cache(3, 25), 0
-            for end in cuts:
-                logits = fast.next_logits(x[:, start:end], cache)
-                assert torch.allclose(logits, expected[:, end - 1], atol=1e-5, rtol=1e-5)
-                start = end
-
-
-def test_a_filled_forked_grown_and_thinned_cache_equals_a_straight_one() -> None:
-    fast = FastLlama(make_llm())
-    x, y = torch.randn(2, 9, 32), torch.randn(5, 4, 32)
-    image_of = torch.tensor([0, 0, 1, 1, 1])
-    with torch.inference_mode():
-        prefix = fast.empty_cache(2, 9)
-        fast.fill(x, prefix)
-        rows = fast.empty_cache(5, 11)
-        rows.fill_from(prefix, image_of)
-        fast.next_logits(y[:, :2], rows)
-        rows = rows.grown(13).keep(torch.tensor([0, 3, 4]))
-        found = fast.next_logits(y[[0, 3, 4], 2:], rows)
-        straight = fast.next_logits(torch.cat([x[image_of], y], 1)[[0, 3, 4]], fast.empty_cache(3, 13))
-    assert torch.allclose(found, straight, atol=1e-5)
-
-
-def test_unknown_language_models_are_refused() -> None:
-    llm = make_llm()
-    llm.config.hidden_act = "gelu"
-    with pytest.raises(UsageError, match="hidden_act is 'gelu'"):
-        FastLlama(llm)
-    llm = make_llm()
-    llm.config.rope_parameters = {"rope_type": "yarn", "factor": 4.0}
-    with pytest.raises(UsageError, match="rotary scaling 'yarn'"):
-        FastLlama(llm)
-
-
 def test_captions_equal_a_slow_obvious_loop(captioner: Captioner) -> None:
     """The whole prompt through transformers again for every token, no cache, one caption at a time."""
     images, styles = pixels(3), [[0, 4], [2], [1, 3]]
@@ -200,17 +156,6 @@ def test_captions_do_not_depend_on_the_batch(captioner: Captioner, ties: bool, t
     assert len(set(itertools.chain(*[[tuple(ids) for ids in own] for own in together]))) > 5
 
 
-def test_float32_stays_far_inside_the_referees_margin(captioner: Captioner) -> None:
-    x = torch.randn(8, 30, 32)
-    with torch.inference_mode():
-        for llm in (captioner.model.llm, make_llm(7), make_llm(8, kv_heads=2)):
-            wide = copy.deepcopy(llm).double()
-            exact = FastLlama(wide).next_logits(x.double(), FastLlama(wide).empty_cache(8, 30))
-            single = FastLlama(llm).next_logits(x, FastLlama(llm).empty_cache(8, 30))
-            worst = ((single - exact).abs().amax(-1) / single.abs().amax(-1)).max()
-            assert worst < LOGIT_RISK / 5
-
-
 def test_rows_that_finish_early_leave_the_rest_unchanged(captioner: Captioner) -> None:
     images, styles = pixels(6), [[0, 1, 2]] * 6
     full = ids_of(
@@ -236,31 +181,136 @@ def test_samples_follow_the_probabilities_and_the_seed(captioner: Captioner) -> 
     assert first == again != [one.ids[0] for one in other] and len(set(first)) > 3
 
 
+# ------------------------------------------------------------------------------------------------- continuous batching
+
+
+def ids_in(stream: CaptionStream, images: torch.Tensor, styles: list[list[int]]) -> list[list[list[int]]]:
+    return [[one.ids for one in own] for own in stream.caption(images, styles)]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize(("rows", "group"), [(1, 1), (4, 2), (7, 3), (5, 4), (64, 1)])
+def test_refilled_slots_write_the_captions_of_one_batch(
+    captioner: Captioner, rows: int, group: int, temperature: float
+) -> None:
+    settings = DecodeSettings(max_new_tokens=90, temperature=temperature, seed=3)
+    images, styles = pixels(9), [[0, 1], [2], [3, 4, 0, 1, 2], [], [1, 1], [0], [4, 2, 0], [3], [0, 4]]
+    whole = Decoder(captioner, settings)
+    tokens = [token for own in ids_of(whole, images, styles) for ids in own for token in ids[1:]]
+    whole.stop_ids = {max(range(3, V), key=tokens.count)}  # captions of many lengths
+    expected = ids_of(whole, images, styles)
+    assert len({len(ids) for own in expected for ids in own}) > 3
+    decoder = Decoder(captioner, settings)
+    decoder.stop_ids = whole.stop_ids
+    stream = CaptionStream(decoder, rows, group)
+    assert ids_in(stream, images, styles) == expected
+    assert ids_in(stream, images[:2], styles[:2]) == expected[:2]  # the cache is used again
+
+
+def test_dense_steps_of_fixed_size_write_the_same_captions(
+    captioner: Captioner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a GPU runs: all rows computed, a few sizes, tokens read one step late."""
+    settings = DecodeSettings(max_new_tokens=70)
+    images, styles = pixels(11), [[number % S, (number + 1) % S][: 1 + number % 2] for number in range(11)]
+    whole, decoder = Decoder(captioner, settings), Decoder(captioner, settings)
+    tokens = [token for own in ids_of(whole, images, styles) for ids in own for token in ids[1:]]
+    whole.stop_ids = decoder.stop_ids = {max(range(3, V), key=tokens.count)}
+    expected = ids_of(whole, images, styles)
+    sizes: list[int] = []
+    step = Steps.next
+
+    class LateSlots(Slots):
+        def __init__(self, *words: object) -> None:
+            super().__init__(*words)
+            self.is_gpu = True
+
+    def recorded_step(self: Steps, slots: int, live: None, filled: None) -> object:
+        assert live is None and filled is None
+        sizes.append(slots)
+        return step(self, slots, live, filled)
+
+    monkeypatch.setattr("ham.captioner.stream.Slots", LateSlots)
+    monkeypatch.setattr(Steps, "next", recorded_step)
+    assert ids_in(CaptionStream(decoder, 8, 2, use_graphs=True), images, styles) == expected
+    assert set(sizes) == {1, 2, 4}
+
+
+def test_images_leave_as_they_finish_and_may_come_back(captioner: Captioner) -> None:
+    """A source that has nothing yet is asked again: rejected captions are written again in another style."""
+    decoder = Decoder(captioner, DecodeSettings(max_new_tokens=8))
+    images = pixels(3)
+    jobs = [ImageJob(image, [number], None, (number, number)) for number, image in enumerate(images)]
+    found = {}
+    for job, made in CaptionStream(decoder, 2).run(lambda: jobs.pop(0) if jobs else None):
+        found[job.tag] = made[0].ids
+        if job.tag[1] < 3:
+            jobs.append(ImageJob(job.pixels, [job.tag[1] + 1], None, (job.tag[0], job.tag[1] + 1)))
+    assert len(found) == 4 + 3 + 2
+    for (image, style), ids in found.items():
+        assert ids == ids_of(decoder, images[image : image + 1], [[style]])[0][0]
+
+
+# ------------------------------------------------------------------------------------------------------------- not finite
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_captions_without_finite_logits_are_failures(
+    captioner: Captioner, value: float, temperature: float
+) -> None:
+    """One bad style, and a whole bad model; the neighbors and the row's next captions stay as they are."""
+    settings = DecodeSettings(max_new_tokens=6, temperature=temperature)
+    images, styles = pixels(6), [[0], [1], [2], [1], [3], [4]]
+    expected = ids_of(Decoder(captioner, settings), images, styles)
+    bad = replace(captioner, model=copy.deepcopy(captioner.model))
+    bad.model.style_bank.prompts.data[1] = value
+    made = CaptionStream(Decoder(bad, settings), 2).caption(images, styles)
+    for own, right, style in zip(made, expected, styles, strict=True):
+        if style == [1]:
+            assert own[0].text == "" and "NaN or infinite at token 1" in own[0].failure
+        else:
+            assert own[0].ids == right[0] and own[0].failure is None
+    bad.model.llm.lm_head.weight.data[5] = value
+    assert all(one.failure for own in Decoder(bad, settings).caption(images, styles) for one in own)
+
+
 # ------------------------------------------------------------------------------------------------------ batches, bad input
 
 
+@pytest.mark.parametrize("kind", ["allocate", "prefill", "step"])
 def test_a_batch_that_does_not_fit_is_halved(
-    captioner: Captioner, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    captioner: Captioner, kind: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoder = Decoder(captioner, DecodeSettings(max_new_tokens=3))
     expected = ids_of(decoder, pixels(7), [[0]] * 7)
-    whole, sizes = decoder.caption, []
+    batches, tried = Batches(decoder, 7), []
+    name = {"allocate": "empty_cache", "prefill": "prefill", "step": "step"}[kind]
+    whole = getattr(decoder.llama, name)
 
-    def fits_three(images: torch.Tensor, *rest: object) -> list:
-        sizes.append(len(images))
-        if len(images) > 3:
+    def fits_three(*words: object, **more: object) -> object:
+        tried.append(batches.stream.rows)
+        if batches.stream.rows > 3:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        return whole(images, *rest)
+        return whole(*words, **more)
 
-    monkeypatch.setattr(decoder, "caption", fits_three)
-    batches = Batches(decoder, 7)
+    monkeypatch.setattr(decoder.llama, name, fits_three)
     with caplog.at_level("WARNING", logger="ham"):
         found = batches.caption(pixels(7), [[0]] * 7)
     assert [[one.ids for one in own] for own in found] == expected
-    assert sizes == [7, 3, 3, 1] and batches.images == 3 and "3 captions at a time" in caplog.text
-    monkeypatch.setattr(decoder, "caption", lambda *_: (_ for _ in ()).throw(RuntimeError("another error")))
+    assert set(tried) == {7, 3} and batches.images == 3 and "3 captions at a time" in caplog.text
+    monkeypatch.setattr(decoder, "encode", lambda *_: (_ for _ in ()).throw(RuntimeError("another error")))
     with pytest.raises(RuntimeError, match="another error"):
         batches.caption(pixels(1), [[0]])
+
+
+def test_one_caption_that_does_not_fit_ends_the_run(
+    captioner: Captioner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = Decoder(captioner, DecodeSettings(max_new_tokens=3))
+    monkeypatch.setattr(decoder.llama, "step", lambda *_: (_ for _ in ()).throw(MemoryError("no memory")))
+    with pytest.raises(MemoryError):
+        Batches(decoder, 2).caption(pixels(2), [[0], [1]])
 
 
 def test_batch_size_on_a_cpu_counts_rows(captioner: Captioner) -> None:
@@ -272,17 +322,12 @@ def test_batch_size_on_a_cpu_counts_rows(captioner: Captioner) -> None:
     )
     assert Batches(decoder, None, 1000).images == 1
     many = [[number % S for number in range(150)], [], [1, 2]]
-    batches = Batches(decoder, None, 150)
-    sizes, whole = [], decoder.caption
-    decoder.caption = lambda images, styles, names: (
-        sizes.append(sum(map(len, styles))),
-        whole(images, styles, names),
-    )[1]
     decoder.settings = DecodeSettings(max_new_tokens=2)
+    batches = Batches(decoder, None, 150)
     parts = [[one.ids for one in own] for own in batches.caption(pixels(3), many)]
-    assert sizes == [64, 64, 24] and [len(own) for own in parts] == [150, 0, 2]
+    assert [len(own) for own in parts] == [150, 0, 2]
     assert parts == ids_of(Decoder(captioner, DecodeSettings(max_new_tokens=2)), pixels(3), many)
-    assert decode_module.GROWTH > 0 and styles_module.NO_STYLE == NO_STYLE
+    assert GROWTH > 0 and styles_module.NO_STYLE == NO_STYLE
 
 
 def test_without_style_and_with_ragged_styles(captioner: Captioner) -> None:

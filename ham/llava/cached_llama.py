@@ -1,8 +1,11 @@
-"""Llama's forward for captioning: the weights of transformers' LlamaForCausalLM, one preallocated cache, no padding.
+"""Llama's forward for captioning: transformers' weights, one copy of an image's prefix for all its captions.
 
-transformers' own forward grows its cache by concatenation, rebuilds masks and computes every position of every layer. Here the
-cache is written in place, the last layer computes only what is asked for, and it is the same code on transformers 4.31 and 5.
-Equal to transformers' logits (tests/test_decode.py). Rows of one call have equal lengths.
+    prefill   [text | image] of some images and the first suffixes behind them, in one pass
+    extend    more suffixes behind prefixes that are in the cache
+    step      one token of every row
+
+The attention of a row covers two parts, the prefix that it shares with the image's other rows and its own positions, under one
+softmax. Equal to transformers' logits (tests/test_cached_llama.py), on transformers 4.31 and 5.
 """
 
 from __future__ import annotations
@@ -14,58 +17,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ham.llava.shared_attention import attend, attend_step, merge_parts
+from ham.llava.shared_cache import Prefix, SharedCache
 from ham.runtime import UsageError
 
 
-class KVCache:
-    """Keys and values of every layer, [B, heads, capacity, d] each; the first `length` positions are filled."""
-
-    def __init__(self, keys: list[torch.Tensor], values: list[torch.Tensor], length: int = 0) -> None:
-        self.keys, self.values, self.length = keys, values, length
-
-    @property
-    def rows(self) -> int:
-        return self.keys[0].shape[0]
-
-    @property
-    def capacity(self) -> int:
-        return self.keys[0].shape[2]
-
-    def _each(self, change: Any, length: int) -> KVCache:
-        return KVCache(
-            [change(keys) for keys in self.keys], [change(values) for values in self.values], length
-        )
-
-    def new(self, rows: int, capacity: int) -> KVCache:
-        """Make an empty cache of the same kind."""
-        return self._each(lambda one: one.new_empty(rows, one.shape[1], capacity, one.shape[3]), 0)
-
-    def part(self, start: int, end: int) -> KVCache:
-        """View some rows; what is written there is written here, but `length` is the view's own."""
-        return self._each(lambda one: one[start:end], self.length)
-
-    def fill_from(self, other: KVCache, row_of: torch.Tensor) -> None:
-        """Take over the filled positions of other's rows `row_of` [B]."""
-        length = other.length
-        for mine, theirs in zip((*self.keys, *self.values), (*other.keys, *other.values), strict=True):
-            mine[:, :, :length] = theirs[row_of, :, :length] if other.rows > 1 else theirs[:, :, :length]
-        self.length = length
-
-    def keep(self, rows: torch.Tensor) -> KVCache:
-        """Copy the rows named, and only what is filled of them, at the same capacity."""
-        kept = self.new(len(rows), self.capacity)
-        kept.fill_from(self, rows)
-        return kept
-
-    def grown(self, capacity: int) -> KVCache:
-        """Copy into a larger cache."""
-        larger = self.new(self.rows, capacity)
-        larger.fill_from(self, torch.arange(self.rows, device=self.keys[0].device))
-        return larger
-
-
-class FastLlama:
-    """Run the blocks of a LlamaForCausalLM over embeddings, appending to a cache."""
+class CachedLlama:
+    """Run the blocks of a LlamaForCausalLM over embeddings, with keys and values in a SharedCache."""
 
     def __init__(self, llm: nn.Module) -> None:
         config = llm.config
@@ -82,59 +40,222 @@ class FastLlama:
         self.theta, self.scale = _rotary(config)
         self._cos = self._sin = torch.empty(0)
 
-    def empty_cache(self, rows: int, capacity: int) -> KVCache:
-        """Make a cache for `rows` sequences of up to `capacity` positions."""
-        like = self.llm.get_input_embeddings().weight
-        shape = (rows, self.kv_heads, capacity, self.head_dim)
-        return KVCache(*([like.new_empty(shape) for _ in self.layers] for _ in range(2)))
+    # ------------------------------------------------------------------------------------------------------------- cache
 
     def bytes_per_position(self) -> int:
-        """Give the cache's bytes for one position of one row."""
-        return (
-            2
-            * len(self.layers)
-            * self.kv_heads
-            * self.head_dim
-            * self.llm.get_input_embeddings().weight.element_size()
-        )
+        """Return the cache's bytes for one position of one row."""
+        item = self.llm.get_input_embeddings().weight.element_size()
+        return 2 * len(self.layers) * self.kv_heads * self.head_dim * item
 
-    def fill(self, embeddings: torch.Tensor, cache: KVCache) -> None:
-        """Append embeddings [B, T, D] to the cache and compute no output: the last layer stops at its keys and values."""
-        self._blocks(embeddings, cache, wants_output=False)
+    def empty_cache(
+        self, slots: int, group: int, prefix: int, capacity: int, text: Prefix | None
+    ) -> SharedCache:
+        """Allocate `slots` prefixes of `prefix` positions, the first of which are `text`, with `group` rows each."""
+        like = self.llm.get_input_embeddings().weight
+        sizes = (len(self.layers), self.kv_heads, self.head_dim)
+        return SharedCache(like, sizes, slots, group, prefix, capacity, text)
 
-    def next_logits(self, embeddings: torch.Tensor, cache: KVCache) -> torch.Tensor:
-        """Append embeddings [B, T, D] to the cache; returns the logits after the last position, [B, V]."""
-        hidden = self._blocks(embeddings, cache, wants_output=True)[:, -1]
+    def text_prefix(self, embeddings: torch.Tensor) -> Prefix:
+        """Compute keys and values of the text before the image, embeddings [1, T, D]."""
+        keys, values = [], []
+        x, cos_sin = embeddings, self._angles(0, embeddings.shape[1], embeddings)
+        for number, layer in enumerate(self.layers):
+            q, k, v = self._project(layer, self._norm(x, layer.input_layernorm), cos_sin)
+            keys.append(k)
+            values.append(v)
+            if number + 1 < len(self.layers):
+                mixed = F.scaled_dot_product_attention(
+                    q, self._all_heads(k), self._all_heads(v), is_causal=True
+                )
+                x = self._finish(layer, x, mixed.transpose(1, 2).flatten(2))
+        return Prefix(keys, values)
+
+    # ----------------------------------------------------------------------------------------------------------- prefill
+
+    def prefill(
+        self,
+        cache: SharedCache,
+        slots: Sequence[int],
+        features: torch.Tensor,
+        suffix: torch.Tensor,
+        rows: torch.Tensor,
+        every: bool = False,
+    ) -> torch.Tensor:
+        """Run images and the first suffixes behind them in one pass.
+
+        features: [n, P, D], written into the cache's `slots`; suffix: [n, g, T, D], written into `rows` [n, g]. Returns the
+        hidden states after the suffixes' last position, [n, g, D]; of every position, [n, g, T, D], with `every`.
+        """
+        count, patches, width = features.shape
+        group, length = suffix.shape[1:3]
+        image_tokens = count * patches
+        x = torch.cat([features.reshape(-1, width), suffix.reshape(-1, width)])  # [n P + n g T, D]
+        at = cache.text_length
+        image_angles = self._angles(at, at + patches, x)
+        suffix_angles = self._angles(cache.prefix, cache.prefix + length, x)
+        for number, layer in enumerate(self.layers):
+            h = self._norm(x, layer.input_layernorm)
+            is_last = number + 1 == len(self.layers)
+            _, k, v = self._project(
+                layer, h[:image_tokens].view(count, patches, width), image_angles, wants_query=False
+            )
+            cache.write_prefix(number, slots, k, v)
+            keys, values = cache.prefix_of(number, slots)  # [n, H, prefix, d]
+            h_suffix = h[image_tokens:].view(count * group, length, width)
+            mixed_suffix = self._attend_suffix(
+                layer, number, h_suffix, suffix_angles, cache, keys, values, rows
+            )
+            if is_last:
+                break
+            q = _rotate(
+                self._split(layer.self_attn.q_proj(h[:image_tokens].view(count, patches, width)), self.heads),
+                *image_angles,
+            )
+            mixed = self._attend_image(q, keys, values)
+            x = self._finish(layer, x, torch.cat([mixed.reshape(-1, width), mixed_suffix.reshape(-1, width)]))
+        cache.lengths[rows] = length
+        return self._last_layer(x[image_tokens:], mixed_suffix, (count, group, length), every)
+
+    def extend(
+        self,
+        cache: SharedCache,
+        slots: Sequence[int],
+        suffix: torch.Tensor,
+        rows: torch.Tensor,
+        every: bool = False,
+    ) -> torch.Tensor:
+        """Run suffixes [n, g, T, D] behind the prefixes in the cache's `slots`; otherwise as prefill."""
+        count, group, length, width = suffix.shape
+        x = suffix.reshape(-1, width)
+        angles = self._angles(cache.prefix, cache.prefix + length, x)
+        for number, layer in enumerate(self.layers):
+            h = self._norm(x, layer.input_layernorm).view(count * group, length, width)
+            keys, values = cache.prefix_of(number, slots)
+            mixed = self._attend_suffix(layer, number, h, angles, cache, keys, values, rows)
+            if number + 1 < len(self.layers):
+                x = self._finish(layer, x, mixed.reshape(-1, width))
+        cache.lengths[rows] = length
+        return self._last_layer(x, mixed, (count, group, length), every)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Compute next-token logits [..., V] from hidden states [..., D]."""
         return self.llm.lm_head(self._norm(hidden, self.llm.model.norm))
 
-    def _blocks(self, x: torch.Tensor, cache: KVCache, wants_output: bool) -> torch.Tensor | None:
-        start, end = cache.length, cache.length + x.shape[1]
-        cos, sin = (table[start:end] for table in self._rotary_tables(cache.capacity, x))
-        mask = None
-        if x.shape[1] > 1:
-            mask = torch.ones(x.shape[1], end, dtype=torch.bool, device=x.device).tril(start)
+    def _last_layer(
+        self, x: torch.Tensor, mixed: torch.Tensor, shape: tuple[int, int, int], every: bool
+    ) -> torch.Tensor:
+        """Finish the last layer where its output is wanted: x and mixed are the suffixes' [n g T, D]."""
+        x, mixed = x.view(*shape, -1), mixed.reshape(*shape, -1)
+        if not every:
+            x, mixed = x[:, :, -1], mixed[:, :, -1]
+        return self._finish(self.layers[-1], x, mixed)
+
+    def _attend_image(self, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        """Attend from the image tokens [n, heads, P, d] to the prefix. Returns [n, P, D].
+
+        The text has no queries here; rows of zeros in their place make the attention square, so that `is_causal`
+        (and a fused kernel with it) applies.
+        """
+        text = keys.shape[2] - q.shape[2]
+        square = torch.cat([q.new_zeros(q.shape[0], q.shape[1], text, q.shape[3]), q], dim=2)
+        mixed = F.scaled_dot_product_attention(
+            square, self._all_heads(keys), self._all_heads(values), is_causal=True
+        )
+        return mixed[:, :, text:].transpose(1, 2).flatten(2)
+
+    def _attend_suffix(
+        self,
+        layer: nn.Module,
+        number: int,
+        h: torch.Tensor,
+        angles: tuple[torch.Tensor, torch.Tensor],
+        cache: SharedCache,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        rows: torch.Tensor,
+    ) -> torch.Tensor:
+        """Attend from suffixes [n g, T, D] to their prefix and to themselves. Returns [n g, T, D]."""
+        q, k, v = self._project(layer, h, angles)
+        length = h.shape[1]
+        cache.keys[number][rows.flatten(), :, :length] = k
+        cache.values[number][rows.flatten(), :, :length] = v
+        count, group = rows.shape
+        shared = (
+            q.view(count, group, self.heads, length, -1).transpose(1, 2).flatten(2, 3)
+        )  # [n, heads, g T, d]
+        first, first_lse = attend(shared, self._all_heads(keys), self._all_heads(values), is_causal=False)
+        own, own_lse = attend(q, self._all_heads(k), self._all_heads(v), is_causal=True)
+        first = first.unflatten(2, (group, length)).transpose(1, 2).flatten(0, 1)  # [n g, heads, T, d]
+        first_lse = first_lse.unflatten(2, (group, length)).transpose(1, 2).flatten(0, 1)
+        return merge_parts(first, first_lse, own, own_lse).transpose(1, 2).flatten(2)
+
+    # -------------------------------------------------------------------------------------------------------------- step
+
+    def step(
+        self,
+        cache: SharedCache,
+        x: torch.Tensor,
+        slots: int,
+        live: torch.Tensor | None = None,
+        filled: int | None = None,
+    ) -> torch.Tensor:
+        """Append one token to the rows of the first `slots` slots. Returns the next logits.
+
+        x: embeddings [rows, D] of the rows `live`, or of all rows of these slots (None). filled: own positions that can
+        be filled after this step; None is the cache's whole capacity (static shapes, for CUDA graphs).
+        """
+        grid = slots * cache.group
+        lengths = cache.lengths[:grid]
+        every = torch.arange(grid, device=x.device)
+        rows = every if live is None else live
+        positions = lengths[rows].clamp(max=cache.capacity - 1)  # rows that are not in use run on
+        cos, sin = (table[positions + cache.prefix][:, None] for table in self._tables(cache.end, x))
+        filled = cache.capacity if filled is None else filled
+        visible = torch.arange(filled, device=x.device) <= lengths[:, None]  # [grid, C]
         for number, layer in enumerate(self.layers):
-            attention, keys, values = layer.self_attn, cache.keys[number], cache.values[number]
+            attention = layer.self_attn
             h = self._norm(x, layer.input_layernorm)
-            keys[:, :, start:end] = _rotate(self._split(attention.k_proj(h), self.kv_heads), cos, sin)
-            values[:, :, start:end] = self._split(attention.v_proj(h), self.kv_heads)
-            if number == len(self.layers) - 1:
-                if not wants_output:
-                    break
-                x, h, cos, sin = x[:, -1:], h[:, -1:], cos[-1:], sin[-1:]
-                mask = None
-            q = _rotate(self._split(attention.q_proj(h), self.heads), cos, sin)  # [B, heads, T, d]
-            k, v = (self._all_heads(filled[:, :, :end]) for filled in (keys, values))
-            mixed = (
-                _attend_one(q, k, v)
-                if q.shape[2] == 1 and q.device.type == "cpu"
-                else (F.scaled_dot_product_attention(q, k, v, mask))
-            )
-            x = x + attention.o_proj(mixed.transpose(1, 2).flatten(2))
-            h = self._norm(x, layer.post_attention_layernorm)
-            x = x + layer.mlp.down_proj(F.silu(layer.mlp.gate_proj(h)) * layer.mlp.up_proj(h))
-        cache.length = end
-        return x if wants_output else None
+            k = _rotate(
+                attention.k_proj(h).unflatten(-1, (self.kv_heads, -1)), cos, sin
+            )  # [rows, kv_heads, d]
+            q = _rotate(attention.q_proj(h).unflatten(-1, (self.heads, -1)), cos, sin)
+            cache.keys[number][rows, :, positions] = k
+            cache.values[number][rows, :, positions] = attention.v_proj(h).unflatten(-1, (self.kv_heads, -1))
+            if live is not None:
+                q = q.new_zeros(grid, *q.shape[1:]).index_copy_(0, live, q)
+            mixed = attend_step(
+                q,
+                cache.prefix_keys[number][:slots],
+                cache.prefix_values[number][:slots],
+                cache.keys[number][:grid, :, :filled],
+                cache.values[number][:grid, :, :filled],
+                visible,
+            ).flatten(1)  # [grid, D]
+            x = self._finish(layer, x, mixed if live is None else mixed[live])
+        cache.lengths[rows] += 1
+        return self.logits(x)
+
+    # --------------------------------------------------------------------------------------------------------- the parts
+
+    def _project(
+        self,
+        layer: nn.Module,
+        h: torch.Tensor,
+        angles: tuple[torch.Tensor, torch.Tensor],
+        wants_query: bool = True,
+    ) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
+        """Compute queries, keys and values [B, heads, T, d] of h [B, T, D]."""
+        attention = layer.self_attn
+        k = _rotate(self._split(attention.k_proj(h), self.kv_heads), *angles)
+        v = self._split(attention.v_proj(h), self.kv_heads)
+        q = _rotate(self._split(attention.q_proj(h), self.heads), *angles) if wants_query else None
+        return q, k, v
+
+    def _finish(self, layer: nn.Module, x: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
+        """Apply the output projection and the MLP of a layer, with their residuals."""
+        x = x + layer.self_attn.o_proj(mixed)
+        h = self._norm(x, layer.post_attention_layernorm)
+        return x + layer.mlp.down_proj(F.silu(layer.mlp.gate_proj(h)) * layer.mlp.up_proj(h))
 
     def _split(self, x: torch.Tensor, heads: int) -> torch.Tensor:
         return x.unflatten(-1, (heads, self.head_dim)).transpose(1, 2)  # [B, heads, T, d]
@@ -143,13 +264,20 @@ class FastLlama:
         return x if self.kv_heads == self.heads else x.repeat_interleave(self.heads // self.kv_heads, dim=1)
 
     def _norm(self, x: torch.Tensor, norm: nn.Module) -> torch.Tensor:
+        if x.is_cuda and hasattr(F, "rms_norm"):
+            return F.rms_norm(x, norm.weight.shape, norm.weight, self.eps)  # one kernel
         # As transformers: the mean square in at least float32, the weight in the model's dtype.
         wide = x if x.dtype == torch.float64 else x.float()
         return norm.weight * (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype)
 
-    def _rotary_tables(self, positions: int, like: torch.Tensor) -> Sequence[torch.Tensor]:
+    def _angles(self, start: int, end: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        cos, sin = self._tables(end, like)
+        return cos[start:end], sin[start:end]
+
+    def _tables(self, positions: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return rotary tables [>= positions, d]."""
         if len(self._cos) < positions or self._cos.dtype != like.dtype or self._cos.device != like.device:
-            # In float32 even for the float64 referee: these tables are the model's, their rounding is part of it.
+            # In float32 even for the float64 recheck: these tables are the model's, their rounding is part of it.
             steps = torch.arange(0, self.head_dim, 2, device=like.device).float() / self.head_dim
             at = torch.arange(positions, device=like.device).float() / self.scale
             angles = torch.outer(at, 1.0 / self.theta**steps).repeat(1, 2)  # [positions, d]
@@ -157,13 +285,8 @@ class FastLlama:
         return self._cos, self._sin
 
 
-def _attend_one(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """Attend with one query to every position: a third faster than torch's fused kernel on CPUs where heads are narrow."""
-    return (q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).softmax(-1) @ v
-
-
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Turn queries or keys [B, heads, T, d] by their positions' angles [T, d]."""
+    """Rotate queries or keys [..., d] by their positions' angles."""
     half = x.shape[-1] // 2
     return x * cos + torch.cat((-x[..., half:], x[..., :half]), dim=-1) * sin
 
@@ -177,7 +300,7 @@ def _rotary(config: Any) -> tuple[float, float]:
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in ("default", "linear"):
         raise UsageError(
-            f"rotary scaling '{kind}' is not supported by the captioning engine; it knows default and linear"
+            f"rotary scaling '{kind}' is not supported by the captioning engine; it supports default and linear"
         )
     theta = rope.get("rope_theta") or getattr(config, "rope_theta", None) or 10000.0
     return float(theta), float(rope.get("factor", 1.0)) if kind == "linear" else 1.0
