@@ -81,7 +81,9 @@ def open_file(path: Path) -> WeightFile:
         raise UnreadableError(*what_else(start))
     except UnreadableError as error:
         refuse(path, error)
-    except Exception as error:  # a damaged or hostile file makes zipfile, pickle and struct raise almost any type
+    except (
+        Exception
+    ) as error:  # a damaged or hostile file makes zipfile, pickle and struct raise almost any type
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: a seek to before the start
             raise
         refuse(path, UnreadableError(f"a damaged or cut PyTorch file ({type(error).__name__})"))

@@ -211,7 +211,6 @@ def report(
         "decode images": run.seconds["load"],
         "vision": seconds["vision"],
         "prefill": seconds["prefill"],
-        "suffix": seconds["suffix"],
         "decode": seconds["decode"],
         "recheck": seconds["recheck"],
         "write": run.seconds["write"],
@@ -227,12 +226,7 @@ def report(
         if "embed_tokens" not in name
     )
     flops, copied = machine(device, dtype)
-    prefill = (
-        2
-        * weights
-        * (decoder.tokens["prefill"] + decoder.tokens["suffix"])
-        / (seconds["prefill"] + seconds["suffix"])
-    )
+    prefill = 2 * weights * decoder.tokens["prefill"] / seconds["prefill"]
     moved = (
         decoder.tokens["decode steps"] * weights * dtype.itemsize
         + decoder.tokens["decode positions"] * decoder.llama.bytes_per_position()
@@ -240,11 +234,6 @@ def report(
     print(
         f"prefill {prefill / 1e9:.0f} GFLOP/s, {100 * prefill / flops:.0f} % of a large matmul's {flops / 1e9:.0f}; "
         f"decode {moved / 1e9:.1f} GB/s, {100 * moved / copied:.0f} % of a large copy's {copied / 1e9:.1f}"
-    )
-    suffix = seconds["suffix"] / (shape.images * shape.styles_per_image)
-    first = (seconds["vision"] + seconds["prefill"]) / shape.images + suffix
-    print(
-        f"a second caption of an image costs {suffix / first:.2f} of the first, beyond its decoding (aim: at most 0.35)"
     )
 
 
