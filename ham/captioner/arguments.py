@@ -40,6 +40,17 @@ class ModelArguments:
         None,
         "a CLIP folder, or 'checkpoint' for the tower inside the checkpoint; default: the plain tower its config names",
     )
+    family: str | None = option(
+        None, "llava | vlm (any image-text-to-text model); default: found from the files"
+    )
+    max_pixels: int | None = option(
+        None,
+        "vlm: largest number of pixels of an image, for models with variable resolution; default: the processor's",
+    )
+    projector_modules: str | None = option(
+        None,
+        "vlm: ends of the names of the modules that train beside the styles, comma-separated; default: the projector",
+    )
     style_count: int | None = option(None, "number of style prompts; default: what the data holds")
     style_tokens: int = option(10, "tokens per style prompt")
     style_init: str = option(

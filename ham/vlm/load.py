@@ -38,7 +38,10 @@ class VisionLanguageModel:
 
 def is_vision_language_model(folder: str | Path) -> bool:
     """Return whether a folder's config.json names a model that transformers maps to image-text-to-text."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as KNOWN
+    try:
+        from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as KNOWN
+    except ImportError:
+        return False  # transformers 4.31 has no such models
 
     config = Path(folder) / "config.json"
     if not config.is_file():

@@ -1,0 +1,65 @@
+"""Instruction data for models of the `vlm` family: prompt, image and caption through the model's own processor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+from ham.captioner.data import InstructionFile
+from ham.images import ImageError, open_image
+from ham.records import IMAGE_TEXT, path_below
+from ham.runtime import WorkError
+from ham.vlm.prompts import IGNORE_INDEX, PromptWriter
+
+
+class VlmInstructionDataset(Dataset[dict[str, torch.Tensor]]):
+    """Records as a processor's tensors with `labels`, batch size 1 each; made in the workers, lazily."""
+
+    def __init__(self, file: InstructionFile, image_folder: str | Path, writer: PromptWriter) -> None:
+        self.file, self.image_folder, self.writer = file, Path(image_folder), writer
+        self.lengths = file.words
+
+    def __len__(self) -> int:
+        return len(self.file)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        record = self.file[index]
+        try:
+            image = open_image(path_below(self.image_folder, record["image"]))
+        except ImageError as error:
+            raise WorkError(
+                f"{self.file.path}, record {index}: {error}; fix the image and run the same command again"
+            ) from None
+        question, answer = record["conversations"][0]["value"], record["conversations"][1]["value"]
+        style = int(self.file.style_ids[index])
+        return self.writer.encode_example(image, question.replace(IMAGE_TEXT, "").strip(), style, answer)
+
+
+class VlmCollator:
+    """Join samples into one batch: sequences are padded on the right, image tensors are concatenated.
+
+    Models differ in how many tokens an image takes and in which tensors they want; whatever has the length of the
+    sequence is padded, everything else is a list of images along dimension 0.
+    """
+
+    def __init__(self, pad_id: int) -> None:
+        self.padding = {"input_ids": pad_id, "labels": IGNORE_INDEX}
+
+    def __call__(self, samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, Any]:
+        lengths = [sample["input_ids"].shape[1] for sample in samples]
+        batch = {}
+        for name in samples[0]:
+            values = [sample[name] for sample in samples]
+            if all(value.shape == (1, length) for value, length in zip(values, lengths, strict=True)):
+                rows = [value[0] for value in values]
+                padding = self.padding.get(name, 0)
+                batch[name] = torch.nn.utils.rnn.pad_sequence(
+                    rows, batch_first=True, padding_value=padding
+                )  # [B, T]
+            else:
+                batch[name] = torch.cat(values)
+        return batch
