@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ham.clip import tokenize
 from ham.reid import search as search_module
+from ham.reid import search_index
 from ham.reid.batch import normalize
 from ham.reid.encode import EncodeSettings
-from ham.reid.search import SearchIndex, index_key, open_index, search
+from ham.reid.search import (
+    Query,
+    encode_queries,
+    index_key,
+    open_index,
+    query_warnings,
+    read_queries,
+    search,
+    to_json,
+)
+from ham.reid.search_index import SearchIndex, Segment
 from ham.runtime import UsageError, WorkError
 
 COLOURS = {"red": (220, 20, 30), "green": (20, 200, 40), "blue": (30, 40, 230), "white": (250, 250, 250)}
@@ -102,8 +115,8 @@ def test_lost_images_leave_the_saved_index(gallery: Path) -> None:
     open_index(model, gallery, SMALL)
     (gallery / "blue.png").unlink()
     open_index(model, gallery, SMALL)
-    saved = json.loads((gallery / ".ham-index" / index_key(model, SMALL) / "index.json").read_text())
-    assert "blue.png" not in {entry[0] for entry in saved["entries"]}
+    saved = open_index(model, gallery, SMALL, refresh=False)
+    assert "blue.png" not in saved.paths and len(saved) == 7
     assert model.seen == 8
 
 
@@ -135,28 +148,38 @@ def test_unreadable_images_are_listed_tried_again_and_limited(gallery: Path) -> 
     assert listed.read_text() == ""
 
 
-@pytest.mark.parametrize("damage", ["features", "entries", "mismatch", "lost"])
-def test_damaged_index_is_made_anew(gallery: Path, damage: str) -> None:
+@pytest.mark.parametrize("damage", ["torn", "empty", "width", "dtype", "paths", "keys", "lost"])
+def test_damaged_index_is_rebuilt_with_a_line(
+    gallery: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
     model = Stub()
-    expected = open_index(model, gallery, SMALL)
-    folder = gallery / ".ham-index" / index_key(model, SMALL)
-    if damage == "features":
-        (folder / "features.safetensors").write_bytes(b"torn")
-    elif damage == "entries":
-        (folder / "index.json").write_text('{"entries": [[1]]}')
-    elif damage == "mismatch":  # as when the run was killed between the two files
-        saved = json.loads((folder / "index.json").read_text())
-        saved["entries"][0][1] += 1
-        (folder / "index.json").write_text(json.dumps(saved))
-    else:
-        (folder / "features.safetensors").unlink()
-    found = open_index(model, gallery, SMALL)
-    assert model.seen == 16 and found.paths == expected.paths
-    torch.testing.assert_close(found.feats, expected.feats)
+    index = open_index(model, gallery, SMALL)
+    paths, feats, file = index.paths, index.feats, index.segments[0].file
+    tensors = {name: tensor.clone() for name, tensor in load_file(file).items()}
+    whole = file.read_bytes()
+    file.unlink()  # never changed in place: it is memory-mapped
+    if damage == "torn":
+        file.write_bytes(whole[:-40])
+    elif damage == "empty":
+        file.write_bytes(b"")
+    elif damage == "width":
+        save_file(tensors | {"features": torch.zeros(8, 5).half()}, file)
+    elif damage == "dtype":
+        save_file(tensors | {"features": tensors["features"].float()}, file)
+    elif damage == "paths":
+        save_file(tensors | {"path_ends": tensors["path_ends"] + 3}, file)
+    elif damage == "keys":
+        del tensors["sizes"]
+        save_file(tensors, file)
+    with caplog.at_level(logging.WARNING, logger="ham"):
+        found = open_index(model, gallery, SMALL)
+    assert model.seen == 16 and found.paths == paths
+    assert ("embedded again" in caplog.text) == (damage != "lost")
+    torch.testing.assert_close(found.feats, feats)
 
 
 def test_killed_in_between_keeps_the_finished_blocks(gallery: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search_module, "BLOCK", 3)
+    monkeypatch.setattr(search_module, "SEGMENT_ROWS", 3)
     model = Stub()
     encode = search_module.encode_images
 
@@ -172,15 +195,171 @@ def test_killed_in_between_keeps_the_finished_blocks(gallery: Path, monkeypatch:
     assert len(open_index(model, gallery, SMALL).paths) == 8 and model.seen == 8
 
 
-def test_top_equals_a_sort_in_any_chunk() -> None:
+def index_of(feats: Tensor, folder: Path, rows: int) -> SearchIndex:
+    segments = []
+    for start in range(0, len(feats), rows):
+        entries = [(f"{number}.png", (1, number)) for number in range(start, min(start + rows, len(feats)))]
+        segments.append(
+            Segment.write(folder / f"{len(segments):08d}.safetensors", feats[start : start + rows], entries)
+        )
+    return SearchIndex(folder, segments)
+
+
+@pytest.mark.parametrize("rows", [7, 50])
+@pytest.mark.parametrize("half_product", [True, False])
+def test_top_equals_a_sort_in_any_chunk(
+    tmp_path: Path, rows: int, half_product: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     draw = torch.Generator().manual_seed(0)
-    feats, queries = torch.randn(50, 6, generator=draw), torch.randn(9, 6, generator=draw)
-    index = SearchIndex(Path(), [str(number) for number in range(50)], feats)
-    expected = (queries @ feats.T).sort(dim=1, descending=True)
+    unit = torch.nn.functional.normalize
+    feats = unit(torch.randn(50, 6, generator=draw), dim=1)
+    feats[20:30] = feats[20]  # equal scores keep the order of rows
+    feats[30:40] = unit(feats[20] + 1e-4 * torch.randn(10, 6, generator=draw), dim=1)  # nearly equal ones
+    queries = unit(torch.cat([feats[:2], torch.randn(7, 6, generator=draw)]), dim=1)
+    index = index_of(feats, tmp_path, rows)
+    if not half_product:
+        monkeypatch.setattr(
+            search_index,
+            "_products",
+            lambda part, query: torch.cat([block.float() @ query.T for block in part.split(4)]),
+        )
+    expected = (queries @ feats.half().float().T).sort(dim=1, descending=True, stable=True)
     for chunk in (1, 4, 64):
         scores, places = index.top(queries, 5, chunk)
         assert torch.equal(places, expected.indices[:, :5])
         torch.testing.assert_close(scores, expected.values[:, :5])
+    assert [index.path(row) for row in (0, 6, 7, 49)] == ["0.png", "6.png", "7.png", "49.png"]
+    with pytest.raises(IndexError):
+        index.path(50)
+    with pytest.raises(IndexError):
+        index.path(-1)
+
+
+def test_many_small_segments_are_merged(gallery: Path) -> None:
+    model = Stub()
+    for number in range(12):
+        paint(gallery / f"later/{number}.png", "red")
+        index = open_index(model, gallery, SMALL)
+    assert len(index.segments) <= search_index.MAX_SMALL_SEGMENTS + 1
+    assert model.seen == 20 and len(set(index.paths)) == len(index) == 20
+    assert sorted(open_index(model, gallery, SMALL, refresh=False).paths) == sorted(index.paths)
+
+
+def test_path_in_two_segments_counts_once(gallery: Path) -> None:
+    """As when a merge was killed between writing the merged segment and deleting its parts."""
+    model = Stub()
+    index = open_index(model, gallery, SMALL)
+    (segment,) = index.segments
+    Segment.write(segment.file.with_name("00000005.safetensors"), segment.feats, list(segment.entries()))
+    again = open_index(model, gallery, SMALL)
+    assert len(again) == 8 and model.seen == 8
+
+
+def test_index_is_opened_as_it_is_without_a_refresh(gallery: Path) -> None:
+    model = Stub()
+    with pytest.raises(UsageError, match="no index yet"):
+        open_index(model, gallery, SMALL, refresh=False)
+    open_index(model, gallery, SMALL)
+    paint(gallery / "new.png", "red")
+    assert len(open_index(model, gallery, SMALL, refresh=False)) == 8
+
+
+# ---------------------------------------------------------------------------------------------------------------- queries
+
+
+def test_a_picture_and_both_are_queries(gallery: Path, tmp_path: Path) -> None:
+    paint(tmp_path / "ask.png", "green")
+    rows = search(
+        Stub(),
+        gallery,
+        [Query(image=tmp_path / "ask.png"), Query("a blue coat", tmp_path / "ask.png")],
+        top=2,
+        settings=SMALL,
+    )
+    assert [Path(hit["image"]).stem for hit in rows[0]["hits"]] == ["green", "green"]
+    assert rows[0]["query_image"] == str(tmp_path / "ask.png") and "a blue coat + " in rows[1]["query"]
+    feats = encode_queries(
+        Stub(), [Query("blue"), Query(image=tmp_path / "ask.png"), Query("blue", tmp_path / "ask.png")], SMALL
+    )
+    torch.testing.assert_close(feats[2], torch.nn.functional.normalize(feats[0] + feats[1], dim=0))
+    (tmp_path / "torn.png").write_bytes(b"torn")
+    with pytest.raises(WorkError, match=r"query pictures cannot be read.*torn\.png"):
+        search(Stub(), gallery, [Query(image=tmp_path / "torn.png")], settings=SMALL)
+    with pytest.raises(UsageError, match="no such file"):
+        search(Stub(), gallery, [Query(image=tmp_path / "nowhere.png")], settings=SMALL)
+
+
+def test_a_picture_path_as_a_sentence_is_noticed(gallery: Path) -> None:
+    for text in (str(gallery / "red.png"), "photos/someone.JPG", " x.webp "):
+        with pytest.raises(UsageError, match=r"is the path of a picture.*--image"):
+            search(Stub(), gallery, ["red", text], settings=SMALL)
+    search(Stub(), gallery, ["a man as in my holiday photo 3.jpg"], settings=SMALL)
+
+
+def test_cut_and_foreign_queries_are_said(gallery: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert query_warnings("a man in a red coat", 77) == []
+    assert query_warnings("a café owner in a naïve coat", 77) == []
+    assert "has 102 tokens and the model reads 77" in query_warnings("red " * 100, 77)[0]
+    for foreign in ("穿红衣服的人", "человек в красном", "رجل"):
+        assert "not in Latin letters" in query_warnings(foreign, 77)[0]
+    with caplog.at_level(logging.WARNING, logger="ham"):
+        search(Stub(), gallery, ["穿红衣服的人"], settings=SMALL)
+    assert "query '穿红衣服的人': it is not in Latin letters" in caplog.text
+
+
+def test_threshold_leaves_out_low_scores(gallery: Path) -> None:
+    rows = search(Stub(), gallery, ["blue"], top=8, settings=SMALL, threshold=0.99)
+    assert [Path(hit["image"]).stem for hit in rows[0]["hits"]] == ["blue", "blue"]
+    assert search(Stub(), gallery, ["blue"], settings=SMALL, threshold=1.1)[0]["hits"] == []
+
+
+def test_queries_are_read_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "q.txt").write_text("\ufeffa red man\n\n a blue one \n", encoding="utf-8")
+    assert read_queries(tmp_path / "q.txt") == [Query("a red man"), Query("a blue one")]
+    rows = [{"text": "red"}, {"query": "blue", "image": "a.png"}, {"image": "b.png"}]
+    (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert read_queries(tmp_path / "q.jsonl") == [
+        Query("red"),
+        Query("blue", tmp_path / "a.png"),
+        Query(None, tmp_path / "b.png"),
+    ]
+    for text in ('{"caption": "x"}', "[1]", '{"text": 3}'):
+        (tmp_path / "q.jsonl").write_text(text)
+        with pytest.raises(UsageError, match=r"q\.jsonl, line 1: expected"):
+            read_queries(tmp_path / "q.jsonl")
+    (tmp_path / "latin.txt").write_bytes("ein Mädchen".encode("latin-1"))
+    with pytest.raises(UsageError, match="not UTF-8"):
+        read_queries(tmp_path / "latin.txt")
+    with pytest.raises(UsageError, match="no such file"):
+        read_queries(tmp_path / "none.txt")
+
+
+def test_names_that_are_not_utf8_are_found_and_printed(gallery: Path) -> None:
+    paint(gallery / os.fsdecode(b"bl\xff.png"), "blue")
+    index = open_index(Stub(), gallery, SMALL)
+    assert os.fsdecode(b"bl\xff.png") in index.paths
+    rows = search(Stub(), gallery, ["blue"], top=3, settings=SMALL)
+    assert len(json.loads(to_json(rows))[0]["hits"]) == 3
+    (gallery / os.fsdecode(b"torn\xfe.png")).write_bytes(b"torn")
+    open_index(Stub(), gallery, SMALL, max_failed_share=0.5)
+
+
+# ------------------------------------------------------------------------------------------------------------ odd galleries
+
+
+def test_link_cycles_and_special_files_end(gallery: Path) -> None:
+    (gallery / "inner" / "up").symlink_to("..")
+    (gallery / "dot").symlink_to(".")
+    os.mkfifo(gallery / "pipe.jpg")
+    assert len(open_index(Stub(), gallery, SMALL)) == 8
+
+
+def test_file_that_vanishes_between_listing_and_stat_is_left_out(
+    gallery: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = search_module.list_image_files(gallery)
+    monkeypatch.setattr(search_module, "list_image_files", lambda _: [*listed, "gone.png"])
+    assert len(open_index(Stub(), gallery, SMALL)) == 8
 
 
 def test_bad_input_is_named(gallery: Path, tmp_path: Path) -> None:
@@ -209,6 +388,6 @@ def test_gallery_that_cannot_be_written_to_names_the_option(
     def refused(*_) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(search_module, "atomic_write", refused)  # a read-only folder would not stop root
+    monkeypatch.setattr(search_index, "atomic_write", refused)  # a read-only folder would not stop root
     with pytest.raises(UsageError, match=r"cannot be written to .* \(Permission denied\); .* --index"):
         open_index(Stub(), gallery, SMALL)

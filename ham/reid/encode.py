@@ -1,14 +1,14 @@
-"""Turn image files and captions into features with any retrieval model, in batches, shared out over all ranks.
+"""Encode image files and captions with any retrieval model, in batches, divided among all ranks.
 
-A model gives a list of feature tensors for each side (one for CLIP and IRRA, two for RDE: global and token selection). Its
-score is the mean of their cosines, which is the dot product of the joined unit vectors; so one tensor a side is kept.
+A model returns a list of feature tensors for each side (one for CLIP and IRRA, two for RDE: global and token selection). Its
+score is the mean of their cosines, which is the dot product of the joined unit vectors; so one tensor per side is kept.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -23,9 +23,11 @@ from ham.reid.images import SIZE_PX, ImageError, read_image
 from ham.reid.methods import joined
 from ham.runtime import WorkError, log, progress
 
+TEXT_LENGTH = 77  # tokens per caption, start and end included
+
 
 class RetrievalModel(Protocol):
-    """What every method's model offers: both give features, not normalized, one tensor [B, D] for each branch."""
+    """What every method's model offers: both return features, not normalized, one tensor [B, D] for each branch."""
 
     def image_features(self, images: Tensor) -> list[Tensor]: ...
 
@@ -34,17 +36,30 @@ class RetrievalModel(Protocol):
 
 @dataclass(frozen=True)
 class EncodeSettings:
-    """How to encode: image_size_px (H, W), tokens of a caption, images or captions at a time, decoding processes, precision.
+    """How to encode images and captions.
 
-    dtype: float32, or bfloat16 / float16 by autocast. max_failed_share: a larger share of unreadable images stops the run.
+    Attributes:
+        image_size_px: height and width of the input; None: the model's own, or 384x128 where it does not say
+        text_length: tokens per caption; None: what the model reads, at most 77
+        batch_size: images or captions at a time
+        workers: processes that decode images
+        dtype: float32, or bfloat16 / float16 by autocast
+        max_failed_share: a larger share of unreadable images stops the run
     """
 
-    image_size_px: tuple[int, int] = SIZE_PX
-    text_length: int = 77
+    image_size_px: tuple[int, int] | None = None
+    text_length: int | None = None
     batch_size: int = 128
     workers: int = 0
     dtype: torch.dtype = torch.float32
     max_failed_share: float = 0.01
+
+    def for_model(self, model: RetrievalModel) -> EncodeSettings:
+        """Return these settings with the model's own image size and text length where none is set."""
+        config = getattr(getattr(model, "base_model", model), "config", None)
+        size = self.image_size_px or getattr(config, "image_size_px", None) or SIZE_PX
+        length = self.text_length or min(TEXT_LENGTH, getattr(config, "context_length", TEXT_LENGTH))
+        return replace(self, image_size_px=tuple(size), text_length=length)
 
 
 DEFAULTS = EncodeSettings()
@@ -52,7 +67,7 @@ DEFAULTS = EncodeSettings()
 
 @dataclass
 class EncodedImages:
-    """Features [N, D] of the readable images on the CPU, their places in the list of paths, and the rest with reasons."""
+    """Features [N, D] of the readable images on the CPU, their positions in the list, and the failures with reasons."""
 
     feats: Tensor
     places: list[int]
@@ -69,6 +84,7 @@ def encode_images(
 
     With torch.distributed running, every rank encodes a slice and all get everything.
     """
+    settings = settings.for_model(model)
 
     def encode(mine: range) -> EncodedImages:
         loader = DataLoader(
@@ -98,7 +114,7 @@ def encode_images(
         [place for part in parts for place in part.places],
         [row for part in parts for row in part.failed],
     )
-    _judge_failures(whole.failed, len(paths), settings.max_failed_share, what)
+    _check_failures(whole.failed, len(paths), settings.max_failed_share, what)
     return whole
 
 
@@ -109,6 +125,7 @@ def encode_texts(
     what: str = "captions",
 ) -> Tensor:
     """Encode captions of any length and alphabet, none included: float32 [N, D] on the CPU, joined unit features."""
+    settings = settings.for_model(model)
 
     def encode(mine: range) -> Tensor:
         starts = range(mine.start, mine.stop, settings.batch_size)
@@ -128,7 +145,7 @@ def encode_texts(
 
 @contextmanager
 def evaluation_mode(model: RetrievalModel) -> Iterator[None]:
-    """Run without gradients and in eval mode, and give every module back the mode it had (RDE's first release forgot to)."""
+    """Run without gradients and in eval mode, and restore every module's mode afterwards (RDE's first release forgot to)."""
     modules = list(model.modules()) if isinstance(model, nn.Module) else []
     modes = [module.training for module in modules]
     for module in modules:
@@ -171,13 +188,15 @@ def _collate(
     return [place for place, _ in good], stacked, [failed for _, _, failed in samples if failed is not None]
 
 
-def _judge_failures(failed: list[dict[str, str]], count: int, max_share: float, what: str) -> None:
+def _check_failures(failed: list[dict[str, str]], count: int, max_share: float, what: str) -> None:
     if not failed:
         return
     first = f"the first: {failed[0]['image']}: {failed[0]['reason']}"
+    first = first.encode("utf-8", "backslashreplace").decode()  # a name that is not UTF-8 cannot be printed
     if len(failed) > max_share * count:
         raise WorkError(
-            f"{len(failed)} of {count} {what} cannot be read, more than the accepted {max_share:.1%}; {first}"
+            f"{len(failed)} of {count} {what} cannot be read, more than the accepted {max_share:.1%}; "
+            f"{first}; --max-failed-share accepts more"
         )
     log.warning("%d of %d %s cannot be read and are left out; %s", len(failed), count, what, first)
 

@@ -17,7 +17,7 @@ from reid_plain import plain_sample
 from ham.reid.batch import augment_images, draw_images
 from ham.reid.data import image_loader, pack_pairs
 from ham.reid.images import SIZE_PX, read_image
-from ham.reid.search import SearchIndex
+from ham.reid.search_index import SearchIndex, Segment
 from ham.runtime import numpy_generator, torch_generator
 
 CPU = torch.device("cpu")
@@ -100,7 +100,7 @@ def measure_search(device: torch.device, quick: bool) -> list[Row]:
         torch.nn.functional.normalize(torch.randn(n, 512, generator=draw), dim=1).to(device)
         for n in (images, 256)
     )
-    index = SearchIndex(Path(), [str(number) for number in range(images)], feats)
+    index = SearchIndex(Path(), [Segment.of(feats, [(str(number), (0, 0)) for number in range(images)])])
     for count in (1, 256):
         some = queries[:count]
         index.top(some)

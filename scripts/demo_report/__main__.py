@@ -177,7 +177,8 @@ def rank_queries(run: RunFolder, seed: int) -> list[Row]:
 
 def search_world(run: RunFolder, query: str) -> dict[str, Any]:
     """Search the world's CUHK-PEDES with the IRRA model; hits are judged by what was drawn."""
-    from ham.reid.search import list_images, search
+    from ham.image_folder import list_images
+    from ham.reid.search import search
 
     world = run.folder / "world"
     folder = world / "CUHK-PEDES" / "imgs"
@@ -189,7 +190,7 @@ def search_world(run: RunFolder, query: str) -> dict[str, Any]:
         drawn = attributes.get(Path(hit["image"]).resolve())
         hit["right"] = None if drawn is None else matches_query(query, drawn)
     matching = sum(matches_query(query, drawn) is True for drawn in attributes.values())
-    return {"row": row, "images": len(list_images(folder)), "matching": matching}
+    return {"row": row, "images": sum(1 for _ in list_images(folder)), "matching": matching}
 
 
 def load_retrieval(checkpoint: Path) -> tuple[Any, Any]:
