@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ham import image_folder
 from ham.clip import tokenize
 from ham.reid import search as search_module
 from ham.reid import search_index
@@ -334,14 +335,16 @@ def test_queries_are_read_from_a_file(tmp_path: Path) -> None:
         read_queries(tmp_path / "none.txt")
 
 
-def test_names_that_are_not_utf8_are_found_and_printed(gallery: Path) -> None:
+def test_name_that_is_not_utf8_is_refused_by_name(gallery: Path) -> None:
     paint(gallery / os.fsdecode(b"bl\xff.png"), "blue")
-    index = open_index(Stub(), gallery, SMALL)
-    assert os.fsdecode(b"bl\xff.png") in index.paths
-    rows = search(Stub(), gallery, ["blue"], top=3, settings=SMALL)
-    assert len(json.loads(to_json(rows))[0]["hits"]) == 3
-    (gallery / os.fsdecode(b"torn\xfe.png")).write_bytes(b"torn")
-    open_index(Stub(), gallery, SMALL, max_failed_share=0.5)
+    with pytest.raises(UsageError, match=r"bl\\udcff\.png.*not UTF-8"):
+        open_index(Stub(), gallery, SMALL)
+
+
+def test_answers_become_json() -> None:
+    hit = {"image": os.fsdecode(b"g/bl\xff.png"), "score": 0.123456789, "right": None, "row": 3}
+    (row,) = json.loads(to_json([{"query": "穿", "query_image": "a.png", "hits": [hit]}]))
+    assert row["query"] == "穿" and row["image"] == "a.png" and row["hits"][0]["score"] == 0.123457
 
 
 # ------------------------------------------------------------------------------------------------------------ odd galleries
@@ -351,14 +354,14 @@ def test_link_cycles_and_special_files_end(gallery: Path) -> None:
     (gallery / "inner" / "up").symlink_to("..")
     (gallery / "dot").symlink_to(".")
     os.mkfifo(gallery / "pipe.jpg")
-    assert len(open_index(Stub(), gallery, SMALL)) == 8
+    assert len(open_index(Stub(), gallery, SMALL, max_failed_share=0.2)) == 8
 
 
 def test_file_that_vanishes_between_listing_and_stat_is_left_out(
     gallery: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    listed = search_module.list_image_files(gallery)
-    monkeypatch.setattr(search_module, "list_image_files", lambda _: [*listed, "gone.png"])
+    listed = [*image_folder.list_images(gallery), "gone.png"]
+    monkeypatch.setattr(image_folder, "list_images", lambda _: iter(listed))
     assert len(open_index(Stub(), gallery, SMALL)) == 8
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import yaml
 
-from ham.datasets.image_files import list_image_files
 from ham.datasets.own import SETTINGS_FILE, annotations_in
+from ham.image_folder import list_images
 from ham.records import atomic_write
 from ham.runtime import UsageError
 
@@ -31,7 +31,7 @@ def write_template(folder: Path, images: Path, format: str = "csv") -> Path:
     if there or (folder / SETTINGS_FILE).exists():
         name = there[0] if there else folder / SETTINGS_FILE
         raise UsageError(f"{name} is there already and is not overwritten; choose another folder")
-    found = list_image_files(images)
+    found = list(list_images(images))
     if not found:
         raise UsageError(f"--images {images}: no image found")
     out = folder / f"annotations.{format}"

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ham.clip import tokenize
-from ham.datasets.image_files import SUFFIXES, list_image_files
+from ham.image_folder import SUFFIXES, stat_images
 from ham.records import read_jsonl
 from ham.reid.encode import DEFAULTS, EncodeSettings, RetrievalModel, encode_images, encode_texts
 from ham.reid.search_index import (
@@ -124,7 +124,7 @@ def check_queries(queries: Sequence[Query], top: int = 1) -> None:
 def is_picture_path(text: str) -> bool:
     """Return whether a query is a file's path: an image suffix at the end of one word, or an existing image file."""
     stripped = text.strip()
-    if not stripped.lower().endswith(SUFFIXES):
+    if not stripped.lower().endswith(tuple(SUFFIXES)):
         return False
     try:
         return " " not in stripped or Path(stripped).is_file()
@@ -230,7 +230,7 @@ def open_index(
     """Open the gallery's index for this model and refresh it: new images are embedded, lost ones dropped.
 
     index_dir: where the index is when not inside the gallery. refresh: False opens what is there and does not look at the
-    """Open the index of a gallery for this model and refresh it: new images are embedded, lost ones dropped.
+    gallery. Raises UsageError when the gallery is no folder or holds no image, WorkError when more than max_failed_share of it
     cannot be read.
     """
     gallery, settings = Path(gallery), settings.for_model(model)
@@ -246,7 +246,7 @@ def open_index(
         return index
     present = gallery_files(gallery)
     if not present:
-        raise UsageError(f"gallery {gallery}: no image found; looked for {', '.join(SUFFIXES)}")
+        raise UsageError(f"gallery {gallery}: no image found; looked for {', '.join(sorted(SUFFIXES))}")
     rows_before = sum(map(len, segments))
     kept, known = keep_current(segments, present)
     new = [path for path in present if path not in known]
@@ -294,20 +294,8 @@ def _embed(
 
 
 def gallery_files(gallery: Path) -> dict[str, Stamp]:
-    """Return a folder's images at any depth with size and time of change; files that vanish meanwhile are left out.
-
-    Link cycles, special files and unreadable folders are handled by `list_image_files`.
-    """
-    found = {}
-    for path in list_image_files(gallery):
-        try:
-            state = (gallery / path).stat()
-            found[path] = (state.st_size, state.st_mtime_ns)
-        except FileNotFoundError:
-            # a dangling link is listed, and fails with a reason when it is read; a file that is gone is not there
-            if (gallery / path).is_symlink():
-                found[path] = (-1, -1)
-    return found
+    """Return a folder's images at any depth with size and time of change."""
+    return {path: (state.st_size, state.st_mtime_ns) for path, state in stat_images(gallery)}
 
 
 def index_key(model: RetrievalModel, settings: EncodeSettings) -> str:
