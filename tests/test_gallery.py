@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageColor
 
-from ham.report import gallery
+from ham.report import fonts, gallery
+from ham.report.fonts import load_font, showable
 from ham.report.gallery import draw_gallery, wrap
 from ham.runtime import UsageError
 
@@ -49,7 +50,7 @@ def test_frames_tell_right_from_wrong_from_unjudged(picture: str, tmp_path: Path
         for number, order in enumerate((rights, rights[::-1])):
             for place, right in enumerate(order):
                 x, y = corner_of(sheet, 3, place, number)
-                assert sheet.getpixel((x + 2, y + 2)) == ImageColor.getrgb(gallery.COLOURS[right])
+                assert sheet.getpixel((x + 2, y + 2)) == ImageColor.getrgb(gallery.COLORS[right])
                 assert sheet.getpixel((x + gallery.THUMB_PX[0] // 2, y + gallery.THUMB_PX[1] // 2)) == BLUE
                 assert sheet.getpixel((x - 2, y + 2)) == (255, 255, 255)
 
@@ -103,7 +104,7 @@ def test_any_caption_leaves_the_images_alone(picture: str, tmp_path: Path, query
 @settings(max_examples=60, deadline=None)
 @given(text=st.text(max_size=400), width=st.integers(30, 300), most=st.integers(1, 8))
 def test_wrapped_lines_fit_and_lose_nothing_unless_marked(text: str, width: int, most: int) -> None:
-    font = gallery._font(16)
+    font = load_font(16)
     lines = wrap(text, width, font, most)
     assert 1 <= len(lines) <= most
     assert all(font.getlength(line) <= width or len(line) <= 1 for line in lines)
@@ -114,10 +115,34 @@ def test_wrapped_lines_fit_and_lose_nothing_unless_marked(text: str, width: int,
 
 
 def test_long_captions_end_in_an_ellipsis() -> None:
-    lines = wrap("one two three four five six seven", 80, gallery._font(16), 2)
+    lines = wrap("one two three four five six seven", 80, load_font(16), 2)
     assert len(lines) == 2 and lines[-1].endswith("…") and lines[0] == "one two"
 
 
 def test_nothing_to_draw_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no queries to draw"):
         draw_gallery([], tmp_path / "g.png")
+
+
+def test_letters_that_no_font_has_are_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert showable("a man, человек, άνθρωπος") == ("a man, человек, άνθρωπος", fonts.default_file())
+    monkeypatch.setattr(fonts, "_installed", tuple)
+    assert showable("穿红衣服的人 in red 人")[0] == "[CJK: 6 characters] in red [CJK: 1 character]"
+    monkeypatch.setattr(fonts, "_installed", lambda: ("no-font.ttf", "other.ttf"))
+    have = fonts._characters(fonts.default_file())
+    monkeypatch.setattr(
+        fonts, "_characters", lambda file: have | {ord("穿")} if file == "other.ttf" else have - {ord("穿")}
+    )
+    assert showable("穿 x") == ("穿 x", "other.ttf")
+
+
+@pytest.mark.parametrize("name", ["out.html", "out", "out.jpg", "folder.png"])
+def test_a_path_that_takes_no_png_is_refused(picture: str, tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(UsageError, match=r"is a folder|written as PNG"):
+        draw_gallery([row(picture, [True])], tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "folder.png"]
+
+
+def test_a_query_without_hits_is_drawn(picture: str, tmp_path: Path) -> None:
+    assert draw_gallery([row(picture, [])], tmp_path / "g.png").is_file()

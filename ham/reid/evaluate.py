@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ham.datasets import UNKNOWN, check_names, display_name, image_root, read_dataset
 from ham.records import path_below, write_json, write_jsonl
+from ham.reid.compare import markdown
 from ham.reid.encode import DEFAULTS, EncodeSettings, RetrievalModel, encode_images, encode_texts
 from ham.reid.metrics import METRICS, retrieval_metrics
 from ham.runtime import UsageError, dist_info, git_revision, numpy_generator
@@ -151,18 +152,7 @@ def format_table(rows: Sequence[Row]) -> str:
     """Return metric rows as a Markdown table: percent, two decimals."""
     head = ("dataset", "split", "direction", *METRICS, "queries", "unmatched", "gallery")
     cells = [[f"{row[key]:.2f}" if key in METRICS else str(row[key]) for key in head] for row in rows]
-    widths = [max(map(len, column)) for column in zip(head, *cells)]
-    texts = 3  # the leading columns are words, the others numbers
-
-    def line(values: Sequence[str]) -> str:
-        padded = (
-            value.ljust(width) if place < texts else value.rjust(width)
-            for place, (value, width) in enumerate(zip(values, widths))
-        )
-        return f"| {' | '.join(padded)} |"
-
-    rule = "|".join("-" * (width + 1) + ("-" if place < texts else ":") for place, width in enumerate(widths))
-    return "\n".join([line(head), f"|{rule}|", *map(line, cells)])
+    return markdown(head, cells, texts=3)
 
 
 def pick_examples(encoded: EncodedSplit, count: int = 8, top: int = 10, seed: int = 0) -> list[Row]:

@@ -1,4 +1,4 @@
-"""A picture of queries with the images ranked first: right ones framed green, wrong ones red, unjudged ones grey.
+"""A picture of queries with the images ranked first: right ones framed green, wrong ones red, unjudged ones gray.
 
 Takes the rows of `ham.reid.evaluate.pick_examples` and `ham.reid.search.search` as plain dictionaries.
 """
@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from ham.images import ImageError, open_image
 from ham.records import atomic_write
+from ham.report.fonts import load_font, showable
 from ham.runtime import UsageError
 
 THUMB_PX = (96, 240)  # width, height of an image; pedestrians are 1 : 2.5 to 1 : 3
@@ -22,7 +22,7 @@ FRAME_PX = 5
 GAP_PX = 10
 TEXT_PX = 330  # width of the caption column
 FONT_PX, SMALL_FONT_PX, TITLE_FONT_PX = 16, 13, 22
-COLOURS = {True: "#1a9641", False: "#d7191c", None: "#9a9a9a"}
+COLORS = {True: "#1a9641", False: "#d7191c", None: "#9a9a9a"}
 INK, PALE_INK, PAPER, EMPTY = "#1b1b1b", "#6b6b6b", "#ffffff", "#d9d9d9"
 
 
@@ -30,12 +30,13 @@ def draw_gallery(rows: Sequence[dict[str, Any]], path: str | Path, title: str = 
     """Draw one line for each row {query, query_image (optional), hits [{image, score, right}]} and write a PNG.
 
     right: True, False, or None where nobody knows. Captions are wrapped and, where they are too long for their line, cut with
-    an ellipsis. An image that is missing or broken becomes a grey box that says so. Raises UsageError without rows.
+    an ellipsis. An image that is missing or broken becomes a gray box that says so. Raises UsageError without rows.
     """
+    check_picture_path(path)
     if not rows:
         raise UsageError(f"{path}: no queries to draw a gallery of")
     with_image = any(row.get("query_image") for row in rows)
-    most = max(len(row["hits"]) for row in rows)
+    most = max(1, *(len(row["hits"]) for row in rows))
     cell, line = THUMB_PX[0] + 2 * FRAME_PX + GAP_PX, THUMB_PX[1] + 2 * FRAME_PX + SMALL_FONT_PX + 2 * GAP_PX
     left = GAP_PX + TEXT_PX + GAP_PX + (cell + GAP_PX if with_image else 0)
     top = 2 * GAP_PX + (TITLE_FONT_PX + GAP_PX if title else 0)
@@ -43,7 +44,7 @@ def draw_gallery(rows: Sequence[dict[str, Any]], path: str | Path, title: str = 
     sheet = Image.new("RGB", (left + most * cell + GAP_PX, top + len(rows) * line + foot), PAPER)
     draw = ImageDraw.Draw(sheet)
     if title:
-        draw.text((GAP_PX, GAP_PX), title, INK, _font(TITLE_FONT_PX))
+        draw.text((GAP_PX, GAP_PX), title, INK, load_font(TITLE_FONT_PX))
     for number, row in enumerate(rows):
         y = top + number * line
         _draw_caption(draw, f"{number + 1}. {row['query'].strip() or '(no words)'}", (GAP_PX, y))
@@ -64,6 +65,15 @@ def draw_gallery(rows: Sequence[dict[str, Any]], path: str | Path, title: str = 
         sheet.save(buffer, "PNG", optimize=True)
         file.write(buffer.getvalue())
     return Path(path)
+
+
+def check_picture_path(path: str | Path, option: str = "--output") -> None:
+    """Raise UsageError unless a PNG file can be written at `path`."""
+    path = Path(path)
+    if path.is_dir():
+        raise UsageError(f"{option} {path}: is a folder; give a file name such as {path / 'search.png'}")
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"{option} {path}: pictures are written as PNG; give a name that ends in .png")
 
 
 def wrap(text: str, width_px: int, font: ImageFont.FreeTypeFont, most_lines: int) -> list[str]:
@@ -91,8 +101,10 @@ def wrap(text: str, width_px: int, font: ImageFont.FreeTypeFont, most_lines: int
 
 def _draw_caption(draw: ImageDraw.ImageDraw, text: str, corner: tuple[int, int]) -> None:
     step = FONT_PX + 5
-    for number, line in enumerate(wrap(text, TEXT_PX, _font(FONT_PX), (THUMB_PX[1] + 2 * FRAME_PX) // step)):
-        draw.text((corner[0], corner[1] + number * step), line, INK, _font(FONT_PX))
+    text, file = showable(text)
+    font = load_font(FONT_PX, file)
+    for number, line in enumerate(wrap(text, TEXT_PX, font, (THUMB_PX[1] + 2 * FRAME_PX) // step)):
+        draw.text((corner[0], corner[1] + number * step), line, INK, font)
 
 
 def _draw_image(
@@ -102,27 +114,19 @@ def _draw_image(
     draw = ImageDraw.Draw(sheet)
     (x, y), (width, height) = corner, THUMB_PX
     box = (x, y, x + width + 2 * FRAME_PX - 1, y + height + 2 * FRAME_PX - 1)
-    draw.rectangle(box, EMPTY, COLOURS[right], FRAME_PX)
+    draw.rectangle(box, EMPTY, COLORS[right], FRAME_PX)
     try:
-        with Image.open(source) as image:
-            image.draft("RGB", (2 * width, 2 * height))  # a thumbnail need not decode a photograph whole
-            thumb = ImageOps.pad(ImageOps.exif_transpose(image).convert("RGB"), THUMB_PX, color=EMPTY)
+        thumb = ImageOps.pad(open_image(source), THUMB_PX, color=EMPTY)
         sheet.paste(thumb, (x + FRAME_PX, y + FRAME_PX))
-    except (
-        Exception
-    ) as error:  # on a broken file Pillow raises almost any type; the picture says which image it was
-        reason = "missing" if isinstance(error, FileNotFoundError) else "unreadable"
-        for number, line in enumerate(
-            wrap(f"{reason}: {Path(source).name}", width - 4, _font(SMALL_FONT_PX), 6)
-        ):
-            draw.text(
-                (x + FRAME_PX + 2, y + height // 3 + number * (SMALL_FONT_PX + 4)),
-                line,
-                INK,
-                _font(SMALL_FONT_PX),
-            )
-    ink = INK if right is None else COLOURS[right]
-    draw.text((x + FRAME_PX, y + height + 2 * FRAME_PX + 2), label, ink, _font(SMALL_FONT_PX))
+    except ImageError as error:  # the picture says which image it was
+        reason = "missing" if error.reason.startswith("missing") else "unreadable"
+        name, file = showable(f"{reason}: {Path(source).name}")
+        font = load_font(SMALL_FONT_PX, file)
+        for number, line in enumerate(wrap(name, width - 4, font, 6)):
+            top = y + height // 3 + number * (SMALL_FONT_PX + 4)
+            draw.text((x + FRAME_PX + 2, top), line, INK, font)
+    ink = INK if right is None else COLORS[right]
+    draw.text((x + FRAME_PX, y + height + 2 * FRAME_PX + 2), label, ink, load_font(SMALL_FONT_PX))
 
 
 def _draw_legend(draw: ImageDraw.ImageDraw, rows: Sequence[dict[str, Any]], corner: tuple[int, int]) -> None:
@@ -130,15 +134,7 @@ def _draw_legend(draw: ImageDraw.ImageDraw, rows: Sequence[dict[str, Any]], corn
     words = {True: "the person described", False: "another person", None: "not judged"}
     x, y = corner
     for right in (right for right in words if right in judged):
-        draw.rectangle((x, y + 2, x + SMALL_FONT_PX, y + 2 + SMALL_FONT_PX), None, COLOURS[right], 3)
-        draw.text((x + SMALL_FONT_PX + 6, y), words[right], PALE_INK, _font(SMALL_FONT_PX))
-        x += SMALL_FONT_PX + 30 + int(_font(SMALL_FONT_PX).getlength(words[right]))
-    draw.text((x, y), "under each image: rank: score", PALE_INK, _font(SMALL_FONT_PX))
-
-
-@lru_cache
-def _font(size_px: int) -> ImageFont.FreeTypeFont:
-    """Load DejaVu Sans, which comes with matplotlib: Latin, Greek, Cyrillic, Arabic; other alphabets show as boxes."""
-    return ImageFont.truetype(
-        str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), size_px
-    )
+        draw.rectangle((x, y + 2, x + SMALL_FONT_PX, y + 2 + SMALL_FONT_PX), None, COLORS[right], 3)
+        draw.text((x + SMALL_FONT_PX + 6, y), words[right], PALE_INK, load_font(SMALL_FONT_PX))
+        x += SMALL_FONT_PX + 30 + int(load_font(SMALL_FONT_PX).getlength(words[right]))
+    draw.text((x, y), "under each image: rank: score", PALE_INK, load_font(SMALL_FONT_PX))
