@@ -10,8 +10,10 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from ham.reid.optim import TSE_LR, build_optimizer, parameter_groups, parameter_settings, set_lr_factor
+from ham.reid.optim import build_optimizer, parameter_groups, parameter_settings, set_lr_factor
 from ham.runtime import UsageError
+
+TOKEN_SELECTION = {"visul_emb_layer": 1e-3, "texual_emb_layer": 1e-3}
 
 
 class Small(nn.Module):
@@ -60,7 +62,7 @@ def test_rules_override_in_order() -> None:
     model = Small()
     settings = {
         name: (group["lr"], group["weight_decay"])
-        for group in parameter_groups(model, 1e-5, own_lr=TSE_LR)
+        for group in parameter_groups(model, 1e-5, own_lr=TOKEN_SELECTION)
         for name in group["names"]
     }
     assert settings == {

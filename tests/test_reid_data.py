@@ -18,15 +18,13 @@ from ham.clip import tokenize
 from ham.reid import data
 from ham.reid.batch import augment_images, draw_images, normalize
 from ham.reid.data import (
-    FailedImages,
-    PairImages,
     caption_file_pairs,
     dataset_pairs,
     fingerprint,
-    image_loader,
     pack_pairs,
 )
 from ham.reid.images import PIXEL_MEAN, PIXEL_STD
+from ham.reid.loader import FailedImages, PairImages, image_loader
 from ham.reid.sampler import SAMPLERS, identity_batches, random_batches, rank_slice
 from ham.runtime import UsageError, WorkError
 

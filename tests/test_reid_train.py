@@ -20,12 +20,15 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from ham.clip import MASK_ID, CLIPConfig, build_clip, save_clip, tokenize
-from ham.reid import run as run_module
-from ham.reid import train as train_module
-from ham.reid.checkpoints import Progress, find_folder, plain, save_folder, trim_metrics, write_state
+from ham.reid.batch import make_batch
+from ham.reid.checkpoints import find_folder, plain, save_folder, save_last, trim_metrics, write_state
 from ham.reid.config import TrainConfig
-from ham.reid.run import set_up
-from ham.reid.train import make_batch, train
+from ham.reid.irra import IRRAOptions
+from ham.reid.rde import RDEOptions
+from ham.reid.rde_division import divide_pairs
+from ham.reid.run import Progress
+from ham.reid.start import build_tracker
+from ham.reid.train import set_up, train
 from ham.reid.train_log import Meter
 from ham.runtime import UsageError, WorkError
 
@@ -223,13 +226,13 @@ def batch_of(world: Path, out: Path, **changes) -> dict[str, torch.Tensor]:
     run = set_up(config_for(world, out, **changes))
     planned = np.array([0, 1, 2, 3, 9, 8, 7, 6])
     pixels = torch.zeros(8, 48, 16, 3, dtype=torch.uint8)
-    return make_batch(run, pixels, torch.from_numpy(planned), planned, slice(0, 8), 0, 0, 0)[0]
+    return make_batch(run, pixels, torch.from_numpy(planned), planned, slice(0, 8), 0, 0, 0)
 
 
 def test_masked_captions_go_to_all_losses_or_to_one(world: Path, tmp_path: Path) -> None:
     shared = batch_of(world, tmp_path / "a", method="irra")
     assert torch.equal(shared["caption_ids"], shared["mlm_ids"]) and (shared["mlm_ids"] == MASK_ID).any()
-    apart = batch_of(world, tmp_path / "b", method="irra", mask_all_losses=False)
+    apart = batch_of(world, tmp_path / "b", method="irra", irra=IRRAOptions(mask_all_losses=False))
     assert torch.equal(apart["mlm_ids"], shared["mlm_ids"]) and not (apart["caption_ids"] == MASK_ID).any()
     chosen = apart["mlm_labels"] != 0
     assert torch.equal(apart["mlm_labels"][chosen], apart["caption_ids"][chosen])
@@ -251,20 +254,24 @@ def test_rde_divides_every_pair_and_weighs_the_batch(world: Path, tmp_path: Path
         config_for(world, tmp_path, method="rde", batch_size=16)
     )  # 40 pairs: the last batch is not full
     run.model.train()
-    run.clean = train_module.divide_pairs(run, epoch=0)
-    assert run.clean.shape == (40,) and set(run.clean.tolist()) <= {0.0, 1.0} and 0 < run.clean.sum() < 40
+    run.method.clean = divide_pairs(run, run.method, 0)
+    assert (
+        run.method.clean.shape == (40,)
+        and set(run.method.clean.tolist()) <= {0.0, 1.0}
+        and 0 < run.method.clean.sum() < 40
+    )
     assert run.method.training  # the first release of RDE forgot
-    assert np.array_equal(run.clean, train_module.divide_pairs(run, epoch=0))
+    assert np.array_equal(run.method.clean, divide_pairs(run, run.method, 0))
     planned = np.arange(16)
-    batch, _ = make_batch(
+    batch = make_batch(
         run, torch.zeros(16, 48, 16, 3, dtype=torch.uint8), torch.arange(16), planned, slice(0, 16), 0, 0, 0
     )
-    assert batch["label_hat"].tolist() == run.clean[:16].tolist()
+    assert batch["label_hat"].tolist() == run.method.clean[:16].tolist()
 
 
 def test_rde_without_division_counts_every_pair(world: Path, tmp_path: Path) -> None:
     for name, ccd in (("without", False), ("with", True)):
-        train(config_for(world, tmp_path / name, method="rde", epochs=1, ccd=ccd))
+        train(config_for(world, tmp_path / name, method="rde", epochs=1, rde=RDEOptions(ccd=ccd)))
         assert (tmp_path / name / "last/trainer_state/clean.npy").exists() == ccd
     assert losses_of(tmp_path / "without") > losses_of(tmp_path / "with")  # a sum over more pairs
 
@@ -405,7 +412,7 @@ def test_two_processes_equal_one(world: Path, tmp_path: Path) -> None:
     solo = set_up(config_for(world, tmp_path / "solo", method="rde"))
     clean = np.load(tmp_path / "divided/last/trainer_state/clean.npy")
     assert (
-        np.mean(clean == train_module.divide_pairs(solo, 0)) > 0.9
+        np.mean(clean == divide_pairs(solo, solo.method, 0)) > 0.9
     )  # a last digit may flip a borderline pair
 
 
@@ -418,7 +425,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_checkpoint(
     # the first epoch has a learning rate of 0, the second one beyond all bounds
     config = config_for(world, tmp_path, lr=1e38, warmup_factor=0.0)
     with pytest.raises(
-        WorkError, match=r"step [78]: sdm_loss is nan; training stopped. The last good checkpoint stands"
+        WorkError, match=r"step [78]: sdm_loss is nan; training stopped. The last good checkpoint is"
     ):
         train(config)
     assert json.loads((tmp_path / "last/trainer_state/progress.json").read_text())["step"] == 5
@@ -428,7 +435,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_checkpoint(
 
 def test_a_full_disk_leaves_the_previous_checkpoint(world: Path, tmp_path: Path) -> None:
     run = set_up(config_for(world, tmp_path))
-    train_module.save_last(run)
+    save_last(run)
     before = (tmp_path / "last/model.safetensors").read_bytes()
     with torch.no_grad():
         run.method.base_model.ln_final.weight.mul_(2)
@@ -438,10 +445,10 @@ def test_a_full_disk_leaves_the_previous_checkpoint(world: Path, tmp_path: Path)
         with pytest.raises(
             WorkError, match=r"last could not be saved: .*; the previous checkpoint is untouched"
         ):
-            train_module.save_last(run)
+            save_last(run)
         with pytest.raises(WorkError, match="state could not be saved"):
             large = {"a": torch.zeros(100_000)}
-            save_folder(tmp_path / "state", lambda folder: write_state(folder, Progress(), large, None, None))
+            save_folder(tmp_path / "state", lambda folder: write_state(folder, Progress(), large))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert (tmp_path / "last/model.safetensors").read_bytes() == before
@@ -499,13 +506,29 @@ def test_wrong_options_are_named_before_any_work(
     assert not (tmp_path / "last").exists()
 
 
-def test_tensorboard_gets_the_figures(world: Path, tmp_path: Path) -> None:
+def test_trackers_get_the_figures(world: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
-    train(config_for(world, tmp_path, epochs=1, tensorboard=True))
-    assert [file.stat().st_size > 200 for file in (tmp_path / "tensorboard").iterdir()] == [True]
+    train(config_for(world, tmp_path, epochs=1, trackers=["tensorboard"], test_datasets=["RSTPReid"]))
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(file))
+    events.Reload()
+    assert {"lr", "sdm_loss", "pairs_per_s", "test/RSTPReid/R1"} <= set(events.Tags()["scalars"])
+    assert [event.step for event in events.Scalars("sdm_loss")] == [1, 2, 3, 4, 5]
 
 
-def test_tensorboard_is_optional(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(UsageError, match="--tensorboard needs the package tensorboard"):
-        run_module.open_board(config_for(world, tmp_path, tensorboard=True))
+def test_wandb_gets_the_figures_offline(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    train(config_for(world, tmp_path, epochs=1, trackers=["wandb"]))
+    assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+
+
+def test_a_tracker_that_is_not_installed_is_refused_before_any_work(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match="--trackers wandb needs the package wandb: pip install"):
+        build_tracker("wandb", config_for(world, tmp_path))

@@ -19,14 +19,14 @@ from ham.reid.irra import IRRAOptions
 from ham.reid.train import train
 from ham.reid.weights import start_method
 from ham.runtime import UsageError
-from train_reid import CONFIGS, main, parse
+from train_reid import COMMANDS, main, parse
 
 TOP = SCRIPT.parent
 FILES = sorted((TOP / "configs/reid").glob("*.yaml"))
 
 
 def command_of(file: Path) -> str:
-    return next((word for word in CONFIGS if word in file.stem), "eval")
+    return next((word for word in COMMANDS if word in file.stem), "eval")
 
 
 # ----------------------------------------------------------------------------------------------------------------- configs

@@ -1,56 +1,83 @@
-"""What a training run keeps on disk: checkpoints that appear whole, the trainer's state for an exact resume, the best so far.
+"""What a training run writes: checkpoints that appear whole, the trainer's state for an exact resume, the resolved config.
 
-OUT/config.yaml  metrics.jsonl  failed.jsonl
-OUT/last/        model.safetensors, config.yaml, trainer_state/{progress.json, optimizer.pt, clean.npy}
+OUT/config.yaml  metrics.jsonl  failed.jsonl  .lock
+OUT/last/        model.safetensors, config.yaml, trainer_state/{progress.json, optimizer.pt, the method's arrays as .npy}
 OUT/val-best/    model.safetensors, config.yaml, results.json       chosen on the val splits
 OUT/test-best/   the same, chosen on the *test* splits: never a result to report
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, is_dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import yaml
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from ham.records import atomic_write, read_json, write_json
-from ham.reid.config import FREE_ON_RESUME, EvalConfig, TrainConfig
-from ham.runtime import UsageError, WorkError, git_revision, log
+from ham.reid.evaluate import Row
+from ham.reid.run import Progress, Run
+from ham.reid.weights import save_method
+from ham.runtime import UsageError, WorkError, dist_info, git_revision, log
+
+if TYPE_CHECKING:
+    from ham.reid.config import EvalConfig, TrainConfig
 
 LAST, VAL_BEST, TEST_BEST = "last", "val-best", "test-best"
+LOCK_WAIT_S = 10.0  # image workers of a killed run may hold its lock for a moment
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
-@dataclass
-class Progress:
-    """Where a run stands: the next batch of the next epoch, optimizer steps made, and the best mean R1 by checkpoint name."""
-
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-    best: dict[str, float] = field(default_factory=dict)
+@contextmanager
+def lock_output(output_dir: str | Path) -> Iterator[None]:
+    """Hold the lock of a run's folder, on the first process only. Raises UsageError when another run holds it."""
+    if not dist_info().is_main:
+        yield
+        return
+    folder = Path(output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=LOCK_WAIT_S)
+    except Timeout:
+        raise UsageError(
+            f"another training run is writing to {folder} (it holds {folder / '.lock'}); wait for it, or give another "
+            "--output_dir"
+        ) from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        log.warning("%s: this file system has no locks; do not start a second run there", folder)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 # ------------------------------------------------------------------------------------------------------------ checkpoints
 
 
 def save_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Replace a checkpoint folder as a whole: `write` fills a new one beside it, which then takes its place by rename.
+    """Replace a checkpoint folder as a whole: `write` fills a new folder beside it, which is then renamed.
 
-    When writing fails, on a full disk say, the previous checkpoint stands as it was. Raises WorkError.
+    Call it under `lock_output`: unfinished folders of an earlier process are removed. If writing fails, for example on a full
+    disk, the previous checkpoint stays as it was. Raises WorkError.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     for stale in folder.parent.glob(f".{folder.name}.*.tmp"):
-        shutil.rmtree(stale)
-    beside, previous = None, _previous(folder)
+        shutil.rmtree(stale, ignore_errors=True)
+    beside, previous = None, previous_folder(folder)
     try:
         beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
         beside.chmod(0o755)
@@ -74,14 +101,88 @@ def save_folder(folder: Path, write: Callable[[Path], None]) -> None:
 
 
 def find_folder(folder: Path) -> Path | None:
-    """Give a checkpoint folder, restored if a kill fell between its two renames, or None."""
-    if not folder.exists() and _previous(folder).exists():
-        _previous(folder).rename(folder)
+    """Return a checkpoint folder, restored if a kill came between the two renames of `save_folder`, or None."""
+    if not folder.exists() and previous_folder(folder).exists():
+        previous_folder(folder).rename(folder)
     return folder if folder.exists() else None
 
 
-def _previous(folder: Path) -> Path:
+def previous_folder(folder: Path) -> Path:
+    """Return where a checkpoint folder is while its successor takes its place."""
     return folder.with_name(f".{folder.name}.previous")
+
+
+def save_last(run: Run) -> None:
+    """Save model and trainer state for an exact resume; all processes wait. Raises WorkError for non-finite weights."""
+
+    def write(folder: Path) -> None:
+        save_method(run.method, folder)
+        write_config(folder / "config.yaml", run.config)
+        scaler = run.accelerator.scaler
+        write_state(
+            folder / "trainer_state",
+            run.state,
+            run.optimizer.state_dict(),
+            None if scaler is None else scaler.state_dict(),
+            run.method.training_state(),
+            run.data,
+        )
+
+    if run.accelerator.is_main_process:
+        refuse_non_finite(run)
+        save_folder(Path(run.config.output_dir) / LAST, write)
+    run.accelerator.wait_for_everyone()
+
+
+def save_best(run: Run, name: str, rows: list[Row]) -> None:
+    """Save the model with the figures by which it was chosen."""
+
+    def write(folder: Path) -> None:
+        save_method(run.method, folder)
+        write_config(folder / "config.yaml", run.config)
+        note = (
+            "chosen on the val split"
+            if name == VAL_BEST
+            else "chosen on the TEST split: an upper bound, not a result; report `last` or `val-best`"
+        )
+        write_json(
+            folder / "results.json",
+            {"note": note, "epoch": run.state.epoch, "step": run.state.step, "rows": rows},
+        )
+
+    if run.accelerator.is_main_process:
+        save_folder(Path(run.config.output_dir) / name, write)
+
+
+def refuse_non_finite(run: Run) -> None:
+    """Raise WorkError when a weight is not finite: such a checkpoint could never be resumed."""
+    broken = non_finite(run.method)
+    if broken:
+        raise WorkError(
+            f"step {run.state.step}: {broken} holds values that are not finite; training stopped and did not save them. "
+            + advice_after_nan(run.config)
+        )
+
+
+def non_finite(model: torch.nn.Module) -> str | None:
+    """Return the name of the first parameter or buffer that holds NaN or infinity, or None."""
+    for name, values in model.state_dict().items():
+        if values.is_floating_point() and not bool(torch.isfinite(values).all()):
+            return name
+    return None
+
+
+def advice_after_nan(config: TrainConfig) -> str:
+    """Return what to do after a loss or a weight that is not finite."""
+    last = Path(config.output_dir) / LAST
+    if last.exists():
+        found, start = f"The last good checkpoint is {last}", f"--weights {last}"
+    else:
+        found, start = "There is no checkpoint yet", "the same --weights"
+    return (
+        f"{found}. The same command would fail again: start a new run with {start}, another --output_dir, and a lower --lr "
+        "or --precision fp32"
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------ trainer state
@@ -91,38 +192,91 @@ def write_state(
     folder: Path,
     progress: Progress,
     optimizer: dict[str, Any],
-    scaler: dict[str, Any] | None,
-    clean: np.ndarray | None,
+    scaler: dict[str, Any] | None = None,
+    arrays: Mapping[str, np.ndarray] | None = None,
+    data: str = "",
 ) -> None:
-    """Write trainer_state/. All randomness is derived from (seed, epoch, batch), so that no generator's state is needed.
+    """Write trainer_state/. Random draws are derived from (seed, epoch, batch), so no generator's state is needed.
 
-    clean: RDE's labels of the running epoch.
+    arrays: the method's training state. data: digest of the training pairs.
     """
-    write_json(folder / "progress.json", asdict(progress))
+    write_json(folder / "progress.json", asdict(progress) | {"data": data})
     with atomic_write(folder / "optimizer.pt", "wb") as file:
         torch.save({"optimizer": optimizer, "scaler": scaler}, file)
-    if clean is not None:
-        with atomic_write(folder / "clean.npy", "wb") as file:
-            np.save(file, clean)
+    for name, values in (arrays or {}).items():
+        with atomic_write(folder / f"{name}.npy", "wb") as file:
+            np.save(file, values)
 
 
-def read_state(folder: Path) -> tuple[Progress, dict[str, Any], dict[str, Any] | None, np.ndarray | None]:
-    """Read what `write_state` wrote. Raises UsageError when a file is missing or broken."""
+@dataclass
+class SavedState:
+    """What trainer_state/ holds: progress, digest of the pairs ("" in old runs), optimizer and scaler, arrays by name."""
+
+    folder: Path
+    progress: Progress
+    data: str
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any] | None
+    arrays: dict[str, np.ndarray]
+
+    def load_into(self, optimizer: torch.optim.Optimizer, scaler: Any) -> None:
+        """Restore the optimizer and the gradient scaler. Raises UsageError when the state is another model's."""
+        try:
+            optimizer.load_state_dict(self.optimizer)
+            if scaler is not None and self.scaler is not None:
+                scaler.load_state_dict(self.scaler)
+        except (ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise UsageError(
+                f"{self.folder / 'optimizer.pt'} does not fit the model ({error}); {START_ANEW}"
+            ) from None
+
+
+START_ANEW = "start a new run with another --output_dir (--weights may be this checkpoint's folder)"
+
+
+def read_progress(folder: Path) -> tuple[Progress, str]:
+    """Read progress.json: the progress and the digest of the pairs. Raises UsageError for anything else."""
+    path = folder / "progress.json"
+    values = read_json(path)
+    known = {one.name for one in fields(Progress)}
+    if not isinstance(values, dict) or not known <= values.keys():
+        raise UsageError(f"{path}: expected an object with {', '.join(sorted(known))}; {START_ANEW}")
+    counts = [values[name] for name in ("epoch", "batch", "step")]
+    best = values["best"]
+    if not all(type(count) is int and count >= 0 for count in counts) or not isinstance(best, dict):
+        raise UsageError(f"{path}: epoch, batch and step are {counts}; expected whole numbers; {START_ANEW}")
+    return Progress(*counts, best), str(values.get("data", ""))
+
+
+def read_state(folder: Path) -> SavedState:
+    """Read what `write_state` wrote. Raises UsageError naming a file that is missing or damaged."""
+    progress, data = read_progress(folder)
+    path = folder / "optimizer.pt"
     try:
-        tensors = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+        optimizer, scaler = tensors["optimizer"], tensors["scaler"]
     except Exception as error:  # a cut or foreign file makes torch raise many types
-        raise UsageError(
-            f"{folder}/optimizer.pt cannot be read ({error}); start anew with another --output_dir"
-        ) from None
-    clean = np.load(folder / "clean.npy") if (folder / "clean.npy").exists() else None
-    return Progress(**read_json(folder / "progress.json")), tensors["optimizer"], tensors["scaler"], clean
+        first_line = str(error).split("\n")[0]
+        raise UsageError(f"{path} is damaged or missing ({first_line}); {START_ANEW}") from None
+    return SavedState(folder, progress, data, optimizer, scaler, read_arrays(folder))
+
+
+def read_arrays(folder: Path) -> dict[str, np.ndarray]:
+    """Read the method's arrays. Raises UsageError for a damaged one."""
+    arrays = {}
+    for path in sorted(folder.glob("*.npy")):
+        try:
+            arrays[path.stem] = np.load(path, allow_pickle=False)
+        except (ValueError, OSError, EOFError) as error:
+            raise UsageError(f"{path} is damaged ({error}); {START_ANEW}") from None
+    return arrays
 
 
 # ------------------------------------------------------------------------------------------------------------------- config
 
 
 def plain(value: Any) -> Any:
-    """Turn a config into YAML's own types."""
+    """Convert a config to YAML's own types."""
     if is_dataclass(value):
         value = asdict(value)
     if isinstance(value, dict):
@@ -133,7 +287,7 @@ def plain(value: Any) -> Any:
 
 
 def write_config(path: Path, config: TrainConfig | EvalConfig) -> None:
-    """Write the resolved config, headed by the git revision; it can be given to --config again."""
+    """Write the resolved config with the git revision in its first line; --config reads it again."""
     with atomic_write(path) as file:
         file.write(f"# git revision {revision_at_start()}\n")
         yaml.safe_dump(plain(config), file, sort_keys=False, allow_unicode=True)
@@ -141,31 +295,25 @@ def write_config(path: Path, config: TrainConfig | EvalConfig) -> None:
 
 @lru_cache(maxsize=1)
 def revision_at_start() -> str:
-    """Name the commit that runs, which is the one of the start: the checkout may move on below a long run."""
+    """Return the commit of the process's start: the checkout may change during a long run."""
     return git_revision()
 
 
-def refuse_other_config(path: Path, config: TrainConfig) -> None:
-    """Raise UsageError when the run whose checkpoint holds the config at `path` was made with other options than these."""
-    old, new = yaml.safe_load(path.read_text(encoding="utf-8")), plain(config)
-    changed = [
-        f"{key}: {old.get(key)} there, {new[key]} now"
-        for key in new
-        if key not in FREE_ON_RESUME and old.get(key) != new[key]
-    ]
-    if changed:
-        raise UsageError(
-            f"{path.parent.parent} holds a run with other options ({'; '.join(changed)}); give another "
-            "--output_dir, or the same options to resume it"
-        )
-
-
 def trim_metrics(path: Path, step: int) -> None:
-    """Drop the lines of metrics.jsonl that lie after the step resumed from: they are about to be made again."""
-    if path.exists():
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        if len(kept) < len(lines):
-            log.info("%s: %d lines after step %d dropped", path, len(lines) - len(kept), step)
-            with atomic_write(path) as file:
-                file.writelines(kept)
+    """Remove the lines of metrics.jsonl after the step resumed from, since those steps run again, and damaged lines."""
+    if not path.exists():
+        return
+    lines = path.read_bytes().splitlines(keepends=True)
+    kept = [line for line in lines if line.endswith(b"\n") and 0 <= _step_of(line) <= step]
+    if len(kept) < len(lines):
+        log.info("%s: %d lines after step %d or damaged are removed", path, len(lines) - len(kept), step)
+        with atomic_write(path, "wb") as file:
+            file.writelines(kept)
+
+
+def _step_of(line: bytes) -> int:
+    """Return a line's step, or -1 for a damaged line."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return -1

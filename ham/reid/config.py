@@ -5,15 +5,18 @@ The names are the YAML keys and, with dashes or underscores, the options of the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, fields, make_dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ham.datasets import BENCHMARKS
-from ham.reid.irra import IRRAOptions
-from ham.reid.rde import RDEOptions
+from ham.reid.methods import find_method, method_types
+from ham.reid.ranges import check_range
 from ham.runtime import UsageError
 
+MAX_TEXT_LENGTH = 248  # as Long-CLIP's; longer positions have no published weights
 # on resuming these may differ: they change where and how a run works, not what it computes
 FREE_ON_RESUME = (
     "data_root",
@@ -23,69 +26,68 @@ FREE_ON_RESUME = (
     "device",
     "num_workers",
     "log_every",
-    "tensorboard",
+    "trackers",
     "resume",
     "save_every_steps",
+    "expected",
+    "estimate",
 )
 
 
 @dataclass
-class TrainConfig:
+class TrainOptions:
     """Pretrain on captions or finetune on a benchmark.
 
     Attributes:
-        output_dir: where config.yaml, metrics.jsonl and the checkpoints go
+        output_dir: folder of config.yaml, metrics.jsonl and the checkpoints
         weights: CLIP, IRRA, RDE or HAM weights to start from (file or folder)
         method: sdm (pretraining), irra, rde, or a list of losses such as sdm+mlm+id
-        data_root: the folder that holds CUHK-PEDES/, ICFG-PEDES/ and so on
+        data_root: folder that holds CUHK-PEDES/, ICFG-PEDES/ and so on
         train_datasets: benchmarks whose training split is trained on
         train_captions: caption files ({image: [caption, ...]}) to train on
-        train_images: the folder that the paths in train_captions are relative to
-        caption_images: train on so many randomly chosen images of train_captions, always the same ones; null: on all
-        person_is: with train_captions, who is one person: each image, or all images of a folder (Part1/<id>/)
-        test_datasets: benchmarks whose test split is measured during training
+        train_images: folder that the paths in train_captions are relative to
+        caption_images: number of images of train_captions to train on, a random choice that is always the same; null: all
+        person_is: with train_captions, what counts as one person: each image, or all images of a folder (Part1/<id>/)
+        test_datasets: benchmarks whose test split is evaluated during training
         val_datasets: benchmarks whose val split chooses the val-best checkpoint
         image_size_px: height and width of the model's input
         stride_px: pixels between patches
         text_length: tokens per caption, start and end included
-        irra: options of the IRRA losses
-        rde: options of RDE
-        ccd: RDE divides the pairs into clean and noisy before every epoch; false: all count as clean
-        noise_rate: share of wrong pairs that RDE is told of; above 0.4 its mixture is fitted tightly
-        mask_all_losses: masked captions go to all losses, as in the reference; false: to the MLM loss alone
         augment_images: flip, shift and erase
         pad_px: largest shift; 10 as in the reference for 384x128, less for small images
-        scramble_words: change a fifth of each caption's words; null: as the method has it (rde)
-        epochs: times through the training pairs
+        scramble_words: change a fifth of each caption's words; null: the method's default (rde: true)
+        epochs: passes over the training pairs
         batch_size: pairs per optimizer step, over all processes
-        accumulation_steps: parts that a batch is worked off in; each part is a batch of its own to the losses
-        gather: compare with the pairs of all processes; false: each process sees its own, as in the reference
+        accumulation_steps: gradient accumulation steps; the losses compare the pairs of one step only
+        gather: compare the pairs of all processes; false: each process compares its own, as in the reference
         sampler: random pairs, or identity (batches of different persons with `instances` pairs each)
         instances: pairs per person for the identity sampler
         optimizer: adam (epsilon 1e-3, as in the reference), adamw or sgd
         lr: base learning rate
         weight_decay: of everything but biases
-        new_layer_lr_factor: times lr for layers that CLIP does not have
-        bias_lr_factor: times lr for biases
-        token_selection_lr: own rate of RDE's token selection layers
+        new_layer_lr_factor: factor on lr for layers that CLIP does not have
+        bias_lr_factor: factor on lr for biases
         lr_mode: cosine, linear, exp, poly, polynomial or step
         lr_per: the rate changes every epoch, as in the reference, or every step
         warmup_epochs: epochs from warmup_factor to the full rate
-        warmup_factor: where the warm-up begins
+        warmup_factor: factor on the rate at the start of the warm-up
         milestones: epochs at which lr_mode step divides by ten
         clip_grad_norm: largest norm of the gradient; null: unlimited
-        seed: of everything random
+        seed: seed of everything random
         precision: fp32, bf16 or fp16 (weights stay fp32); auto: bf16 on a GPU
-        device: auto, cpu or cuda
+        device: auto, cpu, cuda or cuda:N
         compile: compile the model with torch.compile
+        gradient_checkpointing: recompute activations in the backward pass: less memory, about a third more time
         num_workers: processes that decode images, per training process
         eval_every: epochs between evaluations; 0: only at the end
-        save_every_steps: also save after so many steps; null: only after each epoch
+        save_every_steps: also save after this number of steps; null: only after each epoch
         log_every: steps between lines in metrics.jsonl
         max_failed_share: share of unreadable images at which the run stops
-        tensorboard: also write TensorBoard events
-        cache_dir: where tokenized captions are kept; by default output_dir/cache
-        resume: go on where the same command stopped; false: refuse an output_dir that holds a run
+        trackers: also log to tensorboard, wandb or both
+        cache_dir: folder of the tokenized captions; by default output_dir/cache
+        resume: continue the run that the same command began; false: refuse an output_dir that holds a run
+        expected: published figures to compare with, {source: {dataset: {R1: ..., mAP: ...}}}
+        estimate: print the memory that the run needs and stop
     """
 
     output_dir: Path | None = None
@@ -102,11 +104,6 @@ class TrainConfig:
     image_size_px: tuple[int, int] = (384, 128)
     stride_px: int = 16
     text_length: int = 77
-    irra: IRRAOptions = field(default_factory=IRRAOptions)
-    rde: RDEOptions = field(default_factory=RDEOptions)
-    ccd: bool = True
-    noise_rate: float = 0.0
-    mask_all_losses: bool = True
     augment_images: bool = True
     pad_px: int = 10
     scramble_words: bool | None = None
@@ -121,7 +118,6 @@ class TrainConfig:
     weight_decay: float = 4e-5
     new_layer_lr_factor: float = 5.0
     bias_lr_factor: float = 2.0
-    token_selection_lr: float = 1e-3
     lr_mode: Literal["cosine", "linear", "exp", "poly", "polynomial", "step"] = "cosine"
     lr_per: Literal["epoch", "step"] = "epoch"
     warmup_epochs: int = 5
@@ -132,17 +128,33 @@ class TrainConfig:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: str = "auto"
     compile: bool = False
+    gradient_checkpointing: bool = False
     num_workers: int = 8
     eval_every: int = 1
     save_every_steps: int | None = None
     log_every: int = 50
     max_failed_share: float = 0.01
-    tensorboard: bool = False
+    trackers: list[Literal["tensorboard", "wandb"]] = field(default_factory=list)
     cache_dir: Path | None = None
     resume: bool = True
+    expected: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    estimate: bool = False
+
+    @property
+    def method_options(self) -> dict[str, Any]:
+        """The methods' options by key, such as {"irra": IRRAOptions(...), "rde": RDEOptions(...)}."""
+        common = {one.name for one in fields(TrainOptions)}
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name not in common}
 
     def check(self) -> None:
-        """Raise UsageError for options that are missing or exclude each other, before the first expensive minute."""
+        """Raise UsageError for options that are missing, out of range or exclude each other; reads no file."""
+        self._check_presence()
+        self._check_ranges()
+        check_device(self.device)
+        kind = find_method(self.method)
+        self.method_options[kind.options_key].check()
+
+    def _check_presence(self) -> None:
         for name in ("output_dir", "weights"):
             if getattr(self, name) is None:
                 raise UsageError(f"--{name} is missing; set it in the YAML file or on the command line")
@@ -159,14 +171,89 @@ class TrainConfig:
             raise UsageError(
                 "--data_root is missing: the folder that holds CUHK-PEDES/ and the other datasets"
             )
-        for name in ("epochs", "batch_size", "accumulation_steps", "log_every", "text_length"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"--{name} is {getattr(self, name)}; expected at least 1")
+
+    def _check_ranges(self) -> None:
+        for name in ("epochs", "batch_size", "accumulation_steps", "log_every", "instances", "stride_px"):
+            check_range(f"--{name}", getattr(self, name), at_least=1)
+        for name in ("caption_images", "save_every_steps"):
+            check_range(f"--{name}", getattr(self, name), at_least=1)
+        for name in ("pad_px", "num_workers", "eval_every", "warmup_epochs"):
+            check_range(f"--{name}", getattr(self, name), at_least=0)
+        for name in ("lr", "weight_decay", "new_layer_lr_factor", "bias_lr_factor", "seed"):
+            check_range(f"--{name}", getattr(self, name), at_least=0)
+        for name in ("warmup_factor", "max_failed_share"):
+            check_range(f"--{name}", getattr(self, name), at_least=0, at_most=1)
+        check_range("--clip_grad_norm", self.clip_grad_norm, above=0)
+        check_range("--text_length", self.text_length, at_least=3, at_most=MAX_TEXT_LENGTH)
+        for side in self.image_size_px:
+            check_range("--image_size_px", side, at_least=1)
+        for epoch in self.milestones:
+            check_range("--milestones", epoch, at_least=0)
+
+    def check_groups(self, world_size: int) -> None:
+        """Raise UsageError unless every group of compared pairs can hold two persons.
+
+        A loss compares the pairs of one gradient accumulation step, of one process unless --gather is on.
+        """
+        group = self.batch_size // self.accumulation_steps // (1 if self.gather else world_size)
+        least = self.instances + 1 if self.sampler == "identity" else 2
+        if group < least:
+            apart = "" if self.gather or world_size == 1 else f" on each of {world_size} processes"
+            raise UsageError(
+                f"the losses would compare {group} pair{'s' * (group != 1)} at a time{apart}, all of one person, so that "
+                f"there is nothing to learn: --batch_size is {self.batch_size}, --accumulation_steps "
+                f"{self.accumulation_steps}; use a larger --batch_size, fewer accumulation steps, or --gather true"
+            )
+
+
+def train_config_type() -> type[TrainOptions]:
+    """Return the config class of training: the common options, and each method's options under its key."""
+    return _train_config_type(tuple((key, kind.options_type) for key, kind in method_types().items()))
+
+
+@lru_cache
+def _train_config_type(keys: tuple[tuple[str, type], ...]) -> type[TrainOptions]:
+    groups = [(key, options, field(default_factory=options)) for key, options in keys]
+    made = make_dataclass("TrainConfig", groups, bases=(TrainOptions,))
+    lines = [f"        {key}: options of {key}" for key, _ in keys]
+    made.__doc__ = (TrainOptions.__doc__ or "").rstrip() + "\n" + "\n".join(lines) + "\n    "
+    made.__module__ = __name__
+    return made
+
+
+if TYPE_CHECKING:
+    TrainConfig = TrainOptions
+else:
+    TrainConfig = train_config_type()
+
+
+def check_device(name: str) -> None:
+    """Raise UsageError unless `name` is a device that torch runs on here."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(name)):
+        raise UsageError(f"--device is {name}; expected auto, cpu, cuda or cuda:N (cuda:0 is the first GPU)")
+
+
+def moved_options() -> dict[str, str]:
+    """Return where options of earlier versions are now: {"ccd": "rde.ccd", ...}."""
+    return {name: f"{key}.{name}" for key, kind in method_types().items() for name in kind.moved_options}
+
+
+def upgrade_options(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of a YAML file with those of earlier versions at their present place."""
+    values = dict(values)
+    for old, new in moved_options().items():
+        if old in values:
+            key, name = new.split(".")
+            values[key] = {name: values.pop(old)} | dict(values.get(key) or {})
+    if "tensorboard" in values:
+        wanted = values.pop("tensorboard")
+        values.setdefault("trackers", ["tensorboard"] if wanted else [])
+    return values
 
 
 @dataclass
 class EvalConfig:
-    """Measure a checkpoint on any number of benchmarks.
+    """Evaluate a checkpoint on any number of benchmarks.
 
     Attributes:
         checkpoint: our checkpoint folder, or CLIP, IRRA, RDE or HAM weights
@@ -185,6 +272,7 @@ class EvalConfig:
         precision: fp32, bf16 or fp16; auto: bf16 on a GPU
         device: auto, cpu or cuda
         seed: chooses the queries shown
+        expected: published figures to compare with, {source: {dataset: {R1: ..., mAP: ...}}}
     """
 
     checkpoint: Path | None = None
@@ -203,6 +291,7 @@ class EvalConfig:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: str = "auto"
     seed: int = 0
+    expected: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
 
 
 @dataclass

@@ -1,6 +1,6 @@
-"""Training pairs: captions tokenized once into a memory-mapped array, images decoded and resized by workers.
+"""Training pairs: captions tokenized once into memory-mapped arrays, under the cache folder.
 
-No Python object per caption or image lives in a worker: paths are packed strings, everything else is an array.
+Workers hold no Python object per caption or image: paths are packed strings, everything else is an array.
 """
 
 from __future__ import annotations
@@ -8,13 +8,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from ham.clip import tokenize
 from ham.datasets import (
@@ -26,19 +24,21 @@ from ham.datasets import (
     open_captions,
     read_dataset,
 )
-from ham.records import atomic_write, path_below, read_jsonl, to_json_line
-from ham.reid.images import ImageError, read_image
+from ham.records import atomic_write, path_below
+from ham.reid.sampler import SAMPLERS
 from ham.runtime import UsageError, WorkError, log, numpy_generator, progress
 
+if TYPE_CHECKING:
+    from ham.reid.config import TrainConfig
+
 TOKENIZED_AT_ONCE = 4096
-MAX_NEIGHBOURS = 50  # unreadable images in a row after which a worker gives up
 Pair = tuple[str, str, str]  # image file, person, caption
-Failure = tuple[str, str]  # image file, reason
+ARRAYS = ("image", "person", "ids")
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """All training pairs: row i is one caption with its image. Pickles as its place; pages are shared by all workers.
+    """All training pairs: row i is one caption with its image. Pickles as its path; workers share the memory pages.
 
     image_paths: the image files [N images]. image: int32 [N pairs], rows of image_paths. person: int32 [N pairs], labels
     0..num_persons-1. ids: uint16 [N pairs, T].
@@ -53,9 +53,16 @@ class Pairs:
 
     @classmethod
     def open(cls, stem: Path) -> Pairs:
-        """Map what `pack_pairs` wrote."""
-        image, person, ids = (np.load(file, mmap_mode="r") for file in _array_files(stem))
-        return cls(PackedStrings(f"{stem}.images"), image, person, ids, int(person.max()) + 1, stem)
+        """Map what `pack_pairs` wrote. Raises ValueError when the arrays do not fit each other."""
+        image, person, ids = (np.load(f"{stem}.{name}.npy", mmap_mode="r") for name in ARRAYS)
+        paths = PackedStrings(f"{stem}.images")
+        if image.ndim != 1 or ids.ndim != 2 or not len(image) == len(person) == len(ids) > 0:
+            raise ValueError(f"shapes {image.shape}, {person.shape} and {ids.shape} of image, person and ids")
+        if (image.dtype, person.dtype, ids.dtype) != (np.int32, np.int32, np.uint16):
+            raise ValueError(f"types {image.dtype}, {person.dtype} and {ids.dtype} of image, person and ids")
+        if not 0 <= image.min() <= image.max() < len(paths) or person.min() < 0:
+            raise ValueError(f"image numbers {image.min()} to {image.max()} for {len(paths)} images")
+        return cls(paths, image, person, ids, int(person.max()) + 1, stem)
 
     def __reduce__(self) -> tuple[Callable[[Path], Pairs], tuple[Path]]:
         return Pairs.open, (self.stem,)
@@ -64,23 +71,34 @@ class Pairs:
         return len(self.image)
 
     def rows(self, index: np.ndarray) -> dict[str, np.ndarray]:
-        """Give the numbers of some pairs: caption_ids int64 [B, T], person_ids, image_ids and index int64 [B]."""
-        numbers = {
-            "caption_ids": self.ids[index],
-            "person_ids": self.person[index],
-            "image_ids": self.image[index],
-        }
+        """Return the arrays of some pairs: caption_ids int64 [B, T], person_ids, image_ids and index int64 [B]."""
         return {
-            **{name: values.astype(np.int64) for name, values in numbers.items()},
+            "caption_ids": self.ids[index].astype(np.int64),
+            "person_ids": self.person[index].astype(np.int64),
+            "image_ids": self.image[index].astype(np.int64),
             "index": index.astype(np.int64),
         }
+
+    def digest(self, *roots: object) -> str:
+        """Compute a digest of captions, persons and image files, the latter relative to `roots`: 16 hex digits."""
+        digest = hashlib.sha256()
+        for values in (self.image, self.person, self.ids):
+            digest.update(repr(values.shape).encode())
+            digest.update(np.ascontiguousarray(values).data)
+        prefixes = [f"{Path(str(root)).resolve()}/" for root in roots if root is not None]
+        prefixes += [f"{root}/" for root in roots if root is not None]
+        for path in self.image_paths:
+            for prefix in prefixes:
+                path = path.removeprefix(prefix)
+            digest.update(path.encode("utf-8", "surrogatepass") + b"\0")
+        return digest.hexdigest()[:16]
 
 
 # ---------------------------------------------------------------------------------------------------------------- sources
 
 
 def require_datasets(root: Path | None, names: Sequence[str], split: str) -> None:
-    """Raise UsageError unless every dataset lies below `root` with its images and has records of the split."""
+    """Raise UsageError unless every dataset is below `root` with its images and has records of the split."""
     for name in names:
         image_root(root, name)
         if not read_dataset(root, name, split):
@@ -88,7 +106,7 @@ def require_datasets(root: Path | None, names: Sequence[str], split: str) -> Non
 
 
 def dataset_pairs(root: Path, name: str, split: str = "train") -> Iterator[Pair]:
-    """Yield the pairs of one benchmark's split. Persons are named `dataset/id`, so that datasets never share one."""
+    """Iterate over the pairs of one benchmark's split. Persons are named `dataset/id`, so that datasets never share one."""
     folder = image_root(root, name)
     for record in read_dataset(root, name, split):
         file = str(path_below(folder, record.image_path))
@@ -105,10 +123,10 @@ def caption_file_pairs(
     cache_dir: Path | None = None,
     limit: int | None = None,
 ) -> Iterator[Pair]:
-    """Yield the pairs of caption files ({image: [caption, ...]}) whose images lie below `folder`.
+    """Iterate over the pairs of caption files ({image: [caption, ...]}) whose images lie below `folder`.
 
-    person_is: "image" makes each image a person of its own; "folder" takes the image's folder, as SYNTH-PEDES' layout
-    `Part1/<id>/<n>.jpg` has it. limit: only so many images, randomly chosen, always the same ones.
+    person_is: "image" makes each image a person; "folder" takes the image's folder, as in SYNTH-PEDES' layout
+    `Part1/<id>/<n>.jpg`. limit: number of images, a random choice that is always the same.
     """
     rows = open_captions(files, cache_dir)
     chosen = range(len(rows))
@@ -126,7 +144,7 @@ def caption_file_pairs(
 def fingerprint(
     root: Path | None, datasets: Sequence[str], captions: Sequence[str | Path], *settings: object
 ) -> str:
-    """Give a digest that changes with the annotation files' places, sizes, times of change and with the settings."""
+    """Compute a digest of the annotation files' paths, sizes and modification times, and of the settings."""
     files = [file for name in datasets for file in annotation_files(root, name)] + [
         Path(file) for file in captions
     ]
@@ -135,121 +153,89 @@ def fingerprint(
 
 
 def pack_pairs(pairs: Callable[[], Iterable[Pair]], stem: Path, text_length: int = 77) -> Pairs:
-    """Tokenize and pack pairs into `stem`.images and `stem`.*.npy, or open them where they are already.
+    """Tokenize and pack pairs into `stem`.images and `stem`.*.npy, or open what is there; damaged files are written again.
 
-    pairs: called only when there is something to pack. Files appear by rename, the one that says "complete" last, so that
-    processes may race. Raises UsageError when there is no pair.
+    pairs: called only when there is something to pack. Files appear by rename, `stem`.images last, so that processes may race.
+    Raises UsageError when there is no pair, WorkError when the files cannot be written.
     """
-    names = stem.with_name(f"{stem.name}.images")
-    if not names.exists():
-        image_of: dict[str, int] = {}
-        images, persons, ids = [], [], []
-        stream = iter(progress(pairs(), what="tokenizing captions", unit="caption"))
-        while chunk := list(islice(stream, TOKENIZED_AT_ONCE)):
-            images += [image_of.setdefault(file, len(image_of)) for file, _, _ in chunk]
-            persons += [person for _, person, _ in chunk]
-            ids.append(tokenize([caption for _, _, caption in chunk], text_length).numpy().astype(np.uint16))
-        if not images:
-            raise UsageError(
-                "the training data holds no caption; check --train_datasets and --train_captions"
-            )
-        arrays = (
-            np.array(images, np.int32),
-            contiguous_labels(persons)[0].astype(np.int32),
-            np.concatenate(ids),
-        )
-        for file, values in zip(_array_files(stem), arrays):
-            with atomic_write(file, "wb") as out:
-                np.save(out, values)
-        PackedStrings.write(names, image_of)
+    if Path(f"{stem}.images").exists():
+        try:
+            return Pairs.open(stem)
+        except (ValueError, OSError, EOFError, UsageError) as error:
+            log.warning("%s.* is damaged (%s) and is written again", stem, error)
+            Path(f"{stem}.images").unlink(missing_ok=True)
+    try:
+        _write_pairs(pairs(), stem, text_length)
+    except OSError as error:
+        raise WorkError(
+            f"{stem}.* could not be written: {error.strerror or error}; make room, or give another --cache_dir"
+        ) from error
     return Pairs.open(stem)
 
 
-def _array_files(stem: Path) -> list[Path]:
-    return [Path(f"{stem}.{name}.npy") for name in ("image", "person", "ids")]
+def _write_pairs(pairs: Iterable[Pair], stem: Path, text_length: int) -> None:
+    image_of: dict[str, int] = {}
+    images, persons, ids = [], [], []
+    stream = iter(progress(pairs, what="tokenizing captions", unit="caption"))
+    while chunk := list(islice(stream, TOKENIZED_AT_ONCE)):
+        images += [image_of.setdefault(file, len(image_of)) for file, _, _ in chunk]
+        persons += [person for _, person, _ in chunk]
+        ids.append(tokenize([caption for _, _, caption in chunk], text_length).numpy().astype(np.uint16))
+    if not images:
+        raise UsageError("the training data holds no caption; check --train_datasets and --train_captions")
+    arrays = {
+        "image": np.array(images, np.int32),
+        "person": contiguous_labels(persons)[0].astype(np.int32),
+        "ids": np.concatenate(ids),
+    }
+    for name in ARRAYS:
+        with atomic_write(f"{stem}.{name}.npy", "wb") as out:
+            np.save(out, arrays[name])
+    PackedStrings.write(Path(f"{stem}.images"), image_of)
 
 
-# ----------------------------------------------------------------------------------------------------------------- loading
+# ------------------------------------------------------------------------------------------------------------------- a run's
 
 
-class PairImages(Dataset):
-    """Load the images of a list of batches: item i is (pixels uint8 [B, H, W, 3], index int64 [B], failures).
+def open_pairs(config: TrainConfig) -> Pairs:
+    """Open the training pairs of all datasets and caption files of a run, packed under its cache folder.
 
-    An image that cannot be read gives its place to the next readable pair, so that batches keep their size; the failure is
-    reported with the batch.
+    Raises UsageError when they do not fill one batch, or are all of one person.
     """
+    cache = Path(config.cache_dir or Path(config.output_dir) / "cache")
 
-    def __init__(self, pairs: Pairs, batches: Sequence[np.ndarray], image_size_px: tuple[int, int]) -> None:
-        self.pairs, self.batches, self.image_size_px = pairs, batches, image_size_px
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, number: int) -> tuple[Tensor, Tensor, list[Failure]]:
-        batch = np.asarray(self.batches[number])
-        height, width = self.image_size_px
-        pixels, index, failures = np.empty((len(batch), height, width, 3), np.uint8), batch.copy(), []
-        for place, pair in enumerate(batch.tolist()):
-            pixels[place], index[place], failed = self._readable_from(pair)
-            failures += failed
-        return torch.from_numpy(pixels), torch.from_numpy(index), failures
-
-    def _readable_from(self, pair: int) -> tuple[np.ndarray, int, list[Failure]]:
-        failures = []
-        for candidate in range(pair, pair + MAX_NEIGHBOURS):
-            candidate %= len(self.pairs)
-            try:
-                file = self.pairs.image_paths[int(self.pairs.image[candidate])]
-                return read_image(file, self.image_size_px), candidate, failures
-            except ImageError as error:
-                failures.append((error.path, error.reason))
-        raise WorkError(
-            f"{MAX_NEIGHBOURS} unreadable images in a row, the first {failures[0][0]}: {failures[0][1]}; "
-            "check the image root with `python -m ham.datasets verify`"
+    def all_pairs() -> Iterator[Pair]:
+        datasets = (dataset_pairs(config.data_root, name) for name in config.train_datasets)
+        files = caption_file_pairs(
+            config.train_captions, config.train_images, config.person_is, cache, config.caption_images
         )
+        return chain(*datasets, files if config.train_captions else ())
 
-
-def image_loader(
-    pairs: Pairs,
-    batches: Sequence[np.ndarray],
-    image_size_px: tuple[int, int],
-    num_workers: int,
-    pin_memory: bool = False,
-) -> DataLoader:
-    """Load batches in order, ahead of their use, in `num_workers` processes (0: in this one)."""
-    return DataLoader(
-        PairImages(pairs, batches, image_size_px),
-        batch_size=None,
-        num_workers=num_workers,
-        pin_memory=pin_memory,
-        prefetch_factor=4 if num_workers else None,
+    key = fingerprint(
+        config.data_root,
+        config.train_datasets,
+        config.train_captions,
+        str(config.train_images),
+        str(config.data_root),
+        config.person_is,
+        config.caption_images,
+        config.text_length,
     )
+    pairs = pack_pairs(all_pairs, cache / f"pairs-{key}", config.text_length)
+    if pairs.num_persons < 2:
+        raise UsageError(
+            f"all {len(pairs)} training pairs are of one person; there is nothing to tell apart"
+            + (", try --person_is image" if config.train_captions and config.person_is == "folder" else "")
+        )
+    if len(plan_of(config, pairs, 0)) == 0:
+        raise UsageError(
+            f"{len(pairs)} training pairs of {pairs.num_persons} persons do not fill one batch of "
+            f"{config.batch_size} ({config.sampler} sampler); choose a smaller --batch_size"
+        )
+    return pairs
 
 
-class FailedImages:
-    """Count the images that could not be read, write each once to `failed.jsonl`, and stop the run when they are too many.
-
-    A resumed run counts anew, since images may have been mended, and does not write the same image again.
-    """
-
-    def __init__(self, path: Path, total: int, max_share: float) -> None:
-        self.path, self.total, self.max_share = path, total, max_share
-        self.seen: set[str] = set()
-        self.written = {row["image"] for row in read_jsonl(path)} if path.exists() else set()
-
-    def add(self, failures: Iterable[Failure]) -> None:
-        """Take note of failures. Raises WorkError when more than `max_share` of all images failed."""
-        for file, reason in failures:
-            if file not in self.seen:
-                self.seen.add(file)
-                log.warning("image skipped: %s: %s", file, reason)
-            if file not in self.written:
-                self.written.add(file)
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                with self.path.open("a", encoding="utf-8") as out:
-                    out.write(to_json_line({"image": file, "status": "failed", "reason": reason}))
-        if len(self.seen) > self.max_share * self.total:
-            raise WorkError(
-                f"{len(self.seen)} of {self.total} images could not be read, more than --max_failed_share "
-                f"{self.max_share}; they are listed in {self.path}"
-            )
+def plan_of(config: TrainConfig, pairs: Pairs, epoch: int) -> np.ndarray:
+    """Return the epoch's batches, int64 [batches, batch_size]."""
+    more = {"instances": config.instances} if config.sampler == "identity" else {}
+    return SAMPLERS[config.sampler](pairs.person, config.batch_size, config.seed, epoch, **more)

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,18 +19,10 @@ from ham.clip import tokenize
 from ham.distributed import on_all_ranks
 from ham.reid.batch import normalize
 from ham.reid.images import SIZE_PX, ImageError, read_image
-from ham.reid.methods import joined
+from ham.reid.protocol import RetrievalModel, joined
 from ham.runtime import WorkError, log, progress
 
 TEXT_LENGTH = 77  # tokens per caption, start and end included
-
-
-class RetrievalModel(Protocol):
-    """What every method's model offers: both return features, not normalized, one tensor [B, D] for each branch."""
-
-    def image_features(self, images: Tensor) -> list[Tensor]: ...
-
-    def text_features(self, ids: Tensor) -> list[Tensor]: ...
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""IRRA: CLIP with distribution matching, and two helpers at training: masked words from image and text, identity classes.
+"""IRRA: CLIP trained by distribution matching, masked language modeling over both towers, and identity classification.
 
 Source: IRRA (Cross-Modal Implicit Relation Reasoning and Aligning, CVPR 2023), model/build.py.
 """
@@ -6,38 +6,56 @@ Source: IRRA (Cross-Modal Implicit Relation Reasoning and Aligning, CVPR 2023), 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ham.clip import CLIP, QuickGELU, Transformer, eot_positions, take
-from ham.distributed import no_gather
 from ham.reid.losses import cmpm_loss, id_loss, itc_loss, mlm_loss, sdm_loss
+from ham.reid.mlm import mask_batch
+from ham.reid.protocol import GlobalBatch, RetrievalMethod
+from ham.reid.ranges import check_range
 from ham.runtime import UsageError
 
 LOSSES = ("itc", "sdm", "cmpm", "id", "mlm")
-HEADS = {
-    "id": ("classifier",),
-    "mlm": ("cross_attn", "cross_modal_transformer", "ln_pre_t", "ln_pre_i", "ln_post", "mlm_head"),
-}
+LOSSES_OF_NAME = {"irra": "sdm+mlm+id"}
 
 
 @dataclass(frozen=True)
 class IRRAOptions:
-    """temperature: of SDM and ITC, fixed. soften_other_images: SDM counts positives of another image of the person 0.3."""
+    """Options of IRRA's losses.
+
+    Attributes:
+        temperature: temperature of SDM and ITC, fixed
+        id_weight: weight of the ID loss
+        mlm_weight: weight of the MLM loss
+        cross_layers: transformer layers between the cross-attention and the MLM head
+        soften_other_images: SDM weighs positives of another image of the person by 0.3
+        mask_all_losses: masked captions go to all losses, as in the reference; false: to the MLM loss only
+    """
 
     temperature: float = 0.02
     id_weight: float = 1.0
     mlm_weight: float = 1.0
     cross_layers: int = 4
     soften_other_images: bool = False
+    mask_all_losses: bool = True
+
+    def check(self) -> None:
+        """Raise UsageError for values out of range."""
+        check_range("--irra.temperature", self.temperature, above=0)
+        check_range("--irra.id_weight", self.id_weight, at_least=0)
+        check_range("--irra.mlm_weight", self.mlm_weight, at_least=0)
+        check_range("--irra.cross_layers", self.cross_layers, at_least=1)
 
 
 def parse_losses(text: str) -> tuple[str, ...]:
-    """Read a loss list such as 'sdm+mlm+id'. Raises UsageError naming what is not a loss, and the losses there are.
+    """Parse a loss list such as 'sdm+mlm+id'. Raises UsageError naming what is not a loss, and the valid losses.
 
     deviation: names must match whole; the reference looks for substrings, so that any word with 'id' in it turns ID on.
     """
@@ -51,21 +69,19 @@ def parse_losses(text: str) -> tuple[str, ...]:
     return tuple(name for name in LOSSES if name in names)
 
 
-class IRRA(nn.Module):
+class IRRA(RetrievalMethod):
     """The CLIP towers and the heads that the losses need. Parameters have the reference's names."""
 
-    kind = "irra"
+    options_type: ClassVar[type] = IRRAOptions
+    options_key = "irra"
+    moved_options = ("mask_all_losses",)
 
     def __init__(
         self, clip: CLIP, losses: tuple[str, ...], num_classes: int = 0, options: IRRAOptions | None = None
     ) -> None:
-        super().__init__()
-        self.losses, self.options, self.num_classes = losses, options or IRRAOptions(), num_classes
-        self.gather: Callable[[Tensor], Tensor] = no_gather
-        self.base_model = clip
-        clip.logit_scale.requires_grad_(
-            False
-        )  # the temperature is fixed; an unused parameter would trouble DDP
+        super().__init__(clip, "+".join(losses))
+        self.losses, self.num_classes = losses, num_classes
+        self.options = options or IRRAOptions()
         width = clip.embed_dim
         if "id" in losses:
             if num_classes < 1:
@@ -100,24 +116,37 @@ class IRRA(nn.Module):
         nn.init.normal_(self.mlm_head.dense.weight, std=(2 * width) ** -0.5)
         nn.init.normal_(self.mlm_head.fc.weight, std=projection_std)
 
-    def encode_image(self, images: Tensor) -> Tensor:
-        """Encode images [B, 3, H, W] to features [B, D], not normalized."""
-        return self.base_model.encode_image(images).float()
+    @classmethod
+    def build(cls, name: str, clip: CLIP, num_classes: int, options: IRRAOptions) -> IRRA:
+        """Build IRRA with the losses of `irra`, or of a loss list. Raises UsageError for an unknown loss."""
+        return cls(clip, parse_losses(LOSSES_OF_NAME.get(name, name)), num_classes, options)
 
-    def encode_text(self, ids: Tensor) -> Tensor:
-        """Encode token ids [B, T] to features [B, D], not normalized."""
-        return self.base_model.encode_text(ids).float()
+    @classmethod
+    def build_for_evaluation(cls, clip: CLIP, tensors: Mapping[str, Tensor]) -> IRRA:
+        """Build the towers alone: no head of IRRA is used outside training."""
+        return cls(clip, ("sdm",))
 
-    def image_features(self, images: Tensor) -> list[Tensor]:
-        """Give the features whose cosines with `text_features` are averaged into the score."""
-        return [self.encode_image(images)]
+    def prepare_text(self, batch: GlobalBatch) -> dict[str, np.ndarray]:
+        """Mask words for the MLM loss: caption_ids, mlm_ids and mlm_labels [B, T], mlm_factor [1].
 
-    def text_features(self, ids: Tensor) -> list[Tensor]:
-        """Give the features whose cosines with `image_features` are averaged into the score."""
-        return [self.encode_text(ids)]
+        MLM is a mean over masked words, of which processes have unequal numbers. mlm_factor makes the mean over the compared
+        processes the mean over all words.
+        """
+        if "mlm" not in self.losses:
+            return super().prepare_text(batch)
+        masked, labels = mask_batch(batch.ids, batch.generator("masked words"))
+        mine = masked[batch.rows]
+        in_rows, in_part = np.count_nonzero(labels[batch.rows]), np.count_nonzero(labels[batch.part])
+        factor = in_rows * batch.compared / max(1, in_part) if batch.compared > 1 else 1.0
+        return {
+            "caption_ids": mine if self.options.mask_all_losses else batch.ids[batch.rows],
+            "mlm_ids": mine,
+            "mlm_labels": labels[batch.rows],
+            "mlm_factor": np.array([factor], np.float32),
+        }
 
     def cross_former(self, text_tokens: Tensor, image_tokens: Tensor) -> Tensor:
-        """Let text tokens [B, T, D] look at image tokens [B, 1 + P, D], then at each other: [B, T, D]."""
+        """Run cross-attention from text tokens [B, T, D] to image tokens [B, 1 + P, D], then the transformer: [B, T, D]."""
         text, image, attention = self.ln_pre_t(text_tokens), self.ln_pre_i(image_tokens), self.cross_attn
         width, heads = text.shape[-1], attention.num_heads
         w_q, w_kv = attention.in_proj_weight.split([width, 2 * width])
@@ -131,8 +160,9 @@ class IRRA(nn.Module):
         """Compute the losses (keys ending `_loss`, weighted) and the accuracies of a training batch.
 
         batch: images [B, 3, H, W], caption_ids [B, T], person_ids [B] (contiguous for 'id'); image_ids [B] if other images are
-        softened; mlm_ids and mlm_labels [B, T] for 'mlm' (0 = nothing to predict). When mlm_ids and caption_ids are one
-        tensor (the reference lets every loss see the masked captions) it is encoded once.
+        softened; mlm_ids and mlm_labels [B, T] for 'mlm' (0 = nothing to predict), mlm_factor [1] if MLM's figures are
+        scaled. When mlm_ids and caption_ids are one tensor (in the reference every loss sees the masked captions) it is
+        encoded once.
         """
         image_tokens, masked_tokens = self._tokens(batch) if "mlm" in self.losses else (None, None)
         image = self.encode_image(batch["images"]) if image_tokens is None else image_tokens[:, 0].float()
@@ -157,10 +187,10 @@ class IRRA(nn.Module):
             logits = self.mlm_head(
                 self.cross_former(masked_tokens, image_tokens)[chosen]
             ).float()  # no others are needed
-            result["mlm_loss"] = (
-                mlm_loss(logits, words) * self.options.mlm_weight if len(words) else logits.sum()
-            )
-            result["mlm_acc"] = accuracy(logits, words)
+            factor = batch["mlm_factor"].squeeze() if "mlm_factor" in batch else 1.0
+            loss = mlm_loss(logits, words) * self.options.mlm_weight if len(words) else logits.sum()
+            result["mlm_loss"] = loss * factor
+            result["mlm_acc"] = accuracy(logits, words) * factor
         return result
 
     def _tokens(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -184,5 +214,5 @@ class IRRA(nn.Module):
 
 @torch.no_grad()
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Give the share of rows whose highest logit is the label; 0 for no rows."""
+    """Compute the share of rows whose highest logit is the label; 0 for no rows."""
     return (logits.argmax(dim=1) == labels).sum() / max(1, len(labels))

@@ -1,66 +1,68 @@
-"""The retrieval methods behind one face: build one by name, compare its features.
+"""The retrieval methods by name: one dict.
 
-A method is a module with `forward(batch) -> dict` (losses end in `_loss`), `encode_image`, `encode_text`, `image_features`,
-`text_features` (lists, one entry per embedding: IRRA one, RDE two) and `gather`, called on all that is compared across pairs;
-the trainer replaces it to compare across ranks. Parameter names are the reference's, the CLIP towers under `base_model`.
+To add a method, subclass `RetrievalMethod` (ham/reid/protocol.py) in a file of its own and add an entry here. Its options then
+appear in YAML files and on the command line under its `options_key`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from collections.abc import Iterable
+from typing import Any
 
 from ham.clip import CLIP
-from ham.reid.irra import IRRA, IRRAOptions, parse_losses
-from ham.reid.rde import RDE, RDEOptions
+from ham.reid.irra import IRRA, parse_losses
+from ham.reid.protocol import RetrievalMethod, joined, similarity
+from ham.reid.rde import RDE
 from ham.runtime import UsageError
 
-Method = IRRA | RDE
-NAMED_LOSSES = {"irra": "sdm+mlm+id", "sdm": "sdm"}
+__all__ = [
+    "METHODS",
+    "build_method",
+    "find_method",
+    "joined",
+    "method_types",
+    "recognize_method",
+    "similarity",
+]
+
+METHODS: dict[str, type[RetrievalMethod]] = {"rde": RDE, "irra": IRRA}
 
 
-def build_method(
-    method: str,
-    clip: CLIP,
-    num_classes: int = 0,
-    irra: IRRAOptions | None = None,
-    rde: RDEOptions | None = None,
-) -> Method:
-    """Build a method over CLIP towers, its heads new.
+def find_method(name: str) -> type[RetrievalMethod]:
+    """Return the class of a method by name; a loss list such as `sdm` or `sdm+mlm+id` belongs to IRRA.
 
-    method: `rde`; `irra` (sdm+mlm+id); or a loss list for IRRA such as `sdm` or `sdm+mlm+id`. num_classes: persons of the
-    training set, for the loss 'id' alone. Raises UsageError naming the valid methods and losses.
+    Raises UsageError naming the valid methods and losses.
     """
-    if method == "rde":
-        return RDE(clip, rde)
+    if name in METHODS:
+        return METHODS[name]
     try:
-        losses = parse_losses(NAMED_LOSSES.get(method, method))
+        parse_losses(name)
     except UsageError as error:
-        raise UsageError(f"method '{method}' is not known: use rde, irra, or a loss list; {error}") from None
-    return IRRA(clip, losses, num_classes, irra)
+        known = ", ".join(METHODS)
+        raise UsageError(f"method '{name}' is not known: use {known}, or a loss list; {error}") from None
+    return IRRA
 
 
-def similarity(query_feats: Sequence[Tensor], gallery_feats: Sequence[Tensor]) -> Tensor:
-    """Score queries against a gallery: the mean over embeddings of the cosines, [Q, G].
+def build_method(name: str, clip: CLIP, num_classes: int = 0, **options: Any) -> RetrievalMethod:
+    """Build a method over CLIP towers for training, with new heads.
 
-    query_feats, gallery_feats: what `text_features` and `image_features` gave, concatenated over batches.
-    Source: RDE, utils/metrics.py, Evaluator.eval (with one embedding: IRRA's).
+    name: an entry of METHODS, or a loss list for IRRA such as `sdm+mlm+id`. num_classes: persons of the training set, for the
+    loss 'id' alone. options: each method's options under its key (`irra=IRRAOptions(...)`); the others' are ignored.
     """
-    if len(query_feats) != len(gallery_feats):
-        raise ValueError(f"{len(query_feats)} embeddings of queries and {len(gallery_feats)} of the gallery")
-    cosines = [
-        F.normalize(query, dim=1) @ F.normalize(gallery, dim=1).T
-        for query, gallery in zip(query_feats, gallery_feats)
-    ]
-    return sum(cosines[1:], start=cosines[0]) / len(cosines)
+    kind = find_method(name)
+    chosen = options.get(kind.options_key)
+    return kind.build(name, clip, num_classes, kind.options_type() if chosen is None else chosen)
 
 
-def joined(features: Sequence[Tensor]) -> Tensor:
-    """Lay several embeddings side by side, [N, D1 + D2]: the cosine of two such rows is the mean of the embeddings' cosines.
+def recognize_method(tensor_names: Iterable[str]) -> str:
+    """Return the method whose heads a checkpoint holds; `irra` where it holds none that evaluation needs."""
+    names = list(tensor_names)
+    for name, kind in METHODS.items():
+        if kind.heads and any(tensor.startswith(kind.heads) for tensor in names):
+            return name
+    return "irra"
 
-    So one matrix product, one index and one metric serve every method.
-    """
-    return torch.cat([F.normalize(feats, dim=1) for feats in features], dim=1) / len(features) ** 0.5
+
+def method_types() -> dict[str, type[RetrievalMethod]]:
+    """Return the methods' classes by the key of their options, each once."""
+    return {kind.options_key: kind for kind in METHODS.values()}

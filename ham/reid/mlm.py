@@ -1,6 +1,7 @@
-"""Random changes of caption tokens: IRRA's masking for masked language modelling, RDE's text augmentation.
+"""Random changes of caption tokens: IRRA's masking for masked language modeling, RDE's text augmentation.
 
-Only words change: ids between padding (0) and the special tokens (49405 and above) are left alone. Nothing is changed in place.
+Only words change: ids between padding (0) and the special tokens (49405 and above).
+Nothing is changed in place.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def mask_batch(
 def augment_batch(ids: np.ndarray, draw: np.random.Generator, probability: float = 0.2) -> np.ndarray:
     """Change 20 % of the words of a batch of captions (60 % mask, 20 % random, 20 % removed): int64 [B, T].
 
-    What stands behind a removed word moves up and padding follows; a caption keeps its last word.
+    The words after a removed one move up and padding follows; a caption keeps its last word.
     Source: RDE, datasets/bases.py, text augmentation of ImageTextDataset.
     """
     is_word = (ids > PAD_ID) & (ids < MASK_ID)

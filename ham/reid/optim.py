@@ -1,7 +1,7 @@
-"""Which parameter learns how fast, and the optimizer over as few groups as that needs.
+"""Per-parameter learning rates, and the optimizer over as few parameter groups as they need.
 
-The reference makes one group per parameter, which keeps an optimizer from fusing its work; parameters of equal settings share a
-group here and each parameter's settings are the same.
+The reference has one group per parameter, which keeps an optimizer from fusing its work. Here parameters of equal settings
+share a group; each parameter's settings are the reference's.
 """
 
 from __future__ import annotations
@@ -19,10 +19,6 @@ OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
     "adamw": (torch.optim.AdamW, {"betas": (0.9, 0.999), "eps": 1e-8}),
     "sgd": (torch.optim.SGD, {"momentum": 0.9}),
 }
-TSE_LR = {
-    "visul_emb_layer": 1e-3,
-    "texual_emb_layer": 1e-3,
-}  # RDE's token selection, in the reference's spelling
 
 
 def parameter_settings(
@@ -34,10 +30,10 @@ def parameter_settings(
     new_layer_lr_factor: float = 5.0,
     own_lr: Mapping[str, float] | None = None,
 ) -> tuple[float, float]:
-    """Give the learning rate and weight decay of one parameter by its name; a later rule overrides an earlier one's rate.
+    """Return the learning rate and weight decay of one parameter by its name; a later rule overrides an earlier one's rate.
 
     "cross" in the name: lr * new_layer_lr_factor. "bias": lr * bias_lr_factor, and weight_decay_bias. "classifier" or
-    "mlm_head": lr * new_layer_lr_factor. own_lr: {part of a name: its rate}, such as TSE_LR.
+    "mlm_head": lr * new_layer_lr_factor. own_lr: {part of a name: its rate}, a method's own rules.
     Source: IRRA, solver/build.py, build_optimizer; RDE's adds the last rule.
     """
     rate, decay = lr, weight_decay

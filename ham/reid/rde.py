@@ -1,34 +1,50 @@
-"""RDE: two embeddings of each side, one global and one from the most attended tokens, and losses weighted by clean labels.
+"""RDE: two embeddings of each side, one global and one of the most attended tokens, and losses weighted by clean labels.
 
-BGE is CLIP's own feature; TSE (token selection) sees the tokens that the CLS / EOT token looks at in the last block.
+BGE is CLIP's own feature; TSE (token selection) embeds the tokens that the CLS / EOT token attends to in the last block.
 Source: RDE (Noisy-Correspondence Learning for Text-to-Image Person Re-identification, CVPR 2024), model/build.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ham.clip import CLIP, eot_positions, take
-from ham.distributed import no_gather
 from ham.reid.losses import PAIR_LOSSES, pair_losses, weigh_pairs
+from ham.reid.protocol import RetrievalMethod
+from ham.reid.ranges import check_range
+from ham.reid.rde_division import divide_pairs
 from ham.runtime import UsageError
 
+if TYPE_CHECKING:
+    from ham.reid.run import Run
+
 HEADS = ("visul_emb_layer", "texual_emb_layer")  # the reference's spelling: its checkpoints carry these names
-NEVER_USED = (
-    "visul_emb_layer.linear.",
-    "visul_emb_layer.mlp.bns.1.",
-    "texual_emb_layer.mlp.bns.1.",
-)  # nor by the reference
+NEVER_USED = ("visul_emb_layer.linear.", "visul_emb_layer.mlp.bns.1.", "texual_emb_layer.mlp.bns.1.")
 
 
 @dataclass(frozen=True)
 class RDEOptions:
-    """tse_dim None: twice CLIP's embedding (1024 for ViT-B/16). temperature: of InfoNCE and SDM, fixed."""
+    """Options of RDE.
+
+    Attributes:
+        loss: TAL, TRL, InfoNCE or SDM
+        tau: temperature of TAL and TRL
+        margin: margin of TAL and TRL
+        select_ratio: share of tokens that token selection takes
+        tse_dim: width of the token selection embedding; null: twice CLIP's (1024 for ViT-B/16)
+        temperature: temperature of InfoNCE and SDM, fixed
+        token_selection_lr: learning rate of the token selection layers; the base learning rate does not change it
+        ccd: divide the pairs into clean and noisy before every epoch (CCD); false: all count as clean
+        augment_division: the division sees augmented images and scrambled captions, as in the reference; false: plain ones
+        noise_rate: assumed share of mismatched pairs; above 0.4 the mixture of the division is fitted with more iterations
+    """
 
     loss: str = "TAL"
     tau: float = 0.015
@@ -36,6 +52,22 @@ class RDEOptions:
     select_ratio: float = 0.3
     tse_dim: int | None = None
     temperature: float = 0.02
+    token_selection_lr: float = 1e-3
+    ccd: bool = True
+    augment_division: bool = True
+    noise_rate: float = 0.0
+
+    def check(self) -> None:
+        """Raise UsageError for values out of range."""
+        if self.loss not in PAIR_LOSSES:
+            raise UsageError(f"RDE's loss '{self.loss}' is not known; use one of {', '.join(PAIR_LOSSES)}")
+        check_range("--rde.tau", self.tau, above=0)
+        check_range("--rde.margin", self.margin, at_least=0)
+        check_range("--rde.select_ratio", self.select_ratio, above=0, at_most=1)
+        check_range("--rde.tse_dim", self.tse_dim, at_least=2)
+        check_range("--rde.temperature", self.temperature, above=0)
+        check_range("--rde.token_selection_lr", self.token_selection_lr, at_least=0)
+        check_range("--rde.noise_rate", self.noise_rate, at_least=0, at_most=1)
 
 
 class MLP(nn.Module):
@@ -100,48 +132,86 @@ class TextTokens(nn.Module):
 
 
 def select(tokens: Tensor, attention: Tensor, count: int) -> Tensor:
-    """Pick the `count` most attended tokens, most attended first, at unit length: [B, count, D], float32."""
+    """Select the `count` most attended tokens, most attended first, L2-normalized: [B, count, D], float32."""
     chosen = attention.topk(count, dim=1).indices
     picked = tokens.gather(1, chosen[:, :, None].expand(-1, -1, tokens.shape[2]))
     return F.normalize(picked.float(), dim=2, eps=1e-8)
 
 
-class RDE(nn.Module):
+class RDE(RetrievalMethod):
     """The CLIP towers and the token selection layers. Parameters have the reference's names."""
 
-    kind = "rde"
+    options_type: ClassVar[type] = RDEOptions
+    options_key = "rde"
+    heads = HEADS
+    unused_tensors = NEVER_USED
+    scrambles_words = True
+    moved_options = ("ccd", "noise_rate", "token_selection_lr")
+    options_before: ClassVar[dict[str, object]] = {"augment_division": False}
 
     def __init__(self, clip: CLIP, options: RDEOptions | None = None) -> None:
-        super().__init__()
+        super().__init__(clip, "rde")
         self.options = options = options or RDEOptions()
-        if options.loss not in PAIR_LOSSES:
-            raise UsageError(f"RDE's loss '{options.loss}' is not known; use one of {', '.join(PAIR_LOSSES)}")
-        self.gather: Callable[[Tensor], Tensor] = no_gather
-        self.base_model = clip
-        clip.logit_scale.requires_grad_(
-            False
-        )  # the temperature is fixed; an unused parameter would trouble DDP
-        width, out = clip.embed_dim, options.tse_dim or 2 * clip.embed_dim
+        options.check()
+        width = clip.embed_dim
+        out = 2 * width if options.tse_dim is None else options.tse_dim
         self.visul_emb_layer = VisualTokens(width, out, options.select_ratio)
         self.texual_emb_layer = TextTokens(width, out, options.select_ratio, clip.config.context_length)
+        self.clean: np.ndarray | None = None  # float32 [N pairs], 1 where a pair counts
+
+    @classmethod
+    def build(cls, name: str, clip: CLIP, num_classes: int, options: RDEOptions) -> RDE:
+        """Build RDE with new token selection layers."""
+        return cls(clip, options)
+
+    @classmethod
+    def build_for_evaluation(cls, clip: CLIP, tensors: Mapping[str, Tensor]) -> RDE:
+        """Build RDE with token selection layers of a checkpoint's width."""
+        fc = tensors.get("visul_emb_layer.fc.weight")
+        return cls(clip, RDEOptions() if fc is None else replace(RDEOptions(), tse_dim=len(fc)))
+
+    # ------------------------------------------------------------------------------------------------ hooks of training
+
+    def lr_rules(self) -> dict[str, float]:
+        """Return the token selection layers' own learning rate. Source: RDE, solver/build.py."""
+        return dict.fromkeys(HEADS, self.options.token_selection_lr)
+
+    def before_epoch(self, run: Run, epoch: int) -> None:
+        """Divide the training pairs into clean and noisy ones."""
+        if self.options.ccd:
+            self.clean = divide_pairs(run, self, epoch)
+
+    def pair_values(self, index: np.ndarray) -> dict[str, np.ndarray]:
+        """Return `label_hat` [B]: 1 clean, 0 noisy; nothing without a division."""
+        return {} if self.clean is None else {"label_hat": self.clean[index]}
+
+    def training_state(self) -> dict[str, np.ndarray]:
+        """Return the clean labels of the current epoch."""
+        return {} if self.clean is None else {"clean": self.clean}
+
+    def load_training_state(self, arrays: Mapping[str, np.ndarray], num_pairs: int) -> None:
+        """Load the clean labels. Raises UsageError unless there is one of 0 or 1 for each training pair."""
+        clean = arrays.get("clean")
+        if clean is None:
+            return
+        if clean.shape != (num_pairs,) or not np.isin(clean, (0.0, 1.0)).all():
+            raise UsageError(
+                f"clean.npy holds an array of shape {clean.shape}; expected {num_pairs} labels of 0 or 1, one per "
+                "training pair"
+            )
+        self.clean = clean.astype(np.float32)
+
+    # --------------------------------------------------------------------------------------------- features and losses
 
     def image_features(self, images: Tensor) -> list[Tensor]:
-        """Give BGE [B, D] and TSE [B, E]; the score is the mean of both cosines with `text_features`."""
+        """Return BGE [B, D] and TSE [B, E]; the score is the mean of both cosines with `text_features`."""
         tokens, attention = self.base_model.encode_image_with_attention(images)
         return [tokens[:, 0].float(), self.visul_emb_layer(tokens, attention)]
 
     def text_features(self, ids: Tensor) -> list[Tensor]:
-        """Give BGE [B, D] and TSE [B, E]; the score is the mean of both cosines with `image_features`."""
+        """Return BGE [B, D] and TSE [B, E]; the score is the mean of both cosines with `image_features`."""
         tokens, attention = self.base_model.encode_text_with_attention(ids)
         return [take(tokens, eot_positions(ids)).float(), self.texual_emb_layer(tokens, ids, attention)]
-
-    def encode_image(self, images: Tensor) -> Tensor:
-        """Encode images [B, 3, H, W] to BGE features [B, D], not normalized."""
-        return self.base_model.encode_image(images).float()
-
-    def encode_text(self, ids: Tensor) -> Tensor:
-        """Encode token ids [B, T] to BGE features [B, D], not normalized."""
-        return self.base_model.encode_text(ids).float()
 
     def encode_image_tse(self, images: Tensor) -> Tensor:
         """Encode images to TSE features [B, E], not normalized."""
@@ -152,7 +222,7 @@ class RDE(nn.Module):
         return self.text_features(ids)[1]
 
     def per_pair(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Compute the loss of every pair of a batch [B], for BGE and for TSE: what CCD divides the training set by."""
+        """Compute the loss of every pair of a batch [B], for BGE and for TSE; CCD divides the training set by them."""
         person_ids, options = self.gather(batch["person_ids"]), self.options
         images = [self.gather(feats) for feats in self.image_features(batch["images"])]
         texts = [self.gather(feats) for feats in self.text_features(batch["caption_ids"])]

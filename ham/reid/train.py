@@ -1,13 +1,12 @@
-"""The training loop: pretraining on captions and finetuning on benchmarks, on any number of processes, resumable at any step.
+"""The training loop: pretraining on captions and fine-tuning on benchmarks, on any number of processes, resumable at any step.
 
-`train(config)` is the whole story. Every random choice is a function of (seed, epoch, batch) over the global batch, so the same
-pairs meet with the same augmentation whatever the number of processes, and a killed run goes on where it was saved.
+Every random choice is a function of (seed, epoch, batch) over the global batch, so the same pairs meet with the same
+augmentation for any number of processes, and a killed run continues exactly from its last checkpoint.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import time
 from contextlib import nullcontext
 from dataclasses import replace
@@ -18,42 +17,52 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ham.distributed import no_gather, sum_over_ranks
-from ham.records import write_json
-from ham.reid.batch import augment_images, draw_images, normalize
-from ham.reid.checkpoints import LAST, TEST_BEST, VAL_BEST, save_folder, write_config, write_state
+from ham.distributed import gather_rows
+from ham.reid.batch import make_batch
+from ham.reid.checkpoints import (
+    TEST_BEST,
+    VAL_BEST,
+    lock_output,
+    read_state,
+    save_best,
+    save_last,
+    trim_metrics,
+    write_config,
+)
 from ham.reid.config import TrainConfig
-from ham.reid.data import image_loader
-from ham.reid.encode import EncodeSettings, evaluation_mode
+from ham.reid.data import open_pairs, plan_of, require_datasets
+from ham.reid.encode import EncodeSettings
 from ham.reid.evaluate import Row, evaluate, format_table
-from ham.reid.mlm import augment_batch, mask_batch
-from ham.reid.optim import set_lr_factor
-from ham.reid.rde_division import divide, mixture_settings
-from ham.reid.run import Run, plan_of, set_up
+from ham.reid.loader import FailedImages, image_loader, num_workers
+from ham.reid.optim import build_optimizer, set_lr_factor
+from ham.reid.resume import find_run, refuse_other_data
+from ham.reid.run import Progress, Run
 from ham.reid.sampler import rank_slice
 from ham.reid.schedule import lr_factor
+from ham.reid.start import advise, load_start, start_accelerator
 from ham.reid.train_log import Meter, report
-from ham.reid.weights import save_method
-from ham.runtime import dist_info, log, numpy_generator, progress
+from ham.runtime import MetricsLog, dist_info, log, progress, seed_everything
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
-    """Train as `config` says; give the rows of the last evaluation and the best mean R1 by checkpoint name.
+    """Train as `config` says; return the rows of the last evaluation and the best mean R1 by checkpoint name.
 
-    Resumes a run that the same config started in the same output_dir. Raises UsageError for what the user can mend, WorkError
-    for a non-finite loss, too many broken images or a checkpoint that cannot be saved.
+    Resumes a run that the same config started in the same output_dir. Raises UsageError for what the user can fix, WorkError
+    for a non-finite loss, too many unreadable images or a checkpoint that cannot be saved.
     """
-    run = set_up(config)
-    rows: list[Row] = []
-    for epoch in range(run.state.epoch, config.epochs):
-        if run.method.kind == "rde" and config.ccd and run.state.batch == 0:
-            run.clean = divide_pairs(run, epoch)
-        train_epoch(run, epoch)
-        run.state = replace(run.state, epoch=epoch + 1, batch=0)
-        is_last = epoch + 1 == config.epochs
-        if is_last or (config.eval_every and (epoch + 1) % config.eval_every == 0):
-            rows = evaluate_run(run)
-        save_last(run)
+    check(config)
+    with lock_output(config.output_dir):
+        run = set_up(config)
+        rows: list[Row] = []
+        for epoch in range(run.state.epoch, config.epochs):
+            if run.state.batch == 0:
+                run.method.before_epoch(run, epoch)
+            train_epoch(run, epoch)
+            run.state = replace(run.state, epoch=epoch + 1, batch=0)
+            if is_evaluated(config, epoch):
+                rows = evaluate_run(run)
+            save_last(run)
+        run.accelerator.end_training()
     if run.failed.seen:
         log.warning(
             "%d images could not be read; they are listed in %s", len(run.failed.seen), run.failed.path
@@ -61,152 +70,153 @@ def train(config: TrainConfig) -> dict[str, Any]:
     return {"rows": rows, "best": run.state.best, "output_dir": str(config.output_dir)}
 
 
+# ------------------------------------------------------------------------------------------------------------------ set-up
+
+
+def check(config: TrainConfig) -> None:
+    """Check options and data before anything is loaded."""
+    config.check()
+    place = dist_info()
+    rank_slice(np.zeros(config.batch_size), place.rank, place.world_size, 0, config.accumulation_steps)
+    config.check_groups(place.world_size)
+    for names, split in (
+        (config.train_datasets, "train"),
+        (config.val_datasets, "val"),
+        (config.test_datasets, "test"),
+    ):
+        require_datasets(config.data_root, names, split)
+
+
+def set_up(config: TrainConfig) -> Run:
+    """Build the run from its starting weights, or from the checkpoint that the same command left."""
+    out, place = Path(config.output_dir), dist_info()
+    accelerator, dtype = start_accelerator(config)
+    with accelerator.main_process_first():
+        last, config = find_run(config)
+    with accelerator.local_main_process_first():
+        pairs = open_pairs(config)
+    data = pairs.digest(config.data_root, config.train_images)
+    saved = None if last is None else read_state(last / "trainer_state")
+    if saved is not None:
+        refuse_other_data(saved.data, data, last)
+    seed_everything(config.seed)
+    method = load_start(config, last, pairs.num_persons)
+    if saved is not None:
+        method.load_training_state(saved.arrays, len(pairs))
+    if config.gather and place.world_size > 1:
+        method.gather = gather_rows
+        if accelerator.device.type == "cuda":
+            method = torch.nn.SyncBatchNorm.convert_sync_batchnorm(method)
+    advise(config, method)
+    optimizer = build_optimizer(
+        method,
+        config.optimizer,
+        config.lr,
+        weight_decay=config.weight_decay,
+        bias_lr_factor=config.bias_lr_factor,
+        new_layer_lr_factor=config.new_layer_lr_factor,
+        own_lr=method.lr_rules(),
+    )
+    model, optimizer = accelerator.prepare(torch.compile(method) if config.compile else method, optimizer)
+    state = Progress()
+    if saved is not None:
+        state = saved.progress
+        saved.load_into(optimizer, accelerator.scaler)
+        log.info("resuming %s at epoch %d, batch %d, step %d", out, state.epoch + 1, state.batch, state.step)
+    if accelerator.is_main_process:
+        write_config(out / "config.yaml", config)
+        trim_metrics(out / "metrics.jsonl", state.step)
+    log.info(
+        "%d pairs of %d images and %d persons; batches of %d pairs on %d x %s, %s",
+        len(pairs),
+        len(pairs.image_paths),
+        pairs.num_persons,
+        config.batch_size,
+        place.world_size,
+        accelerator.device.type,
+        dtype,
+    )
+    failed = FailedImages(out / "failed.jsonl", len(pairs.image_paths), config.max_failed_share)
+    metrics = MetricsLog(out / "metrics.jsonl")
+    return Run(config, accelerator, pairs, method, model, optimizer, dtype, failed, metrics, state, data)
+
+
+# ---------------------------------------------------------------------------------------------------------------- an epoch
+
+
 def train_epoch(run: Run, epoch: int) -> None:
-    """Make one optimizer step for each batch of the epoch that is still to do."""
+    """Run one optimizer step for each batch of the epoch that is not done yet."""
     config, parts, place = run.config, run.config.accumulation_steps, dist_info()
     plan = plan_of(config, run.pairs, epoch)
     todo = range(run.state.batch, len(plan))
-    shares = [rank_slice(plan[0], place.rank, place.world_size, part, parts) for part in range(parts)]
+    slices = [rank_slice(plan[0], place.rank, place.world_size, part, parts) for part in range(parts)]
     loaded = iter(
         image_loader(
             run.pairs,
-            [plan[number][share] for number in todo for share in shares],
+            [plan[number][rows] for number in todo for rows in slices],
             config.image_size_px,
             num_workers(config),
             pin_memory=run.accelerator.device.type == "cuda",
         )
     )
-    meter = Meter()
+    meter = Meter(config)
     run.model.train()
     for number in progress(todo, what=f"epoch {epoch + 1}/{config.epochs}", unit="step"):
         factor = lr_of(config, epoch + number / len(plan) if config.lr_per == "step" else epoch)
         set_lr_factor(run.optimizer, factor)
         values: dict[str, Tensor] = {}
-        for part, share in enumerate(shares):
+        for part, rows in enumerate(slices):
             waited = time.perf_counter()
             pixels, index, failures = next(loaded)
             meter.waited_s += time.perf_counter() - waited
             run.failed.add(failures)
-            batch, mlm_factor = make_batch(run, pixels, index, plan[number], share, part, epoch, number)
+            batch = make_batch(run, pixels, index, plan[number], rows, part, epoch, number)
             with run.accelerator.no_sync(run.model) if part < parts - 1 else nullcontext():
                 results = run.model(batch)
-                results |= {
-                    name: value * mlm_factor for name, value in results.items() if name.startswith("mlm_")
-                }
                 loss = sum(value for name, value in results.items() if name.endswith("_loss"))
                 run.accelerator.backward(loss / parts)
-            values = {
-                name: values.get(name, 0) + value.detach().float() / parts for name, value in results.items()
-            }
+            for name, value in results.items():
+                values[name] = values.get(name, 0) + value.detach().float() / parts
         if config.clip_grad_norm is not None:
             run.accelerator.clip_grad_norm_(run.model.parameters(), config.clip_grad_norm)
         run.optimizer.step()
         run.optimizer.zero_grad()
         run.state = replace(run.state, batch=number + 1, step=run.state.step + 1)
         meter.add(run.state.step, values)
-        if run.state.step % config.log_every == 0 or number + 1 == len(plan):
+        is_last = number + 1 == len(plan)
+        if run.state.step % config.log_every == 0 or is_last:
             report(run, meter, epoch, factor)
-            meter = Meter()
-        if (
-            config.save_every_steps
-            and run.state.step % config.save_every_steps == 0
-            and number + 1 < len(plan)
-        ):
+            meter = Meter(config)
+        if config.save_every_steps and run.state.step % config.save_every_steps == 0 and not is_last:
             meter.check()
             save_last(run)
 
 
-def make_batch(
-    run: Run,
-    pixels: Tensor,
-    index: Tensor,
-    planned: np.ndarray,
-    share: slice,
-    part: int,
-    epoch: int,
-    number: int,
-) -> tuple[dict[str, Tensor], float]:
-    """Augment this process's share of a batch and put it on the device; also the factor on MLM's figures (1 alone).
-
-    planned: the pairs of the whole global batch: all draws are made for it and cut, so that they do not depend on the number of
-    processes. MLM's loss is a mean over masked words, of which the processes have unequal numbers: the factor makes the mean
-    over the processes the mean over all words.
-    """
-    config, device = run.config, run.accelerator.device
-    rows = run.pairs.rows(index.numpy())
-    ids = run.pairs.rows(planned)["caption_ids"]  # [global B, T]
-    ids[share] = rows["caption_ids"]
-    scramble = run.method.kind == "rde" if config.scramble_words is None else config.scramble_words
-    if scramble:
-        ids = augment_batch(ids, numpy_generator(config.seed, "scrambled words", epoch, number))
-        rows["caption_ids"] = ids[share]
-    mlm_factor = 1.0
-    if "mlm" in getattr(run.method, "losses", ()):
-        masked, labels = mask_batch(ids, numpy_generator(config.seed, "masked words", epoch, number))
-        rows |= {"mlm_ids": masked[share], "mlm_labels": labels[share]}
-        if config.mask_all_losses:
-            rows["caption_ids"] = masked[share]
-        if config.gather and (world := dist_info().world_size) > 1:
-            size = len(planned) // config.accumulation_steps
-            in_part = np.count_nonzero(labels[part * size : (part + 1) * size])
-            mlm_factor = np.count_nonzero(labels[share]) * world / max(1, in_part)
-    batch = {name: torch.from_numpy(np.ascontiguousarray(values)).to(device) for name, values in rows.items()}
-    if run.clean is not None:
-        batch["label_hat"] = torch.from_numpy(run.clean[rows["index"]]).to(device)
-    pixels = pixels.to(device, non_blocking=True)
-    if config.augment_images:
-        generator = numpy_generator(config.seed, "images", epoch, number)
-        draws = draw_images(len(planned), config.image_size_px, generator, config.pad_px)
-        batch["images"] = augment_images(pixels, draws[share], config.pad_px)
-    else:
-        batch["images"] = normalize(pixels.permute(0, 3, 1, 2))
-    return batch, mlm_factor
-
-
-def divide_pairs(run: Run, epoch: int) -> np.ndarray:
-    """Run RDE's CCD: the loss of every training pair in eval mode, then clean labels, float32 [N pairs].
-
-    Pairs meet in shuffled batches of one process each, whole, whatever the number of processes.
-    deviation: images and captions are not augmented here; the reference takes its training loader as it is.
-    """
-    config, place, total = run.config, dist_info(), len(run.pairs)
-    size = min(config.batch_size // config.accumulation_steps, total)
-    order = numpy_generator(config.seed, "ccd order", epoch).permutation(total)
-    batches = np.resize(order, (-(-total // size), size))  # the last one is filled from the start
-    mine = range(place.rank, len(batches), place.world_size)
-    losses = torch.zeros(2, total, dtype=torch.float64)
-    loader = image_loader(
-        run.pairs, [batches[number] for number in mine], config.image_size_px, num_workers(config)
+def lr_of(config: TrainConfig, epoch: float) -> float:
+    """Return the factor on the learning rates at an epoch, or a fraction of one."""
+    return lr_factor(
+        epoch,
+        config.epochs,
+        config.warmup_epochs,
+        config.warmup_factor,
+        config.lr_mode,
+        milestones=config.milestones,
     )
-    gather, run.method.gather = run.method.gather, no_gather
-    with evaluation_mode(run.method), run.accelerator.autocast():
-        for number, (pixels, index, failures) in zip(mine, progress(loader, what="CCD", unit="batch")):
-            run.failed.add(failures)
-            batch = {
-                name: torch.from_numpy(values).to(run.accelerator.device)
-                for name, values in run.pairs.rows(index.numpy()).items()
-            }
-            batch["images"] = normalize(pixels.to(run.accelerator.device).permute(0, 3, 1, 2))
-            kept = min(size, total - number * size)
-            losses[:, batches[number][:kept]] = (
-                torch.stack(run.method.per_pair(batch))[:, :kept].double().cpu()
-            )
-    run.method.gather = gather
-    losses = sum_over_ranks(losses.to(run.accelerator.device)).cpu()
-    dataset = "RSTPReid" if "RSTPReid" in config.train_datasets else ""
-    division = divide(*losses.numpy(), mixture_settings(dataset, config.noise_rate), config.seed, epoch)
-    log.info(
-        "CCD: %d of %d pairs are clean; BGE and TSE disagree on %d",
-        division.clean.sum(),
-        total,
-        division.disagree,
-    )
-    return division.clean
+
+
+# -------------------------------------------------------------------------------------------------------------- evaluation
+
+
+def is_evaluated(config: TrainConfig, epoch: int) -> bool:
+    """Return whether the epoch (from 0) ends with an evaluation."""
+    every = config.eval_every
+    return epoch + 1 == config.epochs or (every > 0 and (epoch + 1) % every == 0)
 
 
 def evaluate_run(run: Run) -> list[Row]:
-    """Measure the val and test sets, write the figures, keep the best checkpoint of each; give all rows."""
-    config, all_rows = run.config, []
+    """Evaluate the val and test sets, write the figures, and save the best checkpoint of each; return all rows."""
+    config = run.config
+    all_rows: list[Row] = []
     settings = EncodeSettings(
         config.image_size_px,
         config.text_length,
@@ -229,66 +239,11 @@ def evaluate_run(run: Run) -> list[Row]:
             log.info("evaluation, %s\n%s", split, format_table(rows))
             for row in rows:
                 run.metrics.write(event="eval", step=run.state.step, epoch=run.state.epoch, **row)
+        run.accelerator.log(
+            {f"{split}/{row['dataset']}/{name}": row[name] for row in rows for name in ("R1", "mAP")},
+            step=run.state.step,
+        )
         if mean > run.state.best.get(keep, -math.inf):
             run.state.best[keep] = mean
             save_best(run, keep, rows)
     return all_rows
-
-
-# ----------------------------------------------------------------------------------------------------------------- saving
-
-
-def save_last(run: Run) -> None:
-    """Save model and trainer state for an exact resume; all processes wait."""
-
-    def write(folder: Path) -> None:
-        save_method(run.method, folder)
-        write_config(folder / "config.yaml", run.config)
-        scaler = run.accelerator.scaler
-        write_state(
-            folder / "trainer_state",
-            run.state,
-            run.optimizer.state_dict(),
-            scaler and scaler.state_dict(),
-            run.clean,
-        )
-
-    if run.accelerator.is_main_process:
-        save_folder(Path(run.config.output_dir) / LAST, write)
-    run.accelerator.wait_for_everyone()
-
-
-def save_best(run: Run, name: str, rows: list[Row]) -> None:
-    def write(folder: Path) -> None:
-        save_method(run.method, folder)
-        write_config(folder / "config.yaml", run.config)
-        note = (
-            "chosen on the val split"
-            if name == VAL_BEST
-            else "chosen on the TEST split: an upper bound, not a result; report `last` or `val-best`"
-        )
-        write_json(
-            folder / "results.json",
-            {"note": note, "epoch": run.state.epoch, "step": run.state.step, "rows": rows},
-        )
-
-    if run.accelerator.is_main_process:
-        save_folder(Path(run.config.output_dir) / name, write)
-
-
-def lr_of(config: TrainConfig, epoch: float) -> float:
-    return lr_factor(
-        epoch,
-        config.epochs,
-        config.warmup_epochs,
-        config.warmup_factor,
-        config.lr_mode,
-        milestones=config.milestones,
-    )
-
-
-def num_workers(config: TrainConfig) -> int:
-    return min(
-        config.num_workers,
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-    )

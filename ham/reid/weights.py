@@ -20,10 +20,8 @@ from ham.clip import CompactEmbedding
 from ham.clip.layouts import METADATA_KEY, Weights, read_weights, some, write_tensors
 from ham.clip.weights import clip_from_weights, facts_of
 from ham.records import atomic_write
-from ham.reid.irra import IRRAOptions
-from ham.reid.methods import Method, build_method
-from ham.reid.rde import HEADS as RDE_HEADS
-from ham.reid.rde import NEVER_USED, RDEOptions
+from ham.reid.methods import build_method, find_method, recognize_method
+from ham.reid.protocol import RetrievalMethod
 from ham.runtime import UsageError, exit_code_of, log, set_up_logging
 
 BASE = "base_model."
@@ -39,11 +37,11 @@ class HeadsReport:
     unused: list[str] = field(default_factory=list)
 
 
-def save_method(method: Method, folder: str | Path) -> Path:
+def save_method(method: RetrievalMethod, folder: str | Path) -> Path:
     """Write `model.safetensors` in a checkpoint folder: OpenAI's CLIP names plus the heads' names; give the file's path."""
     tensors = {name.removeprefix(BASE): value for name, value in method.state_dict().items()}
     file = Path(folder) / "model.safetensors"
-    write_tensors(file, tensors, facts_of(method.base_model) | {"method": method_name(method)})
+    write_tensors(file, tensors, facts_of(method.base_model) | {"method": method.name})
     return file
 
 
@@ -53,15 +51,14 @@ def start_method(
     num_classes: int = 0,
     image_size_px: Sequence[int] | None = (384, 128),
     stride_px: int | None = 16,
-    irra: IRRAOptions | None = None,
-    rde: RDEOptions | None = None,
-) -> Method:
+    **options: Any,
+) -> RetrievalMethod:
     """Build a method for training from any weights: both towers from the source, its heads where they fit, else new.
 
-    The log says which heads were loaded and which are new: after our pretraining all of them.
+    The log lists which heads were loaded and which are new: after our pretraining all of them. options: as for `build_method`.
     """
     weights = read_weights(source)
-    built = build_method(method, clip_from_weights(weights, image_size_px, stride_px), num_classes, irra, rde)
+    built = build_method(method, clip_from_weights(weights, image_size_px, stride_px), num_classes, **options)
     report = load_heads(built, weights.others)
     log.info(
         "%s from %s: heads loaded: %s; new: %s; not used: %s",
@@ -79,36 +76,35 @@ def load_method(
     method: str | None = None,
     image_size_px: Sequence[int] | None = None,
     stride_px: int | None = None,
-) -> Method:
+) -> RetrievalMethod:
     """Load a trained method for evaluation, in eval mode, with all that its features need.
 
     source: a path, or weights that were read already.
-    method: `irra` (any loss list) or `rde`; None: `rde` where the source holds RDE's layers, else `irra`. The heads that only
+    method: a name or a loss list as for training; None: the method whose heads the source holds, else `irra`. Heads that only
     training uses (IRRA's) are left out. Raises UsageError naming the heads that the method needs and the source lacks.
     """
     weights = source if isinstance(source, Weights) else read_weights(source)
     source = weights.path
-    has_rde = any(name.startswith(RDE_HEADS) for name in weights.others)
-    method = method or ("rde" if has_rde else "irra")
+    method = method or recognize_method(weights.others)
     clip = clip_from_weights(weights, image_size_px, stride_px)
-    if method != "rde":
-        return build_method("sdm", clip).eval()
-    built = build_method("rde", clip, rde=RDEOptions(tse_dim=tse_dim_of(weights)))
+    built = find_method(method).build_for_evaluation(clip, weights.others)
     report = load_heads(built, weights.others)
-    lacking = [name for name in report.new if not name.startswith(NEVER_USED)]
+    lacking = [name for name in report.new if not name.startswith(built.unused_tensors)]
     if lacking:
         raise UsageError(
-            f"{source} ({weights.layout}) is no RDE checkpoint: the heads {some(modules(lacking))} are missing or "
-            f"have other shapes ({some(lacking, 2)}); evaluate it as irra, or finetune it with rde first"
+            f"{source} ({weights.layout}) is no {method.upper()} checkpoint: the heads {some(modules(lacking))} are missing or "
+            f"have other shapes ({some(lacking, 2)}); evaluate it as irra, or finetune it with {method} first"
         )
     return built.eval()
 
 
-def load_heads(method: Method, tensors: Mapping[str, Tensor]) -> HeadsReport:
+def load_heads(method: RetrievalMethod, tensors: Mapping[str, Tensor]) -> HeadsReport:
     """Copy head tensors into a method where name and shape agree. A module is taken whole (what is never used aside) or not."""
     own = {name: value for name, value in method.state_dict().items() if not name.startswith(BASE)}
     fits = {name for name, value in own.items() if name in tensors and tensors[name].shape == value.shape}
-    broken = set(modules(name for name in own if name not in fits and not name.startswith(NEVER_USED)))
+    broken = set(
+        modules(name for name in own if name not in fits and not name.startswith(method.unused_tensors))
+    )
     loaded = [name for name in own if name in fits and name.split(".")[0] not in broken]
     method.load_state_dict({name: tensors[name] for name in loaded}, strict=False)
     new = [name for name in own if name not in loaded]
@@ -157,17 +153,8 @@ def import_pth(
     )
 
 
-def method_name(method: Method) -> str:
-    return "rde" if method.kind == "rde" else "+".join(method.losses)
-
-
-def tse_dim_of(weights: Weights) -> int | None:
-    fc = weights.others.get("visul_emb_layer.fc.weight")
-    return None if fc is None else len(fc)
-
-
 def modules(names: Any) -> list[str]:
-    """Give the top-level modules of tensor names, each once."""
+    """Return the top-level modules of tensor names, each once."""
     return list(dict.fromkeys(name.split(".")[0] for name in names))
 
 

@@ -15,8 +15,9 @@ from reid_clock import timed
 from reid_plain import plain_sample
 
 from ham.reid.batch import augment_images, draw_images
-from ham.reid.data import image_loader, pack_pairs
+from ham.reid.data import pack_pairs
 from ham.reid.images import SIZE_PX, read_image
+from ham.reid.loader import image_loader
 from ham.reid.search_index import SearchIndex, Segment
 from ham.runtime import numpy_generator, torch_generator
 
