@@ -5,7 +5,6 @@ The names are the YAML keys and, with dashes or underscores, the options of the 
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field, fields, make_dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ham.datasets import BENCHMARKS
 from ham.reid.methods import find_method, method_types
 from ham.reid.ranges import check_range
-from ham.runtime import UsageError
+from ham.runtime import UsageError, resolve_device
 
 MAX_TEXT_LENGTH = 248  # as Long-CLIP's; longer positions have no published weights
 # on resuming these may differ: they change where and how a run works, not what it computes
@@ -150,7 +149,7 @@ class TrainOptions:
         """Raise UsageError for options that are missing, out of range or exclude each other; reads no file."""
         self._check_presence()
         self._check_ranges()
-        check_device(self.device)
+        resolve_device(self.device)
         kind = find_method(self.method)
         self.method_options[kind.options_key].check()
 
@@ -225,12 +224,6 @@ if TYPE_CHECKING:
     TrainConfig = TrainOptions
 else:
     TrainConfig = train_config_type()
-
-
-def check_device(name: str) -> None:
-    """Raise UsageError unless `name` is a device that torch runs on here."""
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(name)):
-        raise UsageError(f"--device is {name}; expected auto, cpu, cuda or cuda:N (cuda:0 is the first GPU)")
 
 
 def moved_options() -> dict[str, str]:
