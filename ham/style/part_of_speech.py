@@ -155,14 +155,21 @@ def join_compound(words: list[Word], at: int) -> None:
     """Make one modifier of a hyphened compound before a noun: "straight-leg slacks", "athletic-type shoes"."""
     if at + 2 >= len(words) or words[at + 1].gap != "-" or not words[at + 2].is_joined:
         return
-    if words[at + 1].role == NOUN and words[at + 2].role == NOUN:
+    second = words[at + 1]
+    if (second.role == NOUN or second.kind == "place") and words[at + 2].role == NOUN:
         words[at + 1].set_kind("quality", "any")
+
+
+def resolve_material(words: list[Word], at: int) -> None:
+    """Make a quality of a material before a noun, so that "tight leather trousers" have one modifier."""
+    if is_attributive(words, at):
+        words[at].set_kind("quality", "any")
 
 
 def resolve_color_noun(words: list[Word], at: int) -> None:
     """Make a modifier of "color" in "a reddish color handbag"."""
     before, after = word_before(words, at), word_after(words, at)
-    if before is not None and before.kind == "colour" and after is not None and after.role == NOUN:
+    if before is not None and before.role == ADJECTIVE and after is not None and after.role == NOUN:
         words[at].set_kind("colour", "any")
 
 
@@ -233,5 +240,6 @@ RULES = {
     "action": resolve_action,
     "place": resolve_place,
     "quality": resolve_quality,
+    "material": resolve_material,
     "colour_noun": resolve_color_noun,
 }
