@@ -1,6 +1,6 @@
 """Stage 1: turn the training captions of one or several datasets into styles and instruction data.
 
-    python scripts/build_styles.py --config configs/styles.yaml --root data --out work/styles [--clusters.kmeans 500 ...]
+    python scripts/build_styles.py --config configs/styles_table1.yaml --root data --out work/styles [--clusters.kmeans 500 ...]
     python scripts/build_styles.py inspect work/styles          writes work/styles/inspect.html, for a person to look at
 
 The same command again continues or does nothing. Finetuning then takes OUT/instructions.json with --root as its image folder.
@@ -84,7 +84,7 @@ def main() -> None:
     )
     if command == "build" and not words:
         raise UsageError(
-            "no settings given; try --config configs/styles.yaml --root DATA --out work/styles, or --help"
+            "no settings given; try --config configs/styles_table1.yaml --root DATA --out work/styles, or --help"
         )
     {"build": build, "inspect": inspect}[command](words)
 

@@ -237,7 +237,7 @@ def test_command_line(
     assert stop.value.code == 2
 
 
-@pytest.mark.parametrize("name", ["styles", "styles_offline", "styles_world"])
+@pytest.mark.parametrize("name", ["styles_table1", "styles_release", "styles_offline", "styles_world"])
 def test_configs_parse(name: str, script: ModuleType) -> None:
     config = script.build_parser().parse_args(
         ["--config", str(TOP / f"configs/{name}.yaml"), "--root", "r", "--out", "o"]
