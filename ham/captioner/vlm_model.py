@@ -19,7 +19,7 @@ from ham.captioner.style_bank import StyleBank
 from ham.runtime import UsageError
 from ham.vlm.load import VisionLanguageModel, projector_names
 from ham.vlm.prompts import IGNORE_INDEX, PromptWriter, chat_template_of, style_token, with_style
-from ham.vlm.vocabulary import add_tokens, check_tokens, extend_embedding
+from ham.vlm.vocabulary import add_tokens, extend_embedding
 
 
 class VlmCaptionerModel(nn.Module):
@@ -45,6 +45,11 @@ class VlmCaptionerModel(nn.Module):
     def config(self) -> Any:
         """The language model's configuration: Trainer and DeepSpeed look for the width here."""
         return self.network.config.get_text_config()
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the output layer."""
+        return len(self.network.get_output_embeddings().weight)
 
     def style_rows(self) -> torch.Tensor:
         """Return the rows of all style tokens [S * K, D]."""
@@ -107,10 +112,17 @@ class VlmCaptioner:
     def caption_ids(
         self, image: Any, style: int | None, max_new_tokens: int, prompt: str | None = None, **sampling: Any
     ) -> list[int]:
-        """Generate the ids of one caption, without the prompt's."""
+        """Generate the ids of one caption, without the prompt's; style tokens are never written.
+
+        Vocabularies are padded (Qwen), so the output layer may have rows at the style tokens' ids.
+        """
         inputs = self.writer.encode(image, prompt or self.prompt, style)
         inputs = {name: value.to(self.device) for name, value in inputs.items()}
-        options = {"do_sample": False} | sampling
+        first = self.model.first_style_token
+        style_ids = range(first, min(first + self.num_styles * self.style_tokens, self.model.vocab_size))
+        options = (
+            {"do_sample": False} | ({"suppress_tokens": list(style_ids)} if style_ids else {}) | sampling
+        )
         written = self.model.network.generate(
             **inputs, max_new_tokens=max_new_tokens, eos_token_id=list(self.base.end_ids), **options
         )
@@ -131,12 +143,11 @@ def build_captioner(
     extended.
     """
     names = [style_token(style, k) for style in range(num_styles) for k in range(style_tokens)]
-    has_styles = names[0] in base.tokenizer.get_vocab()
-    first = check_tokens(base.tokenizer, names) if has_styles else add_tokens(base.tokenizer, names)
-    if has_styles and base.network.config.to_dict().get("ham") is None:
+    if names[0] in base.tokenizer.get_vocab():
         raise UsageError(
-            f"{base.folder}: its tokenizer has style tokens but its config.json does not describe them"
+            f"{base.folder} is an export with styles of its own; use the adapter it was made from, or the base model"
         )
+    first = add_tokens(base.tokenizer, names)
     bank = StyleBank(num_styles, style_tokens, base.width, dtype=trainable_dtype)
     projectors = projector_names(base.network, projector_modules)
     model = VlmCaptionerModel(base.network, bank, projectors, first)

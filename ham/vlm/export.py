@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +67,13 @@ def save_folder(
     template: str,
     mark: dict[str, Any],
     card: str,
+    check: Callable[[Path], None] | None = None,
     max_shard: str = "4GB",
 ) -> None:
-    """Write network, processor, chat template, the mark `ham` in config.json and a model card; the folder appears whole."""
+    """Write network, processor, chat template, the mark `ham` in config.json and a model card; the folder appears whole.
+
+    check: called with the complete folder before it gets its name; where it raises, nothing is left behind.
+    """
     out = Path(out)
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"{out} is not empty; choose a new folder for the export")
@@ -85,6 +89,8 @@ def save_folder(
         write_json(beside / "config.json", config, indent=2)
         clean_tokenizer_config(beside / "tokenizer_config.json")
         (beside / "README.md").write_text(card, encoding="utf-8")
+        if check is not None:
+            check(beside)
         beside.chmod(0o755)
         if out.exists():
             out.rmdir()
@@ -104,9 +110,3 @@ def clean_tokenizer_config(path: Path) -> None:
     if settings.get("tokenizer_class") == "TokenizersBackend":
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"
     write_json(path, settings, indent=2)
-
-
-def added_token_ids(mark: dict[str, Any]) -> Sequence[int]:
-    """Return the ids of all style tokens of an export: what sampling must suppress."""
-    first = mark["first_style_token"]
-    return range(first, first + mark["num_styles"] * mark["style_tokens"])
