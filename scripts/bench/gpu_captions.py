@@ -1,0 +1,345 @@
+"""Measure captioning on a GPU, random weights, one process: part of gpu.sh, also against an older commit's code.
+
+main        64 and 40 tokens, two captions an image, with CUDA graphs and without; shares of the machine's rates
+before      64 and 40 tokens with whatever code PYTHONPATH names
+agreement   bf16 captions: eagerly, in another batch, and beside float32
+kernels     where the time of a step and of a prefill goes
+batches     other numbers of captions at a time and per image
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import gc
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+try:
+    from ham.captioner.engine import Decoder, DecodeSettings
+except ImportError:  # before the layout of 2026-11-27
+    from ham.captioner.decoder import Decoder, DecodeSettings
+
+from scripts.bench.captions import SHAPES, Shape, build, prompt
+
+ROWS = 192  # captions at a time on a GPU
+
+
+class Bench:
+    """A captioner and the rows of its measurements, written as they come."""
+
+    def __init__(self, shape: Shape, device: torch.device, out: Path, end: float) -> None:
+        self.shape, self.device, self.out, self.end = shape, device, out, end
+        self.is_gpu = device.type == "cuda"
+        self.dtype = torch.bfloat16 if self.is_gpu else torch.float32
+        self.captioner = build(shape, device, self.dtype)
+        self.rows = ROWS if self.is_gpu else 8
+        chance = torch.Generator().manual_seed(0)
+        count = 64 if self.is_gpu else 8
+        self.pixels = torch.rand(count, 3, shape.image_px, shape.image_px, generator=chance)
+
+    def write(self, **row: Any) -> None:
+        with self.out.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(row, flush=True)
+
+    def out_of_time(self, needed_s: float = 10.0) -> bool:
+        return time.monotonic() + needed_s > self.end
+
+    def sync(self) -> None:
+        if self.is_gpu:
+            torch.cuda.synchronize()
+
+    def timed(self, work: Callable[[], Any]) -> tuple[float, Any]:
+        """Return the seconds of a call and its result."""
+        self.sync()
+        start = time.perf_counter()
+        result = work()
+        self.sync()
+        return time.perf_counter() - start, result
+
+    def decoder(self, tokens: int) -> Any:
+        return Decoder(self.captioner, DecodeSettings(max_new_tokens=tokens), prompt(self.shape))
+
+    def images(self, count: int) -> torch.Tensor:
+        return self.pixels.repeat(-(-count // len(self.pixels)), 1, 1, 1)[:count]
+
+    def free(self) -> None:
+        gc.collect()
+        if self.is_gpu:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+
+    def peak_gib(self) -> float | None:
+        return torch.cuda.max_memory_allocated() / 2**30 if self.is_gpu else None
+
+
+def styles_for(count: int, each: int) -> list[list[int]]:
+    return [[(image + number) % 16 for number in range(each)] for image in range(count)]
+
+
+def machine_rates(bench: Bench) -> tuple[float, float]:
+    """Measure FLOP/s of a large matmul and bytes/s of a large copy (read and written)."""
+    size, large = (8192, 2**31) if bench.is_gpu else (512, 2**24)
+    a, b = (torch.randn(size, size, device=bench.device, dtype=bench.dtype) for _ in range(2))
+    source = torch.ones(large, dtype=torch.uint8, device=bench.device)
+    target = torch.empty_like(source)
+    repeats = 20 if bench.is_gpu else 2
+
+    def seconds(work: Callable[[], Any]) -> float:
+        work()
+        return bench.timed(lambda: [work() for _ in range(repeats)])[0] / repeats
+
+    flops = 2 * size**3 / seconds(lambda: torch.mm(a, b))
+    copied = 2 * large / seconds(lambda: target.copy_(source))
+    bench.write(case="machine", matmul_tflops=flops / 1e12, copy_gb_s=copied / 1e9)
+    return flops, copied
+
+
+def stream_case(
+    bench: Bench, tokens: int, each: int, rows: int, use_graphs: bool, waves: int = 1
+) -> dict[str, Any]:
+    """Measure the stream: a first run that allocates and captures, then a timed one."""
+    from ham.captioner.stream import CaptionStream
+
+    bench.free()
+    decoder = bench.decoder(tokens)
+    stream = CaptionStream(decoder, rows, each, use_graphs)
+    count = stream.max_slots * waves
+    few = min(count, stream.max_slots)
+    warm_s, _ = bench.timed(lambda: stream.caption(bench.images(few), styles_for(few, each)))
+    decoder.seconds.clear()
+    decoder.tokens.clear()
+    spent, _ = bench.timed(lambda: stream.caption(bench.images(count), styles_for(count, each)))
+    row = {
+        "tokens": tokens,
+        "captions_an_image": each,
+        "rows": stream.rows,
+        "graphs": use_graphs,
+        "images": count,
+        "images_per_s": count / spent,
+        "captions_per_s": count * each / spent,
+        "seconds": spent,
+        "first_run_s": warm_s,
+        "peak_gib": bench.peak_gib(),
+    }
+    bench.write(case="captions", **row)
+    return row
+
+
+def phases_case(bench: Bench, tokens: int, each: int, rows: int, rates: tuple[float, float]) -> None:
+    """Measure the phases, the device drained after each: shares of the matmul rate and of the copy rate."""
+    from ham.captioner.stream import CaptionStream
+
+    bench.free()
+    decoder = bench.decoder(tokens)
+    stream = CaptionStream(decoder, rows, each)
+    count = stream.max_slots
+    stream.caption(bench.images(count), styles_for(count, each))
+    decoder.seconds.clear()
+    decoder.tokens.clear()
+    decoder.synchronize = bench.is_gpu
+    stream.caption(bench.images(count), styles_for(count, each))
+    blocks = sum(
+        parameter.numel() for name, parameter in decoder.model.llm.named_parameters() if ".layers." in name
+    )
+    head = decoder.model.llm.lm_head.weight.numel()
+    seconds, done = decoder.seconds, decoder.tokens
+    prefill = 2 * blocks * done["prefill"] / seconds["prefill"]
+    moved = (
+        done["decode steps"] * (blocks + head) * bench.dtype.itemsize
+        + done["decode positions"] * decoder.llama.bytes_per_position()
+    ) / seconds["decode"]
+    bench.write(
+        case="phases",
+        tokens=tokens,
+        captions_an_image=each,
+        images=count,
+        vision_ms_an_image=1e3 * seconds["vision"] / count,
+        prefill_ms_an_image=1e3 * seconds["prefill"] / count,
+        step_ms=1e3 * seconds["decode"] / max(done["decode steps"], 1),
+        prefill_tflops=prefill / 1e12,
+        prefill_share_of_matmul=prefill / rates[0],
+        decode_gb_s=moved / 1e9,
+        decode_share_of_copy=moved / rates[1],
+    )
+
+
+def main_cases(bench: Bench) -> None:
+    """The figures that the claims rest on."""
+    rates = machine_rates(bench)
+    stream_case(bench, 64, 2, bench.rows, bench.is_gpu)
+    stream_case(bench, 40, 2, bench.rows, bench.is_gpu)
+    phases_case(bench, 64, 2, bench.rows, rates)
+    if not bench.out_of_time(15):
+        stream_case(bench, 64, 2, bench.rows, False)
+    if not bench.out_of_time(30):
+        stream_case(bench, 64, 2, bench.rows, bench.is_gpu, waves=3)
+
+
+def before_cases(bench: Bench) -> None:
+    """The same work with the code of an older commit, in batches of 64 images."""
+    for tokens in (64, 40):
+        if bench.out_of_time(20):
+            return
+        bench.free()
+        decoder = bench.decoder(tokens)
+        for count in (8, len(bench.pixels)):
+            spent, _ = bench.timed(
+                lambda count=count, decoder=decoder: decoder.caption(
+                    bench.images(count), styles_for(count, 2)
+                )
+            )
+        bench.write(
+            case="captions before",
+            tokens=tokens,
+            captions_an_image=2,
+            rows=2 * count,
+            images_per_s=count / spent,
+            captions_per_s=2 * count / spent,
+            seconds=spent,
+            peak_gib=bench.peak_gib(),
+        )
+        del decoder
+
+
+def agreement_cases(bench: Bench) -> None:
+    """Captions of random weights have tiny margins: the shares are a lower bound for a trained model."""
+    from ham.captioner.stream import CaptionStream
+
+    count, tokens = (24, 40) if bench.is_gpu else (4, 8)
+    images, styles = bench.images(count), styles_for(count, 2)
+
+    def ids(rows: int, group: int, use_graphs: bool) -> list[list[int]]:
+        made = CaptionStream(bench.decoder(tokens), rows, group, use_graphs).caption(images, styles)
+        bench.free()
+        return [one.ids for own in made for one in own]
+
+    usual = ids(2 * count, 2, bench.is_gpu)
+    again = ids(2 * count, 2, bench.is_gpu)
+    bench.write(case="agreement", of="the same run twice", **compare(usual, again))
+    bench.write(case="agreement", of="eager", **compare(usual, ids(2 * count, 2, False)))
+    bench.write(case="agreement", of="16 rows at a time", **compare(usual, ids(16, 2, bench.is_gpu)))
+    bench.captioner.model.float()
+    bench.write(case="agreement", of="float32", **compare(usual, ids(2 * count, 2, bench.is_gpu)))
+
+
+def compare(first: list[list[int]], second: list[list[int]]) -> dict[str, float]:
+    """Return the share of equal captions and of tokens before the first difference."""
+    equal = sum(a == b for a, b in zip(first, second, strict=True))
+    shared = 0
+    for a, b in zip(first, second, strict=True):
+        differing = [number for number, pair in enumerate(zip(a, b, strict=False)) if pair[0] != pair[1]]
+        shared += differing[0] if differing else len(a)
+    return {"captions_equal": equal / len(first), "tokens_before_difference": shared / sum(map(len, first))}
+
+
+def kernel_cases(bench: Bench) -> None:
+    """Where a step and a prefill spend their time, by kernel, and ways of a step's attention."""
+    from torch.profiler import ProfilerActivity, profile
+
+    from ham.captioner.stream import CaptionStream
+
+    activities = [ProfilerActivity.CUDA] if bench.is_gpu else [ProfilerActivity.CPU]
+    decoder = bench.decoder(4 if bench.is_gpu else 3)
+    stream = CaptionStream(decoder, bench.rows, 2, False)
+    count = stream.max_slots
+    stream.caption(bench.images(count), styles_for(count, 2))
+    for name, images in (("prefill and 4 steps", count),):
+        with profile(activities=activities) as profiler:
+            stream.caption(bench.images(images), styles_for(images, 2))
+            bench.sync()
+        which = "self_device_time_total" if bench.is_gpu else "self_cpu_time_total"
+        for event in sorted(profiler.key_averages(), key=lambda one: -getattr(one, which))[:24]:
+            bench.write(case=name, kernel=event.key[:90], ms=getattr(event, which) / 1e3, calls=event.count)
+    del stream, decoder
+    bench.free()
+    attention_cases(bench)
+
+
+def attention_cases(bench: Bench) -> None:
+    """Time one layer's step attention in several ways."""
+    from ham.llava.shared_attention import attend_step
+
+    shape, slots, group = bench.shape, bench.rows // 2, 2
+    heads, width = shape.heads, shape.width // shape.heads
+    prefix, own = shape.before + shape.image_tokens, shape.style_tokens + shape.after + 64
+    new = {"device": bench.device, "dtype": bench.dtype}
+    sets = [
+        (
+            torch.randn(slots, heads, prefix, width, **new),
+            torch.randn(slots, heads, prefix, width, **new),
+            torch.randn(slots * group, heads, own, width, **new),
+            torch.randn(slots * group, heads, own, width, **new),
+        )
+        for _ in range(3 if bench.is_gpu else 1)
+    ]
+    q = torch.randn(slots * group, heads, width, **new)
+    visible = torch.ones(slots * group, own, dtype=torch.bool, device=bench.device)
+    bytes_read = sum(tensor.numel() * tensor.element_size() for tensor in sets[0])
+    ways: dict[str, Callable[..., Any]] = {
+        "attend_step": lambda pk, pv, k, v: attend_step(q, pk, pv, k, v, visible)
+    }
+    grouped = q.view(slots, group, heads, width).transpose(1, 2)
+    sdpa = torch.nn.functional.scaled_dot_product_attention
+    ways["prefix by sdpa"] = lambda pk, pv, k, v: sdpa(grouped, pk, pv)
+    ways["prefix by matmul"] = lambda pk, pv, k, v: (grouped @ pk.transpose(-1, -2)).softmax(-1) @ pv
+    ways["own by sdpa"] = lambda pk, pv, k, v: sdpa(q[:, :, None], k, v)
+    ways["own by matmul"] = lambda pk, pv, k, v: (q[:, :, None] @ k.transpose(-1, -2)).softmax(-1) @ v
+    for name, way in ways.items():
+        with torch.inference_mode():
+            way(*sets[0])
+            repeats = 12 if bench.is_gpu else 1
+            spent, _ = bench.timed(
+                lambda way=way, repeats=repeats: [way(*sets[number % len(sets)]) for number in range(repeats)]
+            )
+        bench.write(
+            case="attention of a step", way=name, ms=1e3 * spent / repeats, both_parts_gb=bytes_read / 1e9
+        )
+
+
+def batch_cases(bench: Bench) -> None:
+    """Other numbers of captions at a time, and per image."""
+    sizes = [(256, 2), (128, 2), (192, 1), (192, 4)] if bench.is_gpu else [(4, 2), (4, 4)]
+    for rows, each in sizes:
+        if bench.out_of_time(15):
+            return
+        stream_case(bench, 64 if bench.is_gpu else 4, each, rows, bench.is_gpu)
+
+
+CASES = {
+    "main": main_cases,
+    "before": before_cases,
+    "agreement": agreement_cases,
+    "kernels": kernel_cases,
+    "batches": batch_cases,
+}
+
+
+def main() -> None:
+    """Parse the options and measure."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("shape", choices=SHAPES)
+    parser.add_argument("--cases", choices=CASES, default="main")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="file that a line of JSON per row is added to"
+    )
+    parser.add_argument("--seconds", type=float, default=120.0, help="start no case after this")
+    args = parser.parse_args()
+    end = time.monotonic() + args.seconds
+    shape = SHAPES[args.shape]
+    if args.device == "cpu":
+        shape = dataclasses.replace(shape, new_tokens=4)
+    CASES[args.cases](Bench(shape, torch.device(args.device), args.out, end))
+
+
+if __name__ == "__main__":
+    main()
