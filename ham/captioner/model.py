@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from ham.captioner.shared_prefix import splice_shared
 from ham.captioner.style_bank import StyleBank
 from ham.llava.conversation import DEFAULT_TEMPLATE, IGNORE_INDEX
 from ham.llava.model import LlavaModel
@@ -173,12 +174,16 @@ class CaptionerModel(LlavaModel):
         images: torch.Tensor | None = None,
         style_ids: torch.Tensor | None = None,
         return_logits: bool | None = None,
+        image_index: torch.Tensor | None = None,
     ) -> CaptionerOutput:
         """Run the training forward.
 
-        With labels the loss is computed from the logits of the learned positions alone; return_logits: also give the logits of
-        all positions (default: only when there are no labels).
+        With labels the loss is computed from the logits of the learned positions alone; return_logits: also return the logits
+        of all positions (default: only when there are no labels). image_index [B]: which image each sample belongs to, where
+        `images` holds each image once; its prefix is then computed once (shared_prefix.py), and no logits are returned.
         """
+        if image_index is not None:
+            return self._forward_shared(input_ids, labels, attention_mask, images, style_ids, image_index)
         spliced = self.splice(input_ids, labels, attention_mask, images, style_ids)
         # Padding on the right needs no mask: causal attention never looks there.
         is_left = self.padding_side == "left"
@@ -193,6 +198,24 @@ class CaptionerModel(LlavaModel):
         if labels is None:
             return CaptionerOutput(None, logits)
         return CaptionerOutput(self.loss(hidden, spliced.labels), logits)
+
+    def _forward_shared(
+        self,
+        input_ids: torch.Tensor,
+        labels: torch.Tensor,
+        attention_mask: torch.Tensor,
+        images: torch.Tensor,
+        style_ids: torch.Tensor | None,
+        image_index: torch.Tensor,
+    ) -> CaptionerOutput:
+        shared = splice_shared(self, input_ids, labels, attention_mask, images, style_ids, image_index)
+        hidden = self.llm.model(
+            inputs_embeds=shared.embeddings,
+            attention_mask=shared.mask,
+            position_ids=shared.position_ids,
+            use_cache=False,
+        )[0]
+        return CaptionerOutput(self.loss(hidden, shared.labels), None)
 
 
 @dataclass

@@ -10,7 +10,7 @@ softmax. Equal to transformers' logits (tests/test_cached_llama.py), on transfor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from ham.llava.shared_attention import attend, attend_step, merge_parts
 from ham.llava.shared_cache import Prefix, SharedCache
-from ham.runtime import UsageError
+from ham.runtime import UsageError, log
 
 
 class CachedLlama:
@@ -39,6 +39,7 @@ class CachedLlama:
             )
         self.theta, self.scale = _rotary(config)
         self._cos = self._sin = torch.empty(0)
+        self.step_kernel = load_step_kernel(self.head_dim, llm.get_input_embeddings().weight)
 
     # ------------------------------------------------------------------------------------------------------------- cache
 
@@ -211,6 +212,7 @@ class CachedLlama:
         positions = lengths[rows].clamp(max=cache.capacity - 1)  # rows that are not in use run on
         cos, sin = (table[positions + cache.prefix][:, None] for table in self._tables(cache.end, x))
         filled = cache.capacity if filled is None else filled
+        last = lengths.clamp(max=cache.capacity - 1)
         visible = torch.arange(filled, device=x.device) <= lengths[:, None]  # [grid, C]
         for number, layer in enumerate(self.layers):
             attention = layer.self_attn
@@ -223,14 +225,12 @@ class CachedLlama:
             cache.values[number][rows, :, positions] = attention.v_proj(h).unflatten(-1, (self.kv_heads, -1))
             if live is not None:
                 q = q.new_zeros(grid, *q.shape[1:]).index_copy_(0, live, q)
-            mixed = attend_step(
-                q,
-                cache.prefix_keys[number][:slots],
-                cache.prefix_values[number][:slots],
-                cache.keys[number][:grid, :, :filled],
-                cache.values[number][:grid, :, :filled],
-                visible,
-            ).flatten(1)  # [grid, D]
+            shared = (cache.prefix_keys[number][:slots], cache.prefix_values[number][:slots])
+            own = (cache.keys[number][:grid], cache.values[number][:grid])
+            if self.step_kernel is not None and live is None:
+                mixed = self.step_kernel(q, *shared, *own, last).flatten(1)
+            else:
+                mixed = attend_step(q, *shared, *(one[:, :, :filled] for one in own), visible).flatten(1)
             x = self._finish(layer, x, mixed if live is None else mixed[live])
         cache.lengths[rows] += 1
         return self.logits(x)
@@ -283,6 +283,39 @@ class CachedLlama:
             angles = torch.outer(at, 1.0 / self.theta**steps).repeat(1, 2)  # [positions, d]
             self._cos, self._sin = angles.cos().to(like.dtype), angles.sin().to(like.dtype)
         return self._cos, self._sin
+
+
+def load_step_kernel(head_dim: int, like: torch.Tensor) -> Callable[..., torch.Tensor] | None:
+    """Return the fused attention of a step where it runs: on a GPU with Triton, after comparing it with the plain one."""
+    if not like.is_cuda:
+        return None
+    try:
+        from ham.llava.step_kernel import attend_step_kernel, is_supported
+
+        if not is_supported(head_dim):
+            return None
+        numbers = torch.Generator(like.device).manual_seed(0)
+
+        def new(*shape: int) -> torch.Tensor:
+            return torch.randn(shape, generator=numbers, device=like.device, dtype=like.dtype)
+
+        q, lengths = new(4, 1, head_dim), torch.tensor([3, 0, 69, 20], device=like.device)
+        cache = [
+            new(2, 1, 70, head_dim),
+            new(2, 1, 70, head_dim),
+            new(4, 1, 70, head_dim),
+            new(4, 1, 70, head_dim),
+        ]
+        visible = torch.arange(70, device=like.device) <= lengths[:, None]
+        difference = attend_step_kernel(q, *cache, lengths) - attend_step(q, *cache, visible)
+        worst = difference.float().abs().max().item()
+    except Exception as error:  # a compiler that does not run here raises almost any type
+        log.warning("decoding without the fused attention: %s", str(error).strip().split("\n")[-1])
+        return None
+    if not worst < 0.05:
+        log.warning("decoding without the fused attention: it differs by %.3g from the plain one", worst)
+        return None
+    return attend_step_kernel
 
 
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

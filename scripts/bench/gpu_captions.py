@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import gc
+import importlib.util
 import json
 import time
 from collections.abc import Callable
@@ -20,9 +21,9 @@ from typing import Any
 
 import torch
 
-try:
+if importlib.util.find_spec("ham.captioner.engine"):
     from ham.captioner.engine import Decoder, DecodeSettings
-except ImportError:  # before the layout of 2026-11-27
+else:  # the layout before 2026-11-27
     from ham.captioner.decoder import Decoder, DecodeSettings
 
 from scripts.bench.captions import SHAPES, Shape, build, prompt
@@ -102,13 +103,15 @@ def machine_rates(bench: Bench) -> tuple[float, float]:
 
 
 def stream_case(
-    bench: Bench, tokens: int, each: int, rows: int, use_graphs: bool, waves: int = 1
+    bench: Bench, tokens: int, each: int, rows: int, use_graphs: bool, waves: int = 1, fused: bool = True
 ) -> dict[str, Any]:
     """Measure the stream: a first run that allocates and captures, then a timed one."""
     from ham.captioner.stream import CaptionStream
 
     bench.free()
     decoder = bench.decoder(tokens)
+    if not fused:
+        decoder.llama.step_kernel = None
     stream = CaptionStream(decoder, rows, each, use_graphs)
     count = stream.max_slots * waves
     few = min(count, stream.max_slots)
@@ -121,6 +124,7 @@ def stream_case(
         "captions_an_image": each,
         "rows": stream.rows,
         "graphs": use_graphs,
+        "fused_attention": decoder.llama.step_kernel is not None,
         "images": count,
         "images_per_s": count / spent,
         "captions_per_s": count * each / spent,
@@ -176,6 +180,8 @@ def main_cases(bench: Bench) -> None:
     stream_case(bench, 64, 2, bench.rows, bench.is_gpu)
     stream_case(bench, 40, 2, bench.rows, bench.is_gpu)
     phases_case(bench, 64, 2, bench.rows, rates)
+    if not bench.out_of_time(15):
+        stream_case(bench, 64, 2, bench.rows, bench.is_gpu, fused=False)
     if not bench.out_of_time(15):
         stream_case(bench, 64, 2, bench.rows, False)
     if not bench.out_of_time(30):
@@ -285,6 +291,11 @@ def attention_cases(bench: Bench) -> None:
     ways: dict[str, Callable[..., Any]] = {
         "attend_step": lambda pk, pv, k, v: attend_step(q, pk, pv, k, v, visible)
     }
+    if bench.is_gpu:
+        from ham.llava.step_kernel import attend_step_kernel
+
+        last = torch.full((slots * group,), own - 1, device=bench.device)
+        ways["fused kernel"] = lambda pk, pv, k, v: attend_step_kernel(q, pk, pv, k, v, last)
     grouped = q.view(slots, group, heads, width).transpose(1, 2)
     sdpa = torch.nn.functional.scaled_dot_product_attention
     ways["prefix by sdpa"] = lambda pk, pv, k, v: sdpa(grouped, pk, pv)

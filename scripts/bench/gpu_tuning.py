@@ -60,7 +60,7 @@ def make_batch(
         "attention_mask": torch.ones_like(input_ids, dtype=torch.bool),
         "images": images,
         "image_index": image_of,
-        "class_ids": torch.randint(STYLES, (records,), generator=chance),
+        "style_ids": torch.randint(STYLES, (records,), generator=chance),
     }
     return {name: tensor.to(device) for name, tensor in batch.items()}
 

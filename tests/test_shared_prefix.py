@@ -1,0 +1,116 @@
+"""An image's prefix computed once: loss, gradients and order equal the separate computation's."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from decode_helpers import K, S, V, tiny_captioner
+
+from ham.captioner.shared_prefix import block_mask, first_of_each, group_images
+from ham.llava.conversation import IGNORE_INDEX
+from ham.llava.tokenizer import IMAGE_TOKEN_INDEX
+
+BEFORE = [1, 7, 9]
+
+
+def sample(image: int, style_id: int, caption: list[int], before: list[int] = BEFORE) -> dict:
+    """Return a record as the dataset makes it; images are told apart by name."""
+    after = [11, 4]
+    pixels = torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(image))
+    ids = torch.tensor([*before, IMAGE_TOKEN_INDEX, *after, *caption])
+    labels = ids.clone()
+    labels[: len(before) + 1 + len(after)] = IGNORE_INDEX
+    return {
+        "input_ids": ids,
+        "labels": labels,
+        "pixels": pixels,
+        "style_id": style_id,
+        "image": f"{image}.jpg",
+    }
+
+
+def batch_of(samples: list[dict], share: bool) -> dict[str, torch.Tensor]:
+    pad = torch.nn.utils.rnn.pad_sequence
+    ids = pad([one["input_ids"] for one in samples], batch_first=True)
+    lengths = torch.tensor([len(one["input_ids"]) for one in samples])
+    batch = {
+        "input_ids": ids,
+        "labels": pad([one["labels"] for one in samples], batch_first=True, padding_value=IGNORE_INDEX),
+        "attention_mask": torch.arange(ids.shape[1])[None] < lengths[:, None],
+        "images": torch.stack([one["pixels"] for one in samples]),
+        "style_ids": torch.tensor([one["style_id"] for one in samples]),
+    }
+    if share:
+        index = group_images(samples)
+        assert index is not None
+        batch |= {"image_index": index, "images": batch["images"][first_of_each(index)]}
+    return batch
+
+
+def gradients(batch: dict[str, torch.Tensor], max_length: int | None) -> dict[str, torch.Tensor]:
+    model = tiny_captioner().model
+    model.max_length = max_length
+    model.style_bank.requires_grad_(True)
+    model.projector.requires_grad_(True)
+    loss = model(**batch).loss
+    loss.backward()
+    found = {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
+    return {"loss": loss.detach(), **found}
+
+
+MIXED = [
+    sample(0, 1, [20, 21, 22, 2]),
+    sample(1, 2, [30, 2]),
+    sample(0, 3, [23, 24, 25, 26, 27, 28, 2]),
+    sample(0, 1, [29, 2]),
+    sample(2, 0, [31, 32, 2]),
+    sample(1, 4, [33, 34, 35, 36, 2]),
+]
+
+
+@pytest.mark.parametrize("max_length", [None, 15])
+def test_loss_and_gradients_equal_the_separate_computation(max_length: int | None) -> None:
+    separate = gradients(batch_of(MIXED, share=False), max_length)
+    shared = gradients(batch_of(MIXED, share=True), max_length)
+    assert separate.keys() == shared.keys() and len(separate) == 1 + 1 + 4
+    for name, expected in separate.items():
+        difference = (shared[name] - expected).norm() / expected.norm()
+        assert difference < 1e-5, name
+    if max_length is not None:
+        assert separate["loss"] != gradients(batch_of(MIXED, share=False), None)["loss"]
+
+
+def test_records_do_not_see_each_other() -> None:
+    """Another record's caption changes neither the loss of a record nor its style's gradient."""
+    others = [sample(0, 3, [60, 61, 62, 63]), sample(0, 3, [70, 71, 72, 2])]
+    found = []
+    for other in others:
+        other["labels"][:] = IGNORE_INDEX
+        found.append(gradients(batch_of([MIXED[0], other, MIXED[4]], share=True), None))
+    for name, first in found[0].items():
+        assert torch.allclose(first, found[1][name], rtol=1e-5, atol=1e-7), name
+
+
+def test_which_samples_share() -> None:
+    assert group_images(MIXED).tolist() == [0, 1, 0, 0, 2, 1]
+    assert first_of_each(group_images(MIXED)) == [0, 1, 4]
+    assert group_images([MIXED[0], MIXED[1]]) is None  # nothing to share
+    other_text = sample(0, 1, [20], before=[1, 7, 10])
+    assert group_images([MIXED[0], other_text, MIXED[2]]).tolist() == [0, 1, 0]
+    no_image = {**MIXED[0], "input_ids": torch.tensor([1, 2, 3])}
+    assert group_images([MIXED[0], MIXED[2], no_image]) is None
+
+
+def test_block_mask() -> None:
+    seen = block_mask(torch.tensor([[0, 0, 1, 1, 2, -1]]), torch.float32)[0, 0] == 0
+    expected = torch.tensor(
+        [
+            [1, 0, 0, 0, 0, 0],
+            [1, 1, 0, 0, 0, 0],
+            [1, 1, 1, 0, 0, 0],
+            [1, 1, 1, 1, 0, 0],
+            [1, 1, 0, 0, 1, 0],
+            [1, 1, 0, 0, 0, 1],
+        ]
+    )
+    assert torch.equal(seen, expected.bool()) and K > 0 and S > 4 and V > 72

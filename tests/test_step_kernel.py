@@ -1,0 +1,47 @@
+"""The fused attention of a step against the plain one, in Triton's interpreter."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMPARE = """
+import torch
+from ham.llava.shared_attention import attend_step
+from ham.llava.step_kernel import attend_step_kernel, is_supported
+
+torch.manual_seed(0)
+for slots, group, heads, repeat, prefix, capacity, width in (
+    (3, 2, 2, 1, 70, 40, 32), (2, 3, 2, 2, 5, 130, 16), (2, 1, 1, 4, 64, 64, 64)
+):
+    rows = slots * group
+    q = torch.randn(rows, heads * repeat, width)
+    shared = torch.randn(2, slots, heads, prefix, width)
+    own = torch.randn(2, rows, heads, capacity, width)
+    lengths = torch.randint(0, capacity, (rows,))
+    visible = torch.arange(capacity)[None] <= lengths[:, None]
+    expected = attend_step(q, *shared, *own, visible)
+    for row in range(rows):
+        own[:, row, :, lengths[row] + 1 :] = float("nan")  # never read
+    found = attend_step_kernel(q, *shared, *own, lengths)
+    assert (found - expected).abs().max() < 1e-6, (slots, group)
+assert [is_supported(width) for width in (8, 16, 24, 128)] == [False, True, False, True]
+print("equal")
+"""
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="needs Triton, which torch's CUDA builds bring"
+)
+def test_the_kernel_equals_the_plain_attention() -> None:
+    top = str(Path(__file__).resolve().parent.parent)
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": top}
+    done = subprocess.run(
+        [sys.executable, "-c", COMPARE], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "equal", done.stderr[-2000:]
