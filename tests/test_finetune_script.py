@@ -52,9 +52,9 @@ def launched(folder: Path, gpus: int, *flags: str, **variables: str) -> tuple[li
     done = run(folder, gpus, *flags, **{**NEEDED, **variables})
     assert done.returncode == 0, done.stderr
     words = (folder / "words").read_text().splitlines()
-    assert words[:2] == ["-m", "torch.distributed.run"]
+    assert words[0] == "scripts/launch.py"
     place = words.index("ham.captioner.train")
-    return words[2 : place - 1], words[place + 1 :]
+    return words[1 : place - 1], words[place + 1 :]
 
 
 def value(words: list[str], option: str) -> str | None:

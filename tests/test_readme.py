@@ -38,7 +38,10 @@ def demo_commands() -> list[str]:
     text = (TOP / "scripts" / "demo.sh").read_text().replace("\\\n", " ")
     text = re.sub(r'\$\{\w+\[@\]\+"[^"]*"\}', "", text)  # the options of --fast
     text = text.replace("$RUN", "runs/demo").replace("$NPROC", "2").replace("$preset", "demo")
-    return [match.strip() for match in re.findall(r"(?m)^\s*(?:[A-Z_]+=\S+ +)*run (.*)$", text)]
+    text = re.sub(r"(?m)^(\s+)launch (?=\w)", r"\1run torchrun --standalone ", text)
+    commands = [match.strip() for match in re.findall(r"(?m)^\s+(?:[A-Z_]+=\S+ +)*run (\w.*)$", text)]
+    expanded = [command.replace("$method", method) for command in commands for method in ("irra", "rde")]
+    return list(dict.fromkeys(expanded))
 
 
 def help_of(*words: str) -> str:
@@ -121,9 +124,9 @@ def check_command(command: str) -> None:
         return
     if program == "torchrun":
         while words[0].startswith("-"):
-            del words[: 2 if words[0] != "-m" else 0]
             if words[0] == "-m":
                 break
+            del words[: 1 if words[0] == "--standalone" else 2]
     name, *rest = words[1:] if words[0] == "-m" else words
     if name in CHECKS:
         CHECKS[name](rest)

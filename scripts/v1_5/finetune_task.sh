@@ -30,7 +30,7 @@ if [ "$gpu_count" -gt 0 ]; then
 else
     machine=(--use_cpu True)
     DEEPSPEED="${DEEPSPEED:-none}"
-    export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+    export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" DS_ACCELERATOR="${DS_ACCELERATOR:-cpu}"
 fi
 if [ "$DEEPSPEED" != none ]; then machine+=(--deepspeed "$DEEPSPEED"); fi
 NPROC="${NPROC:-$((gpu_count > 0 ? gpu_count : 1))}"
@@ -42,7 +42,7 @@ else
         --master-addr "${MASTER_ADDR:?set MASTER_ADDR to the first node}" --master-port "${MASTER_PORT:-29500}")
 fi
 
-exec python -m torch.distributed.run "${meet[@]}" --nproc-per-node "$NPROC" \
+exec python scripts/launch.py "${meet[@]}" --nproc-per-node "$NPROC" \
     -m ham.captioner.train \
     --model_name_or_path "$MODEL" \
     --data_path "$DATA" \
