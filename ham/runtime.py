@@ -14,6 +14,7 @@ import re
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,6 +153,11 @@ def set_up_logging(level: int = logging.INFO) -> None:
     log.handlers[:] = [handler]
     log.setLevel(level if place.is_main else logging.WARNING)
     log.propagate = False
+    for message in (
+        "This DataLoader will create",
+        "torch.distributed.nn.functional.all_gather is deprecated",
+    ):
+        warnings.filterwarnings("ignore", message=message)  # nothing that a user can or should act on
 
 
 def progress(

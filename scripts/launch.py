@@ -1,6 +1,6 @@
 """Start processes as torchrun does, but end with the workers' own error message instead of torchrun's traceback.
 
-    python scripts/launch.py --standalone --nproc-per-node 2 caption.py ...
+python scripts/launch.py --standalone --nproc-per-node 2 caption.py ...
 """
 
 from __future__ import annotations

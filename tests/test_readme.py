@@ -132,6 +132,8 @@ def check_command(command: str) -> None:
         CHECKS[name](rest)
         return
     file = TOP / (name.replace(".", "/") + ".py" if words[0] == "-m" else name)
+    if not file.exists() and words[0] == "-m":
+        file = file.with_suffix("") / "__main__.py"
     assert file.is_file(), f"no {file}"
     said = file.read_text()
     unknown = [word for word in rest if word.startswith("--") and f'"{word.split("=")[0]}"' not in said]
