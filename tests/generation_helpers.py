@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ham.generation.engines import Caption
+from ham.generation.image_lists import job_images
 from ham.generation.merge import merge
-from ham.generation.plan import Plan, list_images, load_plan, settle_plan
-from ham.generation.run import Caption, Run
+from ham.generation.plan import Plan, load_plan, settle_plan
+from ham.generation.run import Run
 from ham.generation.style_draws import Draw
 from ham.llava.preprocess import open_image
 from ham.runtime import DistInfo
@@ -38,6 +40,9 @@ class FakeEngine:
     def __init__(self, batch_images: int = 4, pause_s: float = 0.0, reject_every: int = 4) -> None:
         self.batch_images, self.pause_s, self.reject_every = batch_images, pause_s, reject_every
         self.load = tiny_pixels
+        self.settings: dict[str, object] = {}
+        self.info: dict[str, object] = {}
+        self.seconds: dict[str, float] = {}
         self.calls: list[int] = []
 
     def caption(
@@ -50,6 +55,9 @@ class FakeEngine:
             for image, square, own in zip(images, pixels, draws, strict=True)
         ]
 
+    def close(self) -> None:
+        """Nothing to release."""
+
     def _caption(self, image: str, square: np.ndarray, draw: Draw) -> Caption:
         number = int.from_bytes(hashlib.sha256(f"{image} {draw}".encode()).digest()[:4], "big")
         if number % self.reject_every == 0:
@@ -61,7 +69,7 @@ class FakeEngine:
 
 
 def make_plan(out: Path, root: Path, shard_size: int = 5, **settings: object) -> Plan:
-    return settle_plan(out, lambda: list_images(root), {**SETTINGS, **settings}, {}, shard_size)
+    return settle_plan(out, lambda: job_images(root), {**SETTINGS, **settings}, {}, shard_size)
 
 
 def run_job(

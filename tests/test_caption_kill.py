@@ -35,7 +35,7 @@ def check_no_row_repeats(out: Path) -> int:
     rows = [row for file in out.glob("[0-9]*.jsonl") for row in read_rows(file)]
     for file in out.glob("*.partial"):
         if not file.with_suffix("").exists():
-            rows += read_partial(file)[0]
+            rows += [row for row, _ in read_partial(file)[0]]
     assert len({(row.image, row.style_id, row.attempt) for row in rows}) == len(rows)
     return len(rows)
 

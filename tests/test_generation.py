@@ -16,11 +16,18 @@ from generation_helpers import FakeEngine, make_plan, merged, run_job, start
 from PIL import Image
 
 from ham.generation.diversity import bleu, distinct_n, measure, self_bleu, words_of
+from ham.generation.engines import Caption
 from ham.generation.filters import reject_reason
+from ham.generation.image_lists import job_images
 from ham.generation.merge import image_captions, merge
+<<<<<<< HEAD
 from ham.generation.plan import Plan, list_images, load_plan, settle_plan
 from ham.generation.run import Caption, Run
 from ham.generation.samples import describe_job, draw_samples
+=======
+from ham.generation.plan import load_plan, settle_plan
+from ham.generation.run import Run
+>>>>>>> fbc61e8 (Make captioning engines plugs, redo failed images on request, fail a job without captions)
 from ham.generation.shards import read_rows
 from ham.generation.status import JobWatch, describe
 from ham.records import CaptionRow, read_json
@@ -159,7 +166,7 @@ def test_broken_images_are_rows_and_the_run_goes_on(root: Path, tmp_path: Path, 
     (tmp_path / "list.json").write_text(json.dumps([*broken, "0/00.png", *odd]))
     plan = make_plan(tmp_path / "template", root)
     out = tmp_path / "out"
-    plan = settle_plan(out, lambda: list_images(root, tmp_path / "list.json"), plan.settings, {}, 4)
+    plan = settle_plan(out, lambda: job_images(root, tmp_path / "list.json"), plan.settings, {}, 4)
     Run(plan, FakeEngine(), root, workers=workers).work()
     failed = {row.image: row for row in all_rows(out) if row.status == "failed"}
     assert set(failed) == set(broken)

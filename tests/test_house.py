@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 TOP = Path(__file__).resolve().parent.parent
-SINGLE_FILES = {"errors", "runtime", "records", "distributed", "images", "image_folder", "tensor_files"}
+SINGLE_FILES = {
+    "errors",
+    "runtime",
+    "records",
+    "distributed",
+    "images",
+    "image_folder",
+    "options",
+    "tensor_files",
+}
 STAGE = SINGLE_FILES | {"datasets", "clip"}
 ALLOWED = {
     "errors": set(),
@@ -16,6 +25,7 @@ ALLOWED = {
     "records": {"runtime"},
     "distributed": {"runtime"},
     "image_folder": {"runtime"},
+    "options": {"runtime"},
     "images": {"image_folder", "runtime"},
     "tensor_files": {"records", "runtime"},
     "datasets": SINGLE_FILES,

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from ham.generation.image_lists import job_images
 from ham.generation.plan import (
     Plan,
     check_settings,
     default_shard_size,
-    list_images,
     load_plan,
     settle_plan,
     wait_for_plan,
@@ -166,8 +166,8 @@ def test_parse_styles() -> None:
 def test_image_lists_of_every_kind(root: Path, tmp_path: Path) -> None:
     expected = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.png"))
     (root / "notes.md").write_text("no image")
-    assert list(list_images(root)) == expected
-    assert list(list_images(root, limit=3)) == expected[:3]
+    assert list(job_images(root)) == expected
+    assert list(job_images(root, limit=3)) == expected[:3]
     lists = {
         "list.txt": "b.jpg\n\na.jpg\nb.jpg\n",
         "list.json": '["b.jpg", "a.jpg", "b.jpg"]',
@@ -176,7 +176,7 @@ def test_image_lists_of_every_kind(root: Path, tmp_path: Path) -> None:
     }
     for name, text in lists.items():
         (tmp_path / name).write_text(text)
-        assert list(list_images(root, tmp_path / name)) == ["b.jpg", "a.jpg"], name
+        assert list(job_images(root, tmp_path / name)) == ["b.jpg", "a.jpg"], name
 
 
 @pytest.mark.parametrize(
@@ -192,21 +192,21 @@ def test_image_lists_of_every_kind(root: Path, tmp_path: Path) -> None:
 def test_wrong_image_lists(root: Path, tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "list.json").write_text(text)
     with pytest.raises(UsageError, match=message):
-        list(list_images(root, tmp_path / "list.json"))
+        list(job_images(root, tmp_path / "list.json"))
 
 
 def test_missing_lists_and_roots(root: Path, tmp_path: Path) -> None:
     for name in ("gone.txt", "gone.json"):
         with pytest.raises(UsageError, match="no such file"):
-            list(list_images(root, tmp_path / name))
+            list(job_images(root, tmp_path / name))
     with pytest.raises(UsageError, match="no such folder"):
-        list(list_images(tmp_path / "gone"))
+        list(job_images(tmp_path / "gone"))
 
 
 def test_file_names_that_are_not_utf8_are_refused(root: Path) -> None:
     Path(os.fsdecode(os.fsencode(root) + b"/\xff.png")).write_bytes(b"")
     with pytest.raises(UsageError, match="not UTF-8"):
-        list(list_images(root))
+        list(job_images(root))
 
 
 # ----------------------------------------------------------------------------------------------------------------- plans
@@ -276,9 +276,12 @@ def test_a_torn_line_is_cut_off(root: Path, tmp_path: Path) -> None:
     assert len(rows) == 1 and end == len(whole)
     opened = claim(plan, 0)
     assert opened.next_draws(image) == [second] and opened.resumed_rows == 1
-    opened.add([row(image, second)])
+    opened.add([(row(image, second), 7)])
     opened.close()
-    assert partial_file(plan.folder, 0).read_text() == whole + to_json_line(row(image, second))
+    assert [one for one, _ in read_partial(partial_file(plan.folder, 0))[0]] == [
+        row(image, first),
+        row(image, second),
+    ]
     assert claim(plan, 0) is not None  # the lock is free again
 
 

@@ -1,22 +1,66 @@
-"""The captioner as the run sees it: pixels in, captions out."""
+"""The native engine: our decoder in this process."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
+from ham.captioner.adapter import find_captioner
+from ham.captioner.checkpoint import empty_bank, load_captioner
 from ham.captioner.decode import Batches
 from ham.captioner.engine import Decoder, DecodeSettings
 from ham.captioner.model import Captioner
-from ham.generation.images import LoadSquare
-from ham.generation.run import Caption
+from ham.generation.config import JobOptions
+from ham.generation.engines import Caption
+from ham.generation.loading import LoadSquare
 from ham.generation.style_draws import Draw
+from ham.llava import layouts
+from ham.llava.source import check_aspect_ratio
+from ham.runtime import resolve_device, resolve_dtype
 
 WHOLE = 1 << 20  # bytes up to which a tensor is hashed whole
 SAMPLES = 4096  # elements that are hashed of a larger one, beside its sum
+
+
+def count_styles(options: JobOptions) -> int:
+    """Return the number of styles of --model-path, read from its headers; also check --device and --dtype."""
+    resolve_dtype(options.dtype, resolve_device(options.device))
+    assert options.model_path
+    source = find_captioner(options.model_path, options.base_model)
+    check_aspect_ratio(source, options.image_aspect_ratio)
+    if layouts.STYLES not in source.names():
+        return 0
+    with torch.device("meta"):
+        return empty_bank(source, None).num_styles
+
+
+def open_engine(options: JobOptions, captions_per_image: int) -> CaptionerEngine:
+    """Load the captioner."""
+    device = resolve_device(options.device)
+    dtype = resolve_dtype(options.dtype, device)
+    tower = None if options.vision_tower == "reference" else options.vision_tower
+    assert options.model_path
+    captioner = load_captioner(
+        options.model_path,
+        device,
+        dtype,
+        tower,
+        base_model=options.base_model,
+        image_aspect_ratio=options.image_aspect_ratio,
+    )
+    decoding = DecodeSettings(
+        options.prompt,
+        options.template,
+        options.max_new_tokens,
+        options.temperature,
+        options.top_p,
+        options.seed,
+    )
+    return CaptionerEngine(captioner, decoding, options.batch_size, captions_per_image)
 
 
 class CaptionerEngine:
@@ -33,10 +77,26 @@ class CaptionerEngine:
         self.load = LoadSquare(captioner.image_size_px)
         self.decoder = decoder or Decoder(captioner, settings)
         self._batches = Batches(self.decoder, batch_images, captions_per_image)
+        self.settings: dict[str, Any] = {
+            "engine": "native",
+            "model": fingerprint(captioner),
+            "dtype": str(captioner.dtype).removeprefix("torch."),
+            "prompt": self.decoder.prompt,
+            "template": self.decoder.template.name,
+        }
+        self.info: dict[str, Any] = {
+            "vision_tower": captioner.manifest.get("vision_tower"),
+            "num_styles": captioner.num_styles,
+            "device": str(captioner.device),
+        }
 
     @property
     def batch_images(self) -> int:
         return self._batches.images
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        return dict(self.decoder.seconds)
 
     def caption(
         self, images: Sequence[str], pixels: Sequence[np.ndarray], draws: Sequence[Sequence[Draw]]
@@ -50,9 +110,12 @@ class CaptionerEngine:
         captions = self._batches.caption(torch.from_numpy(np.stack(pixels)), style_ids, keys)
         return [[Caption(one.text, len(one.ids)) for one in own] for own in captions]
 
+    def close(self) -> None:
+        """Nothing to release: the model lives as long as the process."""
+
 
 def fingerprint(captioner: Captioner) -> str:
-    """Give a digest of a captioner's weights as loaded, whatever files they came from.
+    """Return a digest of a captioner's weights as loaded, whatever files they came from.
 
     Large tensors count by their shape, the sum of their bit patterns and evenly spaced elements: 14 GB take seconds.
     """

@@ -1,49 +1,28 @@
-"""The captioning run: claim shards, keep the model's batches full across shard borders, write rows as they come.
+"""The captioning run: claim shards, keep the engine's batches full across shard borders, write rows as they come.
 
-Knows nothing of the model: an engine loads pixels and captions a batch of them (decode.py's is in engine.py, tests have one
-that costs nothing).
+Knows nothing of models: an engine loads pixels and captions a batch of them.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from ham.generation.engines import Caption, Engine
 from ham.generation.filters import reject_reason
-from ham.generation.images import ImageFiles, LoadedImage, load_images
+from ham.generation.loading import ImageFiles, LoadedImage, load_images
 from ham.generation.plan import Plan
-from ham.generation.report import Reporter
-from ham.generation.shards import OpenShard, claim, is_done, shards_of
-from ham.generation.status import JobWatch
+from ham.generation.shards import OpenShard, claim, count_rows, is_done, shards_of
+from ham.generation.status import JobWatch, Reporter
 from ham.generation.style_draws import Draw
 from ham.records import CaptionRow
 from ham.runtime import DistInfo, log
-
-
-class Caption(NamedTuple):
-    """A generated text and how many tokens it took."""
-
-    text: str
-    tokens: int
-
-
-class Engine(Protocol):
-    """What captions: `load` runs in worker processes, `caption` in this one."""
-
-    batch_images: int
-    load: Callable[[Path], np.ndarray]
-
-    def caption(
-        self, images: Sequence[str], pixels: Sequence[np.ndarray], draws: Sequence[Sequence[Draw]]
-    ) -> list[list[Caption]]:
-        """Caption each image once per draw; the text depends on the image, the style and the attempt only."""
 
 
 @dataclass
@@ -95,7 +74,7 @@ class Run:
         return sum(not is_done(self.plan.folder, shard) for shard in self.shards)
 
     def _indices(self) -> Iterator[int]:
-        """Claim shard after shard and name the images that they still lack."""
+        """Claim shard after shard and yield the indices of the images that they still lack."""
         for shard in self.shards:
             opened = claim(self.plan, shard, self.locks)
             if opened is None:
@@ -115,7 +94,7 @@ class Run:
         if loaded.pixels is not None:
             ready.append(Job(shard, image, loaded.pixels, shard.next_draws(image)))
             return
-        shard.add([CaptionRow(image, "", None, 0, "failed", loaded.reason)])
+        shard.add([(CaptionRow(image, "", None, 0, "failed", loaded.reason), 0)])
         self.reporter.add(images=1, failed=1)
         self._finish_if_done(shard)
 
@@ -129,16 +108,14 @@ class Run:
         middle = time.perf_counter()
         for job, texts in zip(jobs, captions, strict=True):
             rows = [
-                self._row(job.image, draw, caption.text)
+                (self._row(job.image, draw, caption), caption.tokens)
                 for draw, caption in zip(job.draws, texts, strict=True)
             ]
-            tokens = sum(caption.tokens for caption in texts)
-            job.shard.add(rows, tokens)
+            job.shard.add(rows)
             job.draws = job.shard.next_draws(job.image)
-            accepted = sum(row.status == "accepted" for row in rows)
-            self.reporter.add(
-                images=not job.draws, accepted=accepted, rejected=len(rows) - accepted, tokens=tokens
-            )
+            counts = count_rows(row for row, _ in rows)
+            tokens = sum(caption.tokens for caption in texts)
+            self.reporter.add(images=not job.draws, tokens=tokens, **counts)
             if job.draws:
                 ready.append(job)
             else:
@@ -147,11 +124,12 @@ class Run:
         self.seconds["write"] += time.perf_counter() - middle
         self.reporter.tick()
 
-    def _row(self, image: str, draw: Draw, text: str) -> CaptionRow:
-        reason = reject_reason(text, self.plan.settings["reject_slash_n"])
-        return CaptionRow(
-            image, text, draw.style_id, draw.attempt, "rejected" if reason else "accepted", reason
-        )
+    def _row(self, image: str, draw: Draw, caption: Caption) -> CaptionRow:
+        if caption.failure is not None:
+            return CaptionRow(image, "", draw.style_id, draw.attempt, "failed", caption.failure)
+        reason = reject_reason(caption.text, self.plan.settings["reject_slash_n"])
+        status = "rejected" if reason else "accepted"
+        return CaptionRow(image, caption.text, draw.style_id, draw.attempt, status, reason)
 
     def _finish_if_done(self, shard: OpenShard) -> None:
         if not shard.unfinished and shard.shard in self.open:
@@ -175,7 +153,7 @@ class Run:
 def wait_for_others(
     plan: Plan, only: tuple[int, int] | None, reporter: Reporter, patience_s: float = 600.0
 ) -> None:
-    """Let rank 0 wait until every rank's shards are done, or nothing has moved for `patience_s`."""
+    """Make rank 0 wait until every rank's shards are done, or nothing has moved for `patience_s`."""
     watch, state, since = JobWatch(plan), None, time.monotonic()
     everybodys = shards_of(0, 1, plan.num_shards, only)
     while not all(is_done(plan.folder, shard) for shard in everybodys):

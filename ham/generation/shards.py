@@ -1,6 +1,6 @@
-"""Fixed, numbered shards of the image list: who takes which, and how their rows come to lie on disk whole.
+"""Fixed, numbered shards of the image list: which process takes which, and how their rows are written.
 
-00017.jsonl.partial   rows as they are made; a restart goes on behind the last whole line
+00017.jsonl.partial   rows as they are made, with their tokens; a restart continues behind the last whole line
 00017.jsonl           all rows, in the order of images and draws; appears by rename, and then the shard is done
 00017.json            its receipt: counts, reasons, seconds
 """
@@ -8,38 +8,59 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import time
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ham.generation.plan import Plan
 from ham.generation.style_draws import Draw
-from ham.records import CaptionRow, FileLock, from_dict, read_jsonl, to_json_line, write_json, write_jsonl
+from ham.records import (
+    NO_STYLE,
+    CaptionRow,
+    FileLock,
+    check_int,
+    check_kind,
+    from_dict,
+    parse_json,
+    read_jsonl,
+    to_json_line,
+    write_json,
+    write_jsonl,
+)
 from ham.runtime import UsageError, WorkError
+
+if TYPE_CHECKING:
+    from ham.generation.plan import Plan
+
+STATUSES = ("accepted", "rejected", "failed")
 
 
 def shard_range(shard: int, shard_size: int, count: int) -> range:
-    """Give the indices of a shard's images."""
+    """Return the indices of a shard's images."""
     return range(shard * shard_size, min((shard + 1) * shard_size, count))
 
 
 def shards_of(rank: int, world_size: int, num_shards: int, only: tuple[int, int] | None = None) -> range:
-    """Give the shards that one rank takes: rank, rank + world_size, ...; of only[0] ... only[1] - 1 where given."""
+    """Return the shards that one rank takes: rank, rank + world_size, ...; of only[0] ... only[1] - 1 where given."""
     first, last = only or (0, num_shards)
     return range(first + rank, min(last, num_shards), world_size)
 
 
 def parse_shards(text: str) -> tuple[int, int]:
-    """Read `--shards a:b`. Raises UsageError when it is no such range."""
+    """Parse `--shards a:b`. Raises UsageError when it is no such range."""
     first, _, last = text.partition(":")
-    if not (first.isdecimal() and last.isdecimal() and int(first) < int(last)):
+    if not (_is_number(first) and _is_number(last) and int(first) < int(last)):
         raise UsageError(
             f"--shards {text}: expected a:b with a < b, the first shard and the one after the last"
         )
     return int(first), int(last)
+
+
+def _is_number(text: str) -> bool:
+    return text.isdecimal() and len(text) < 12
 
 
 def rows_file(folder: Path, shard: int) -> Path:
@@ -59,27 +80,43 @@ def is_done(folder: Path, shard: int) -> bool:
 
 
 def read_rows(file: Path) -> list[CaptionRow]:
-    """Read a finished shard."""
-    return [
-        from_dict(CaptionRow, row, f"{file}, line {number}")
-        for number, row in enumerate(read_jsonl(file), start=1)
-    ]
+    """Read a finished shard. Raises UsageError naming file and line where a row is damaged."""
+    return [parse_row(row, f"{file}, line {number}") for number, row in enumerate(read_jsonl(file), start=1)]
 
 
-def read_partial(file: Path) -> tuple[list[CaptionRow], int]:
-    """Read the whole lines of a shard in progress, and where they end in bytes: a killed writer may leave a torn line."""
+def parse_row(value: dict[str, Any], where: str) -> CaptionRow:
+    """Build a row from its JSON object. Raises UsageError naming what is wrong."""
+    row = from_dict(CaptionRow, value, where)
+    check_kind(row.image, str, f"{where}: image")
+    check_kind(row.caption, str, f"{where}: caption")
+    if row.style_id is not None:
+        check_int(row.style_id, f"{where}: style_id", NO_STYLE, 2**31)
+    check_int(row.attempt, f"{where}: attempt", 0, 2**31)
+    if row.status not in STATUSES:
+        raise UsageError(f"{where}: status {ascii(row.status)[:40]}; expected one of {', '.join(STATUSES)}")
+    if row.reason is not None:
+        check_kind(row.reason, str, f"{where}: reason")
+    return row
+
+
+def read_partial(file: Path) -> tuple[list[tuple[CaptionRow, int]], int]:
+    """Read the whole lines of a shard in progress as rows with their tokens, and where they end in bytes.
+
+    A killed writer may leave a torn line at the end.
+    """
     if not file.exists():
         return [], 0
     data = file.read_bytes()
     end = data.rfind(b"\n") + 1
     rows = []
-    for number, line in enumerate(data[:end].splitlines(), start=1):
+    for number, line in enumerate(data[:end].split(b"\n")[:-1], start=1):
+        where = f"{file}, line {number}"
         try:
-            rows.append(from_dict(CaptionRow, json.loads(line), f"{file}, line {number}"))
-        except ValueError as error:
-            raise UsageError(
-                f"{file}, line {number}: not valid JSON ({error}); delete the file, it is made anew"
-            ) from None
+            value = check_kind(parse_json(line.decode(), where), dict, where)
+            tokens = check_int(value.get("tokens", 0), f"{where}: tokens", 0, 2**31)
+            rows.append((parse_row(value, where), tokens))
+        except (UnicodeDecodeError, UsageError) as error:
+            raise UsageError(f"{error}; delete the file, its images are captioned again") from None
     return rows, end
 
 
@@ -90,15 +127,15 @@ class OpenShard:
         self.plan, self.shard, self.lock = plan, shard, lock
         self.images = [plan.images[index] for index in shard_range(shard, plan.shard_size, len(plan.images))]
         self.started = time.monotonic()
-        self.tokens = 0
         self._partial = partial_file(plan.folder, shard)
         rows, self._end = read_partial(self._partial)
         self.resumed_rows = len(rows)
+        self.tokens = sum(tokens for _, tokens in rows)
         self._rows: dict[str, list[CaptionRow]] = {image: [] for image in self.images}
-        for row in rows:
+        for row, _ in rows:
             if row.image not in self._rows:
                 raise UsageError(
-                    f"{self._partial}: image '{row.image}' is not in shard {shard}; delete the file"
+                    f"{self._partial}: image {ascii(row.image)[:200]} is not in shard {shard}; delete the file"
                 )
             self._rows[row.image].append(row)
         self.unfinished = {image for image in self.images if self.next_draws(image)}
@@ -107,27 +144,27 @@ class OpenShard:
         os.lseek(self._file, self._end, os.SEEK_SET)
 
     def next_draws(self, image: str) -> list[Draw]:
-        """Name the draws to make next for an image; none when it is done."""
+        """Return the draws to make next for an image; none when it is done."""
         return self.plan.styles.replay(image, self._rows[image])[1]
 
-    def add(self, rows: Iterable[CaptionRow], tokens: int = 0) -> None:
-        """Append rows to the partial file. On an error the file ends with a whole line again."""
+    def add(self, rows: Iterable[tuple[CaptionRow, int]]) -> None:
+        """Append rows with their tokens to the partial file. On an error the file ends with a whole line again."""
         rows = list(rows)
-        data = "".join(map(to_json_line, rows)).encode()
+        data = "".join(to_json_line({**asdict(row), "tokens": tokens}) for row, tokens in rows).encode()
         try:
             _write_all(self._file, data)
         except OSError as error:
             os.ftruncate(self._file, self._end)
             self.close()
-            raise _disk_error(error, self.plan.folder) from error
+            raise _disk_error(error, self._partial) from error
         self._end += len(data)
-        self.tokens += tokens
-        for row in rows:
+        self.tokens += sum(tokens for _, tokens in rows)
+        for row, _ in rows:
             self._rows[row.image].append(row)
-        self.unfinished -= {row.image for row in rows if not self.next_draws(row.image)}
+        self.unfinished -= {row.image for row, _ in rows if not self.next_draws(row.image)}
 
     def finish(self) -> dict[str, int]:
-        """Write the shard's receipt and rows whole, remove the partial file, let go. Returns the counts."""
+        """Write the shard's receipt and rows whole, remove the partial file, release the lock. Returns the counts."""
         folder = self.plan.folder
         ordered = [
             row for image in self.images for row in self.plan.styles.replay(image, self._rows[image])[0]
@@ -149,19 +186,19 @@ class OpenShard:
             write_jsonl(rows_file(folder, self.shard), ordered)
         except OSError as error:
             self.close()
-            raise _disk_error(error, folder) from error
+            raise _disk_error(error, rows_file(folder, self.shard)) from error
         self._partial.unlink(missing_ok=True)
-        self.close()
+        self.close(done=True)
         return counts
 
-    def close(self) -> None:
-        """Let go of the file and the lock; an empty partial file is removed."""
+    def close(self, done: bool = False) -> None:
+        """Close the file and release the lock; an empty partial file is removed."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
             if self._end == 0:
                 self._partial.unlink(missing_ok=True)
-            self.lock.release()
+            self.lock.release(remove=done)
 
 
 def claim(plan: Plan, shard: int, locks: bool = True) -> OpenShard | None:
@@ -173,15 +210,19 @@ def claim(plan: Plan, shard: int, locks: bool = True) -> OpenShard | None:
     if not lock.try_acquire():
         return None
     if is_done(plan.folder, shard):
-        lock.release()
+        lock.release(remove=True)
         return None
-    return OpenShard(plan, shard, lock)
+    try:
+        return OpenShard(plan, shard, lock)
+    except BaseException:
+        lock.release()
+        raise
 
 
 def count_rows(rows: Iterable[CaptionRow]) -> dict[str, int]:
-    """Count a shard's rows by status; `failed` rows are images."""
+    """Count rows by status."""
     counts = Counter(row.status for row in rows)
-    return {status: counts[status] for status in ("accepted", "rejected", "failed")}
+    return {status: counts[status] for status in STATUSES}
 
 
 def count_reasons(rows: Iterable[CaptionRow]) -> dict[str, int]:
@@ -195,10 +236,10 @@ def _write_all(handle: int, data: bytes) -> None:
         view = view[os.write(handle, view) :]
 
 
-def _disk_error(error: OSError, folder: Path) -> WorkError:
+def _disk_error(error: OSError, file: Path) -> WorkError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return WorkError(
-            f"no room left for {folder} ({error.strerror}); all files there are whole: make room, then repeat the "
-            "command to go on"
+            f"no room left for {file} ({error.strerror}); all files there are whole: make room, then repeat the "
+            "command to continue"
         )
-    return WorkError(f"cannot write to {folder}: {error.strerror or error}")
+    return WorkError(f"cannot write {file}: {error.strerror or error}")

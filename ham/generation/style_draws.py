@@ -23,6 +23,7 @@ class StylePlan:
 
     pool: the styles to choose from. shuffled: in an order of the image's own (seed, image path) or as listed.
     captions_per_image: how many captions an image gets. max_redraws: how often a rejected one is drawn again.
+    repeats: whether a style is drawn again once all are used; greedy decoding would give the same caption.
     """
 
     pool: tuple[int, ...]
@@ -30,10 +31,13 @@ class StylePlan:
     captions_per_image: int
     max_redraws: int = 4
     seed: int = 0
+    repeats: bool = True
 
     def sequence(self, image: str) -> list[int]:
-        """Give the image's styles in the order drawn, as many as it may ever need: each once, then again from the start."""
+        """Return the image's styles in the order drawn, as many as it may ever need: each once, then again from the start."""
         length, count = self.captions_per_image * (self.max_redraws + 1), len(self.pool)
+        if not self.repeats:
+            length = min(length, count)
         if not self.shuffled:
             return [self.pool[index % count] for index in range(length)]
         order = numpy_generator(self.seed, "styles", image).permutation(count)[:length].tolist()
@@ -43,25 +47,27 @@ class StylePlan:
         """Follow an image's draws through the rows it has: the rows in the order drawn, and the draws to make next.
 
         Round 0 draws one style per caption; each later round draws, for every caption rejected in the round before, the next
-        style of the sequence. Nothing to draw means that the image is done. Rows may lie in any order.
+        style of the sequence, as far as it goes. Nothing to draw means that the image is done. Rows may come in any order;
+        rows of no draw come last. A failed row without style is an image that cannot be read.
         """
-        made = {(row.style_id, row.attempt): row for row in rows}
-        if any(row.status == "failed" for row in made.values()):
+        made = {Draw(-2 if row.style_id is None else row.style_id, row.attempt): row for row in rows}
+        if any(row.status == "failed" and row.style_id is None for row in made.values()):
             return list(made.values()), []
         sequence = self.sequence(image)
-        ordered: list[CaptionRow] = []
+        ordered: list[Draw] = []
         position, wanted = 0, self.captions_per_image
+        missing: list[Draw] = []
         for redraw in range(self.max_redraws + 1):
-            draws = [Draw(sequence[position + i], self._attempt(redraw, i)) for i in range(wanted)]
-            ordered += [made[draw] for draw in draws if draw in made]
+            styles = sequence[position : position + wanted]
+            draws = [Draw(style_id, self._attempt(redraw, index)) for index, style_id in enumerate(styles)]
+            ordered += [draw for draw in draws if draw in made]
             missing = [draw for draw in draws if draw not in made]
-            if missing:
-                return ordered, missing
             position += wanted
-            wanted = sum(made[draw].status == "rejected" for draw in draws)
-            if not wanted:
+            wanted = sum(draw in made and made[draw].status == "rejected" for draw in draws)
+            if missing or not wanted:
                 break
-        return ordered, []
+        strays = [draw for draw in made if draw not in set(ordered)]
+        return [made[draw] for draw in ordered + strays], missing
 
     def _attempt(self, redraw: int, index: int) -> int:
         # More captions than styles makes a style come twice in one round: number those apart, so that no row repeats.
@@ -78,7 +84,7 @@ def parse_styles(
     """
     if num_styles == 0 and text != "none":
         raise UsageError(
-            f"--styles {text}: this checkpoint has no style prompts, it is a plain LLaVA; say --styles none"
+            f"--styles {text}: this checkpoint has no style prompts, it is a plain LLaVA; use --styles none"
         )
     if text in ("random", "all"):
         pool: Sequence[int] = range(num_styles)

@@ -1,0 +1,70 @@
+"""Captioning engines: what the job expects of one, and the dict of those that exist.
+
+An engine is a module with the functions of `EngineModule`. To add one, write the module and enter it in ENGINES.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+
+import numpy as np
+
+from ham.generation.style_draws import Draw
+
+if TYPE_CHECKING:
+    from ham.generation.config import JobOptions
+
+ENGINES = {  # imported when chosen, so that planning a job or using a server loads no model code
+    "native": "ham.generation.native_engine",
+    "server": "ham.generation.server_engine",
+}
+
+
+class Caption(NamedTuple):
+    """A generated text and its number of tokens. failure: why there is no usable text; the row is then failed."""
+
+    text: str
+    tokens: int
+    failure: str | None = None
+
+
+class Engine(Protocol):
+    """A model ready to caption: `load` runs in worker processes, `caption` in this one.
+
+    batch_images: images per call of `caption`. settings: what captions depend on, kept in plan.json and compared on resuming.
+    info: what people want to know later. seconds: by phase.
+    """
+
+    load: Callable[[Path], np.ndarray]
+    settings: dict[str, Any]
+    info: dict[str, Any]
+    seconds: dict[str, float]
+
+    @property
+    def batch_images(self) -> int: ...
+
+    def caption(
+        self, images: Sequence[str], pixels: Sequence[np.ndarray], draws: Sequence[Sequence[Draw]]
+    ) -> list[list[Caption]]:
+        """Caption each image once per draw; the text depends on the image, the style and the attempt only."""
+
+    def close(self) -> None:
+        """Release what the engine holds."""
+
+
+class EngineModule(Protocol):
+    """The functions of an engine's module."""
+
+    def count_styles(self, options: JobOptions) -> int:
+        """Return the number of styles of --model-path, read from its headers."""
+
+    def open_engine(self, options: JobOptions, captions_per_image: int) -> Engine:
+        """Load the model, or connect to it."""
+
+
+def engine_module(name: str) -> EngineModule:
+    """Import an engine's module."""
+    return cast(EngineModule, import_module(ENGINES[name]))
