@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ham.generation.engines import Caption
+from ham.generation.engines import Caption, Result, Source
 from ham.generation.image_lists import job_images
 from ham.generation.merge import merge
 from ham.generation.plan import Plan, load_plan, settle_plan
@@ -44,6 +44,18 @@ class FakeEngine:
         self.info: dict[str, object] = {}
         self.seconds: dict[str, float] = {}
         self.calls: list[int] = []
+
+    def run(self, source: Source) -> Iterator[Result]:
+        while True:
+            jobs = []
+            while len(jobs) < self.batch_images and (job := source()) is not None:
+                jobs.append(job)
+            if not jobs:
+                return
+            captions = self.caption(
+                [job.image for job in jobs], [job.pixels for job in jobs], [job.draws for job in jobs]
+            )
+            yield from zip(jobs, captions, strict=True)
 
     def caption(
         self, images: Sequence[str], pixels: Sequence[np.ndarray], draws: Sequence[Sequence[Draw]]

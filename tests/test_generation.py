@@ -20,14 +20,9 @@ from ham.generation.engines import Caption
 from ham.generation.filters import reject_reason
 from ham.generation.image_lists import job_images
 from ham.generation.merge import image_captions, merge
-<<<<<<< HEAD
-from ham.generation.plan import Plan, list_images, load_plan, settle_plan
-from ham.generation.run import Caption, Run
-from ham.generation.samples import describe_job, draw_samples
-=======
-from ham.generation.plan import load_plan, settle_plan
+from ham.generation.plan import Plan, load_plan, settle_plan
 from ham.generation.run import Run
->>>>>>> fbc61e8 (Make captioning engines plugs, redo failed images on request, fail a job without captions)
+from ham.generation.samples import describe_job, draw_samples
 from ham.generation.shards import read_rows
 from ham.generation.status import JobWatch, describe
 from ham.records import CaptionRow, read_json

@@ -70,10 +70,17 @@ def known_to_help(*start: str) -> Callable[[list[str]], None]:
 
 
 def caption(words: list[str]) -> None:
-    import caption as program
+    from ham.generation.config import GROUPS
+    from ham.options import parse_options
 
-    if words[0] not in ("status", "merge"):
-        program.options().parse_args(words)
+    from ham.runtime import UsageError
+
+    if words[0] in ("status", "merge"):
+        return
+    try:
+        parse_options(GROUPS, words[1:] if words[0] == "retry" else words, "caption.py", None)
+    except UsageError as error:
+        raise AssertionError(str(error)) from None
 
 
 def train_reid(words: list[str]) -> None:

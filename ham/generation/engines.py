@@ -5,7 +5,8 @@ An engine is a module with the functions of `EngineModule`. To add one, write th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
@@ -31,25 +32,42 @@ class Caption(NamedTuple):
     failure: str | None = None
 
 
-class Engine(Protocol):
-    """A model ready to caption: `load` runs in worker processes, `caption` in this one.
+@dataclass
+class Job:
+    """An image waiting for its captions, one per draw. shard: the run's own mark."""
 
-    batch_images: images per call of `caption`. settings: what captions depend on, kept in plan.json and compared on resuming.
+    image: str
+    pixels: np.ndarray
+    draws: list[Draw]
+    shard: Any = None
+
+
+Source = Callable[[], "Job | None"]  # the next image, or None when there is none now
+Result = tuple[Job, list[Caption]]
+
+
+class Engine(Protocol):
+    """A model ready to caption: `load` runs in worker processes, `run` in this one.
+
+    batch_images: images in work at a time. settings: what captions depend on, kept in plan.json and compared on resuming.
     info: what people want to know later. seconds: by phase.
     """
 
     load: Callable[[Path], np.ndarray]
     settings: dict[str, Any]
     info: dict[str, Any]
-    seconds: dict[str, float]
 
     @property
     def batch_images(self) -> int: ...
 
-    def caption(
-        self, images: Sequence[str], pixels: Sequence[np.ndarray], draws: Sequence[Sequence[Draw]]
-    ) -> list[list[Caption]]:
-        """Caption each image once per draw; the text depends on the image, the style and the attempt only."""
+    @property
+    def seconds(self) -> dict[str, float]: ...
+
+    def run(self, source: Source) -> Iterator[Result]:
+        """Yield each job of the source with a caption per draw, until the source has none and nothing is in work.
+
+        A caption depends on its image, style and attempt only, never on the other images in work.
+        """
 
     def close(self) -> None:
         """Release what the engine holds."""

@@ -10,7 +10,7 @@ import os
 import re
 import signal
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -74,7 +74,9 @@ class ImageFiles:
         return " ".join(reason.split()).encode("utf-8", "backslashreplace").decode()[:300]
 
 
-def load_images(files: ImageFiles, indices: Iterable[int], workers: int) -> Iterator[LoadedImage]:
+def load_images(
+    files: ImageFiles, indices: Iterable[int], workers: int
+) -> Generator[LoadedImage, None, None]:
     """Yield the images that `indices` names, in that order, loaded by `workers` processes (0: by this one).
 
     indices is read lazily, a few images ahead of what was yielded. A reader that dies is replaced; an image at which readers

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 
 from ham.captioner.adapter import find_captioner
 from ham.captioner.checkpoint import empty_bank, load_captioner
 from ham.captioner.decode import Batches
-from ham.captioner.engine import Decoder, DecodeSettings
+from ham.captioner.engine import Decoder, DecodeSettings, ImageJob
 from ham.captioner.model import Captioner
 from ham.generation.config import JobOptions
-from ham.generation.engines import Caption
+from ham.generation.engines import Caption, Result, Source
 from ham.generation.loading import LoadSquare
-from ham.generation.style_draws import Draw
 from ham.llava import layouts
 from ham.llava.source import check_aspect_ratio
 from ham.runtime import resolve_device, resolve_dtype
@@ -98,17 +96,19 @@ class CaptionerEngine:
     def seconds(self) -> dict[str, float]:
         return dict(self.decoder.seconds)
 
-    def caption(
-        self, images: Sequence[str], pixels: Sequence[np.ndarray], draws: Sequence[Sequence[Draw]]
-    ) -> list[list[Caption]]:
-        """Caption each image once per draw. A sampled caption's random numbers are its image's, style's and attempt's own."""
-        keys = [
-            [f"{image}/{draw.style_id}/{draw.attempt}" for draw in own]
-            for image, own in zip(images, draws, strict=True)
-        ]
-        style_ids = [[draw.style_id for draw in own] for own in draws]
-        captions = self._batches.caption(torch.from_numpy(np.stack(pixels)), style_ids, keys)
-        return [[Caption(one.text, len(one.ids)) for one in own] for own in captions]
+    def run(self, source: Source) -> Iterator[Result]:
+        """Yield each job with its captions. A sampled caption's random numbers are its image's, style's and attempt's own."""
+
+        def take() -> ImageJob | None:
+            job = source()
+            if job is None:
+                return None
+            names = [f"{job.image}/{draw.style_id}/{draw.attempt}" for draw in job.draws]
+            style_ids = [draw.style_id for draw in job.draws]
+            return ImageJob(torch.from_numpy(job.pixels), style_ids, names, job)
+
+        for done, captions in self._batches.stream.run(take):
+            yield done.tag, [Caption(one.text, len(one.ids), one.failure) for one in captions]
 
     def close(self) -> None:
         """Nothing to release: the model lives as long as the process."""

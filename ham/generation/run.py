@@ -12,9 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
-from ham.generation.engines import Caption, Engine
+from ham.generation.engines import Caption, Engine, Job
 from ham.generation.filters import reject_reason
 from ham.generation.loading import ImageFiles, LoadedImage, load_images
 from ham.generation.plan import Plan
@@ -23,16 +21,6 @@ from ham.generation.status import JobWatch, Reporter
 from ham.generation.style_draws import Draw
 from ham.records import CaptionRow
 from ham.runtime import DistInfo, log
-
-
-@dataclass
-class Job:
-    """An image waiting for the model."""
-
-    shard: OpenShard
-    image: str
-    pixels: np.ndarray
-    draws: list[Draw]
 
 
 @dataclass
@@ -53,25 +41,50 @@ class Run:
     def __post_init__(self) -> None:
         self.shards = shards_of(self.place.rank, self.place.world_size, self.plan.num_shards, self.only)
         self.open: dict[int, OpenShard] = {}
+        self.again: deque[Job] = deque()
         self.reporter = Reporter(self.plan, self.place, self.report_every_s)
 
     def work(self) -> int:
         """Caption this process's shards. Returns how many of them other processes hold."""
         files = ImageFiles(self.plan.images, self.image_root, self.engine.load)
-        ready: deque[Job] = deque()
         with ExitStack() as stack:
             stack.callback(self._close_all)
             stack.enter_context(self.reporter)
-            loaded = self._timed("load", load_images(files, self._indices(), self.workers))
-            for image in loaded:
-                self._receive(image, ready)
-                while len(ready) >= self.engine.batch_images:
-                    self._step(ready)
-            while ready:
-                self._step(ready)
+            loaded = load_images(files, self._indices(), self.workers)
+            stack.callback(loaded.close)
+            while True:
+                start = time.perf_counter()
+                count = self._caption_images(loaded)
+                self.seconds["caption"] += time.perf_counter() - start
+                if not count:
+                    break
             if self.place.is_main and self.place.world_size > 1 and self.wait_for_others:
                 wait_for_others(self.plan, self.only, self.reporter)
+        self.seconds["caption"] -= self.seconds["load"] + self.seconds["write"]
         return sum(not is_done(self.plan.folder, shard) for shard in self.shards)
+
+    def _caption_images(self, loaded: Iterator[LoadedImage]) -> int:
+        """Caption what there is, redraws included. Returns the number of images."""
+        count = 0
+        for job, captions in self.engine.run(lambda: self._next_job(loaded)):
+            self._write(job, captions)
+            count += 1
+            self.reporter.tick()
+        return count
+
+    def _next_job(self, loaded: Iterator[LoadedImage]) -> Job | None:
+        """Return the next image to caption: one whose caption was rejected, else the next that can be read."""
+        if self.again:
+            return self.again.popleft()
+        while True:
+            start = time.perf_counter()
+            image = next(loaded, None)
+            self.seconds["load"] += time.perf_counter() - start
+            if image is None:
+                return None
+            job = self._receive(image)
+            if job is not None:
+                return job
 
     def _indices(self) -> Iterator[int]:
         """Claim shard after shard and yield the indices of the images that they still lack."""
@@ -88,41 +101,34 @@ class Run:
                     yield shard * self.plan.shard_size + offset
             self._finish_if_done(opened)
 
-    def _receive(self, loaded: LoadedImage, ready: deque[Job]) -> None:
+    def _receive(self, loaded: LoadedImage) -> Job | None:
+        """Return the job of a loaded image; one that could not be read becomes a row."""
         shard = self.open[loaded.index // self.plan.shard_size]
         image = shard.images[loaded.index % self.plan.shard_size]
         if loaded.pixels is not None:
-            ready.append(Job(shard, image, loaded.pixels, shard.next_draws(image)))
-            return
+            return Job(image, loaded.pixels, shard.next_draws(image), shard)
         shard.add([(CaptionRow(image, "", None, 0, "failed", loaded.reason), 0)])
         self.reporter.add(images=1, failed=1)
         self._finish_if_done(shard)
+        return None
 
-    def _step(self, ready: deque[Job]) -> None:
-        """Caption one batch, write its rows, put images with a rejected caption back in the queue."""
-        jobs = [ready.popleft() for _ in range(min(len(ready), self.engine.batch_images))]
+    def _write(self, job: Job, captions: list[Caption]) -> None:
+        """Write an image's rows; put it back in the queue when a caption was rejected."""
         start = time.perf_counter()
-        captions = self.engine.caption(
-            [job.image for job in jobs], [job.pixels for job in jobs], [job.draws for job in jobs]
-        )
-        middle = time.perf_counter()
-        for job, texts in zip(jobs, captions, strict=True):
-            rows = [
-                (self._row(job.image, draw, caption), caption.tokens)
-                for draw, caption in zip(job.draws, texts, strict=True)
-            ]
-            job.shard.add(rows)
-            job.draws = job.shard.next_draws(job.image)
-            counts = count_rows(row for row, _ in rows)
-            tokens = sum(caption.tokens for caption in texts)
-            self.reporter.add(images=not job.draws, tokens=tokens, **counts)
-            if job.draws:
-                ready.append(job)
-            else:
-                self._finish_if_done(job.shard)
-        self.seconds["caption"] += middle - start
-        self.seconds["write"] += time.perf_counter() - middle
-        self.reporter.tick()
+        rows = [
+            (self._row(job.image, draw, caption), caption.tokens)
+            for draw, caption in zip(job.draws, captions, strict=True)
+        ]
+        job.shard.add(rows)
+        job.draws = job.shard.next_draws(job.image)
+        counts = count_rows(row for row, _ in rows)
+        tokens = sum(caption.tokens for caption in captions)
+        self.reporter.add(images=not job.draws, tokens=tokens, **counts)
+        if job.draws:
+            self.again.append(job)
+        else:
+            self._finish_if_done(job.shard)
+        self.seconds["write"] += time.perf_counter() - start
 
     def _row(self, image: str, draw: Draw, caption: Caption) -> CaptionRow:
         if caption.failure is not None:
@@ -139,15 +145,6 @@ class Run:
     def _close_all(self) -> None:
         for shard in self.open.values():
             shard.close()
-
-    def _timed(self, phase: str, items: Iterator[LoadedImage]) -> Iterator[LoadedImage]:
-        while True:
-            start = time.perf_counter()
-            item = next(items, None)
-            self.seconds[phase] += time.perf_counter() - start
-            if item is None:
-                return
-            yield item
 
 
 def wait_for_others(
