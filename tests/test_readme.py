@@ -72,7 +72,6 @@ def known_to_help(*start: str) -> Callable[[list[str]], None]:
 def caption(words: list[str]) -> None:
     from ham.generation.config import GROUPS
     from ham.options import parse_options
-
     from ham.runtime import UsageError
 
     if words[0] in ("status", "merge"):
