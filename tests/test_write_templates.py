@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ham.datasets import image_root
-from ham.generation.plan import list_images
+from ham.generation.image_lists import job_images
 from ham.records import read_json, read_jsonl
 from ham.runtime import UsageError
 from ham.world.build import build_world
@@ -49,7 +49,7 @@ def test_hinted_captions_of_the_first_images(
     assert "14 captions of 7 images" in capsys.readouterr().out
     captions, about = read_json(out / "captions.json"), read_json(out / "templates.json")
     assert list(captions) == list(
-        list_images(image_root(world, "SYNTH-PEDES"), None, 7)
+        job_images(image_root(world, "SYNTH-PEDES"), None, 7)
     )  # as caption.py --limit 7
     assert set(captions) <= {
         row["image_path"] for row in read_jsonl(world / "truth" / "SYNTH-PEDES-images.jsonl")

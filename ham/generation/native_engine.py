@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from ham.captioner.adapter import find_captioner
@@ -14,8 +16,9 @@ from ham.captioner.decode import Batches
 from ham.captioner.engine import Decoder, DecodeSettings, ImageJob
 from ham.captioner.model import Captioner
 from ham.generation.config import JobOptions
-from ham.generation.engines import Caption, Result, Source
+from ham.generation.engines import Caption, Job, Result, Source
 from ham.generation.loading import LoadSquare
+from ham.generation.style_draws import Draw
 from ham.llava import layouts
 from ham.llava.source import check_aspect_ratio
 from ham.runtime import resolve_device, resolve_dtype
@@ -109,6 +112,17 @@ class CaptionerEngine:
 
         for done, captions in self._batches.stream.run(take):
             yield done.tag, [Caption(one.text, len(one.ids), one.failure) for one in captions]
+
+    def caption(
+        self, images: Sequence[str], pixels: Sequence[np.ndarray], draws: Sequence[Sequence[Draw]]
+    ) -> list[list[Caption]]:
+        """Caption some images, each once per draw, and return the captions in their order."""
+        jobs = [Job(*one) for one in zip(images, pixels, map(list, draws), strict=True)]
+        waiting = deque(jobs)
+        made = {
+            id(job): captions for job, captions in self.run(lambda: waiting.popleft() if waiting else None)
+        }
+        return [made[id(job)] for job in jobs]
 
     def close(self) -> None:
         """Nothing to release: the model lives as long as the process."""

@@ -15,8 +15,8 @@ from ham.captioner.engine import DecodeSettings
 from ham.captioner.model import Captioner
 from ham.generation.filters import reject_reason
 from ham.generation.native_engine import CaptionerEngine
-from ham.generation.style_draws import NO_STYLE, Draw, StylePlan
-from ham.records import CaptionRow, path_below, read_json, read_jsonl
+from ham.generation.style_draws import Draw, StylePlan
+from ham.records import NO_STYLE, CaptionRow, path_below, read_json, read_jsonl
 from ham.runtime import UsageError, progress
 from ham.world.annotators import annotator_population
 from ham.world.domains import POOL

@@ -18,7 +18,7 @@ from typing import Any
 
 from ham.datasets import image_root
 from ham.generation.filters import reject_reason
-from ham.generation.plan import list_images
+from ham.generation.image_lists import job_images
 from ham.records import read_json, write_json
 from ham.runtime import UsageError, exit_code_of, log, set_up_logging
 from ham.world.domains import POOL
@@ -110,7 +110,7 @@ def write(world: Path, model: Path, out: Path, asked: Asked) -> dict[str, list[s
         raise UsageError(
             f"--model-path {model}: no such folder; the stand-in is ham/world/weights/llava in the checkout"
         )
-    images = list(islice(list_images(image_root(world, POOL)), asked.images))
+    images = list(islice(job_images(image_root(world, POOL)), asked.images))
     hints = template_hints(asked.seed, asked.templates)
     settings = Settings(llava=str(model), captions=CaptionOptions(asked.per_image, asked.templates))
     log.info(
