@@ -4,6 +4,7 @@ Knows nothing of datasets, losses or training. The only package that imports ope
 """
 
 from ham.clip.blocks import QuickGELU, Transformer, take
+from ham.clip.positions import resize_positions, resize_text_positions
 from ham.clip.tokenizer import (
     EOT_ID,
     MASK_ID,
@@ -15,7 +16,7 @@ from ham.clip.tokenizer import (
     tokenize,
 )
 from ham.clip.towers import CLIP, CLIPConfig, CompactEmbedding, eot_positions
-from ham.clip.weights import build_clip, load_clip, resize_positions, save_clip
+from ham.clip.weights import build_clip, load_clip, save_clip
 
 __all__ = [
     "CLIP",
@@ -34,6 +35,7 @@ __all__ = [
     "eot_positions",
     "load_clip",
     "resize_positions",
+    "resize_text_positions",
     "save_clip",
     "take",
     "tokenize",

@@ -1,20 +1,23 @@
-"""The transformer block of both CLIP towers: open_clip's parameters, fused attention, short cuts for the one token that counts.
+"""The transformer block of both CLIP towers: open_clip's parameters, fused attention, shortcuts for the one feature token.
 
-The forward passes are plain tensor code, so that torch.compile takes them whole. Knows nothing of images or words.
+The forward passes are plain tensor code, so that torch.compile compiles them without graph breaks.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ham.runtime import UsageError
 
 
 class QuickGELU(nn.Module):
-    """x * sigmoid(1.702 x), written over the fused SiLU: one saved tensor and three kernels in place of five."""
+    """x * sigmoid(1.702 x), computed with the fused SiLU: one saved tensor and three kernels instead of five."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.silu(x * 1.702).mul(1 / 1.702)
@@ -25,7 +28,7 @@ def activation(quick_gelu: bool) -> type[nn.Module]:
 
 
 class Block(ResidualAttentionBlock):
-    """open_clip's block with fused self-attention and two short cuts for the one token that becomes the feature."""
+    """open_clip's block with fused self-attention and two shortcuts for the one token that becomes the feature."""
 
     def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Project the normalized tokens: three of [B, heads, T, width / heads]."""
@@ -41,7 +44,7 @@ class Block(ResidualAttentionBlock):
         return self.finish(x, attended)
 
     def forward_with_row(self, x: Tensor, position: Tensor, causal: bool = False) -> tuple[Tensor, Tensor]:
-        """Map tokens as `forward`; also give the head-averaged attention row [B, T] of the token at `position` [B].
+        """Map tokens as `forward`; also return the head-averaged attention row [B, T] of the token at `position` [B].
 
         The row carries no gradient: it only chooses tokens.
         """
@@ -61,7 +64,7 @@ class Block(ResidualAttentionBlock):
         return self.finish(x, attended), row
 
     def forward_one(self, x: Tensor, position: Tensor, causal: bool = False) -> Tensor:
-        """Map tokens [B, T, D] to the one output token [B, D] at `position` [B], the others' queries and MLP left out."""
+        """Map tokens [B, T, D] to the one output token [B, D] at `position` [B], without the others' queries and MLP."""
         batch, length, width = x.shape
         heads = self.attn.num_heads
         normalized = self.ln_1(x)
@@ -102,6 +105,7 @@ class Transformer(nn.Module):
         if width % heads:
             raise UsageError(f"a width of {width} cannot be split over {heads} attention heads")
         self.width, self.layers, self.heads = width, layers, heads
+        self.gradient_checkpointing = False
         self.resblocks = nn.ModuleList(
             Block(width, heads, act_layer=activation(quick_gelu)) for _ in range(layers)
         )
@@ -125,19 +129,25 @@ class Transformer(nn.Module):
             nn.init.normal_(block.mlp.c_fc.weight, std=(2 * self.width) ** -0.5)
             nn.init.normal_(block.mlp.c_proj.weight, std=projection_std)
 
-    def forward(self, x: Tensor, causal: bool = False) -> Tensor:
-        for block in self.resblocks:
-            x = block(x, causal)
+    def run_blocks(self, x: Tensor, causal: bool, blocks: Sequence[Block]) -> Tensor:
+        """Run some blocks; with gradient checkpointing their activations are computed again in the backward pass."""
+        for block in blocks:
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, causal, use_reentrant=False)
+            else:
+                x = block(x, causal)
         return x
 
+    def forward(self, x: Tensor, causal: bool = False) -> Tensor:
+        """Map tokens [B, T, width] to tokens [B, T, width]."""
+        return self.run_blocks(x, causal, self.resblocks)
+
     def forward_with_row(self, x: Tensor, position: Tensor, causal: bool = False) -> tuple[Tensor, Tensor]:
-        """Also give the last block's attention row [B, T] of one token; see `Block.forward_with_row`."""
-        for block in self.resblocks[:-1]:
-            x = block(x, causal)
+        """Return the tokens and the last block's attention row [B, T] of one token; see `Block.forward_with_row`."""
+        x = self.run_blocks(x, causal, self.resblocks[:-1])
         return self.resblocks[-1].forward_with_row(x, position, causal)
 
     def forward_one(self, x: Tensor, position: Tensor, causal: bool = False) -> Tensor:
-        """Give one output token only, [B, width]; see `Block.forward_one`."""
-        for block in self.resblocks[:-1]:
-            x = block(x, causal)
+        """Return one output token only, [B, width]; see `Block.forward_one`."""
+        x = self.run_blocks(x, causal, self.resblocks[:-1])
         return self.resblocks[-1].forward_one(x, position, causal)

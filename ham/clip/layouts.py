@@ -1,39 +1,49 @@
-"""Weight files as they are found: read any of them, by content, into OpenAI's tensor names.
+"""The layouts of CLIP weights: read any of them into OpenAI's tensor names, whatever the file is called.
 
-Known: OpenAI's TorchScript archive, bare state dicts, open_clip and Hugging Face CLIP folders, IRRA / RDE / HAM `.pth`, our own
-checkpoints. The path's words decide nothing.
+Known: OpenAI's TorchScript archive, bare state dicts, open_clip and Hugging Face CLIP folders, Long-CLIP, IRRA / RDE / HAM
+`.pth`, our own checkpoints.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from ham.clip.hugging_face import facts_of_hugging_face, from_hugging_face
+from ham.clip.open_clip_config import facts_of_open_clip
+from ham.clip.positions import merge_long_clip_positions
+from ham.records import read_json
 from ham.runtime import UsageError
 from ham.tensor_files import TensorIndex, index, write_file
 
 METADATA_KEY = "ham.clip"
+BASE = "base_model."  # in front of the towers' names in the references' checkpoints
 CLIP_NAMES = re.compile(
-    r"(visual|transformer|token_embedding|ln_final)\.|(positional_embedding|text_projection|logit_scale)$"
+    r"(visual|transformer|token_embedding|ln_final)\.|"
+    r"(positional_embedding|positional_embedding_res|text_projection|logit_scale|logit_bias)$"
 )
 NOT_WEIGHTS = re.compile(
-    r"(input_resolution|context_length|vocab_size|attn_mask|.*embeddings\.position_ids)$"
+    r"(base_model\.)?(input_resolution|context_length|vocab_size|attn_mask|logit_bias|mask1|mask2|.*embeddings\.position_ids)$"
 )
+# What changes features without being part of a plain CLIP: never left out without being asked to.
+CHANGES_FEATURES = re.compile(
+    r"adapter|adaptor|prompt|lora_|\bctx\b|prefix|attn_pool|\bls_?\d\b|layer_?scale|gamma|(^|\.)gate|positional|class_embedding"
+)
+TEXT_PARTS = ("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection")
 
 
 @dataclass
 class Weights:
     """Tensors of one source. clip: OpenAI's names. others: everything else (heads), names as found, prefixes gone.
 
-    facts: what the source says about itself beside shapes: vision_heads, text_heads, quick_gelu, image_size_px, stride_px,
-    vocab_size; any may be absent. person_sized: positions were already resized to a person's input by an earlier training.
+    facts: what the source records about itself beside shapes: vision_heads, text_heads, quick_gelu, image_size_px, stride_px,
+    vocab_size, method; any may be absent. person_sized: positions were already resized for images of persons by a training.
     """
 
     path: Path
@@ -44,18 +54,38 @@ class Weights:
     person_sized: bool = False
 
 
-def read_weights(source: str | Path) -> Weights:
-    """Read a file or folder of weights. Raises UsageError naming the path when it holds no CLIP."""
+def read_weights(source: str | Path, ignore_tensors: Sequence[str] = ()) -> Weights:
+    """Read a file or folder of weights.
+
+    ignore_tensors: names, or beginnings of names, of tensors to leave out. Raises UsageError naming the path when it holds no
+    CLIP, or tensors that change a CLIP's features and that these towers do not have.
+    """
     path = Path(source)
     found = index(path)
     folder = path if path.is_dir() else path.parent
-    tensors, facts = tower_tensors(found), recorded_facts(found)
-    if any(name.startswith("base_model.") for name in tensors):
-        clip, others = split(tensors, "base_model.")
-        return Weights(path, "IRRA / RDE / HAM checkpoint", clip, others, facts, person_sized=True)
+    tensors, facts = plain_tensors(found), recorded_facts(found)
+    if ignore_tensors:
+        tensors = without_ignored(tensors, ignore_tensors, path)
+    weights = sort_tensors(path, folder, tensors, facts, found.torchscript)
+    merge_long_clip(weights)
+    unknown = [name for name in weights.others if CHANGES_FEATURES.search(name)]
+    if unknown and "method" not in facts:
+        refuse_unknown(path, weights.layout, unknown)
+    return weights
+
+
+def sort_tensors(
+    path: Path, folder: Path, tensors: dict[str, Tensor], facts: dict[str, Any], torchscript: bool
+) -> Weights:
+    """Recognize the layout and part the towers from everything else."""
+    if any(name.startswith(BASE) for name in tensors):
+        inside = {name.removeprefix(BASE): one for name, one in tensors.items() if name.startswith(BASE)}
+        outside = {name: one for name, one in tensors.items() if not name.startswith(BASE)}
+        return Weights(path, "IRRA / RDE / HAM checkpoint", inside, outside, facts, person_sized=True)
     if any(name.startswith(("vision_model.", "text_model.")) for name in tensors):
-        facts = {**facts_of_hugging_face(folder), **facts}
-        return Weights(path, "Hugging Face CLIP", from_hugging_face(tensors), {}, facts)
+        config = folder / "config.json"
+        own = facts_of_hugging_face(json_object(config), str(config)) if config.is_file() else {}
+        return Weights(path, "Hugging Face CLIP", from_hugging_face(tensors), {}, {**own, **facts})
     if any(name.startswith("text.transformer.") for name in tensors):  # open_clip's CustomTextCLIP
         tensors = {name.removeprefix("text."): value for name, value in tensors.items()}
     if not any(name.startswith("visual.") for name in tensors):
@@ -65,27 +95,110 @@ def read_weights(source: str | Path) -> Weights:
         )
     clip = {name: value for name, value in tensors.items() if CLIP_NAMES.match(name)}
     others = {name: value for name, value in tensors.items() if name not in clip}
-    layout = "OpenAI archive" if found.torchscript else "our checkpoint" if facts else "CLIP state dict"
-    facts = {**facts_of_open_clip(folder), **facts}
-    return Weights(path, layout, clip, others, facts, person_sized=layout == "our checkpoint")
+    if facts:
+        return Weights(path, "our checkpoint", clip, others, facts, person_sized=True)
+    config = folder / "open_clip_config.json"
+    own = facts_of_open_clip(json_object(config), str(config)) if config.is_file() else {}
+    return Weights(path, "OpenAI archive" if torchscript else "CLIP state dict", clip, others, own)
 
 
-def tower_tensors(found: TensorIndex) -> dict[str, Tensor]:
+def plain_tensors(found: TensorIndex) -> dict[str, Tensor]:
     """Read all tensors but sizes and masks, without the prefixes of DataParallel and torch.compile."""
-    tensors = without_prefixes(dict(found.stream()))
+    tensors = dict(found.stream())
+    for prefix in ("module.", "_orig_mod.", "module."):
+        if all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
     return {name: value for name, value in tensors.items() if not NOT_WEIGHTS.match(name)}
+
+
+def without_ignored(tensors: Mapping[str, Tensor], ignored: Sequence[str], path: Path) -> dict[str, Tensor]:
+    """Leave out the tensors whose name begins with one of `ignored`, with or without `base_model.` in front."""
+    kept = {
+        name: value
+        for name, value in tensors.items()
+        if not name.startswith(tuple(ignored)) and not name.removeprefix(BASE).startswith(tuple(ignored))
+    }
+    if len(kept) == len(tensors):
+        raise UsageError(
+            f"{path}: no tensor begins with {', '.join(ignored)} (--ignore-tensors); its tensors are {some(tensors)}"
+        )
+    return kept
+
+
+def merge_long_clip(weights: Weights) -> None:
+    """Merge Long-CLIP's two tables of text positions. Raises UsageError when they do not belong together."""
+    stretched = weights.clip.pop("positional_embedding_res", None)
+    kept = weights.clip.get("positional_embedding")
+    if stretched is None:
+        return
+    if kept is None or kept.shape != stretched.shape:
+        shapes = (None if kept is None else tuple(kept.shape), tuple(stretched.shape))
+        raise UsageError(
+            f"{weights.path}: positional_embedding and positional_embedding_res have the shapes {shapes[0]} and {shapes[1]}; "
+            "expected the two equal tables of Long-CLIP"
+        )
+    weights.clip["positional_embedding"] = merge_long_clip_positions(kept, stretched)
+    weights.layout = f"{weights.layout} (Long-CLIP)"
+
+
+def refuse_unknown(path: Path, layout: str, names: Sequence[str]) -> None:
+    """Raise UsageError for tensors that the towers do not have, naming the option that leaves them out."""
+    raise UsageError(
+        f"{path} ({layout}): {len(names)} tensors are not part of a plain CLIP vision transformer: {some(names, 4)}; without "
+        f"them the features would be others than this model's; --ignore-tensors '[{common_stem(names)}]' loads the rest "
+        "all the same"
+    )
+
+
+def common_stem(names: Sequence[str]) -> str:
+    """Return a beginning that covers the first of the names: up to its last part, or the whole name."""
+    stem, dot, _ = names[0].rpartition(".")
+    return f"{stem}." if dot else names[0]
+
+
+# ------------------------------------------------------------------------------------------------------------------ facts
 
 
 def recorded_facts(found: TensorIndex) -> dict[str, Any]:
     """Return what our own writer recorded beside the tensors. Raises UsageError when it is damaged."""
     facts = found.metadata.get(METADATA_KEY, {})
     try:
-        facts = json.loads(facts) if isinstance(facts, str) else facts
-        return dict(facts)
+        return dict(json.loads(facts) if isinstance(facts, str) else facts)
     except (ValueError, TypeError):
         raise UsageError(
             f"{found.source}: its metadata '{METADATA_KEY}' is damaged; copy the file again"
         ) from None
+
+
+def check_facts(weights: Weights) -> dict[str, Any]:
+    """Return the facts. Raises UsageError when one has a wrong kind, from a damaged config.json for example."""
+    for name in ("vision_heads", "text_heads", "stride_px", "vocab_size"):
+        value = weights.facts.get(name)
+        if value is not None and (type(value) is not int or value < 1):
+            raise UsageError(
+                f"{weights.path}: {name} is recorded as {value!r}; expected a whole number from 1"
+            )
+    size = weights.facts.get("image_size_px")
+    if size is not None and not is_size(size):
+        raise UsageError(f"{weights.path}: image_size_px is recorded as {size!r}; expected [height, width]")
+    return weights.facts
+
+
+def is_size(value: Any) -> bool:
+    """Check that a value is (height, width) in whole pixels."""
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 2
+        and all(type(one) is int and one > 0 for one in value)
+    )
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object. Raises UsageError when the file holds anything else."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise UsageError(f"{path}: expected a JSON object, found {str(value)[:40]!r}")
+    return value
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
@@ -93,114 +206,8 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], facts: Mappin
     write_file(path, tensors, {"format": "pt", METADATA_KEY: json.dumps(dict(facts))})
 
 
-# ------------------------------------------------------------------------------------------------------------------ names
-
-
-def from_hugging_face(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename Hugging Face's CLIP tensors to OpenAI's; query, key and value become one, projections are transposed."""
-    renamed: dict[str, Tensor] = {}
-    for name, value in tensors.items():
-        if match := re.match(r"(text|vision)_model\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)$", name):
-            side, layer, part, kind = match.groups()
-            stem = f"{'visual.' if side == 'vision' else ''}transformer.resblocks.{layer}."
-            if part in ("self_attn.k_proj", "self_attn.v_proj"):
-                continue
-            if part == "self_attn.q_proj":
-                packed = [
-                    tensors[name.replace("q_proj", letter)]
-                    for letter in ("q_proj", "k_proj", "v_proj")
-                    if name.replace("q_proj", letter) in tensors
-                ]
-                renamed[f"{stem}attn.in_proj_{kind}"] = torch.cat(packed)
-            else:
-                renamed[f"{stem}{HF_BLOCK.get(part, part)}.{kind}"] = value
-        elif name in ("text_projection.weight", "visual_projection.weight"):
-            renamed["text_projection" if name.startswith("text") else "visual.proj"] = value.t()
-        else:
-            renamed[HF_TOP.get(name, name)] = value
-    return renamed
-
-
-HF_BLOCK = {
-    "self_attn.out_proj": "attn.out_proj",
-    "layer_norm1": "ln_1",
-    "layer_norm2": "ln_2",
-    "mlp.fc1": "mlp.c_fc",
-    "mlp.fc2": "mlp.c_proj",
-}
-HF_TOP = {
-    "text_model.embeddings.token_embedding.weight": "token_embedding.weight",
-    "text_model.embeddings.position_embedding.weight": "positional_embedding",
-    "vision_model.embeddings.class_embedding": "visual.class_embedding",
-    "vision_model.embeddings.patch_embedding.weight": "visual.conv1.weight",
-    "vision_model.embeddings.position_embedding.weight": "visual.positional_embedding",
-    **{
-        f"{theirs}.{kind}": f"{ours}.{kind}"
-        for kind in ("weight", "bias")
-        for theirs, ours in (
-            ("text_model.final_layer_norm", "ln_final"),
-            ("vision_model.pre_layrnorm", "visual.ln_pre"),
-            ("vision_model.post_layernorm", "visual.ln_post"),
-        )
-    },
-}
-
-
-def split(tensors: Mapping[str, Tensor], prefix: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Part the tensors below a prefix, which is taken off, from the others."""
-    inside = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-    return inside, {name: value for name, value in tensors.items() if not name.startswith(prefix)}
-
-
-def without_prefixes(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Take off what DataParallel and torch.compile put in front of every name."""
-    for prefix in ("module.", "_orig_mod.", "module."):
-        if all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
-    return dict(tensors)
-
-
-# ------------------------------------------------------------------------------------------------------------------ facts
-
-
-def facts_of_hugging_face(folder: Path) -> dict[str, Any]:
-    """Read head counts and the activation from the config.json beside Hugging Face weights, where there is one."""
-    config = json_of(folder, "config.json")
-    if not config:
-        return {}
-    vision, text = config.get("vision_config") or {}, config.get("text_config") or {}
-    facts = {"quick_gelu": (vision.get("hidden_act") or "quick_gelu") == "quick_gelu"}
-    heads = {"vision_heads": vision.get("num_attention_heads"), "text_heads": text.get("num_attention_heads")}
-    return facts | {name: number for name, number in heads.items() if number}
-
-
-def facts_of_open_clip(folder: Path) -> dict[str, Any]:
-    """Read head counts and the activation from the open_clip_config.json beside open_clip's weights, where there is one."""
-    model = json_of(folder, "open_clip_config.json").get("model_cfg")
-    if not model:
-        return {}
-    vision, text = model.get("vision_cfg", {}), model.get("text_cfg", {})
-    facts: dict[str, Any] = {"quick_gelu": bool(model.get("quick_gelu", False))}
-    if "width" in vision:
-        facts["vision_heads"] = vision["width"] // vision.get("head_width", 64)
-    if "heads" in text:
-        facts["text_heads"] = text["heads"]
-    return facts
-
-
-def json_of(folder: Path, name: str) -> dict[str, Any]:
-    """Read a JSON object; nothing where there is no such file. Raises UsageError when it is not JSON."""
-    if not (folder / name).is_file():
-        return {}
-    try:
-        return dict(json.loads((folder / name).read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise UsageError(f"{folder / name}: not a JSON object: {error}") from None
-
-
 def some(names: Iterable[str], most: int = 6) -> str:
-    """Name the first few of many."""
+    """List the first few of many names."""
     names = list(names)
-    return (", ".join(names[:most]) or "none") + (
-        f" and {len(names) - most} more" if len(names) > most else ""
-    )
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return (", ".join(names[:most]) or "none") + more

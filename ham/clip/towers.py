@@ -1,6 +1,6 @@
 """CLIP's image and text towers over open_clip's blocks: token outputs, rectangular images, overlapping patches.
 
-Names of parameters are OpenAI's. Knows nothing of files: see `ham.clip.weights`.
+Names of parameters are OpenAI's. Weights are loaded in `ham.clip.weights`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class CLIPConfig:
 
 
 def grid_of(image_size_px: Sequence[int], patch_px: int, stride_px: int) -> tuple[int, int]:
-    """Give rows and columns of patches. Raises UsageError when the image is smaller than a patch."""
+    """Return rows and columns of patches. Raises UsageError when the image is smaller than a patch."""
     if stride_px < 1 or min(image_size_px) < patch_px:
         raise UsageError(
             f"image_size_px {tuple(image_size_px)}, stride_px {stride_px}: needs at least one patch of "
@@ -62,9 +62,9 @@ def grid_of(image_size_px: Sequence[int], patch_px: int, stride_px: int) -> tupl
 
 
 def eot_positions(ids: Tensor) -> Tensor:
-    """Give the place of the end token, which has the highest id: [B, T] to [B].
+    """Return the position of the end token, which has the highest id: [B, T] to [B].
 
-    deviation: the last such place; the reference takes the first, so that a literal "<|endoftext|>" in a caption moves it.
+    deviation: the last such position; the reference takes the first, so that a literal "<|endoftext|>" in a caption moves it.
     """
     return ids.shape[1] - 1 - ids.flip(1).argmax(dim=1)
 
@@ -111,8 +111,8 @@ class VisionTower(nn.Module):
 class CompactEmbedding(nn.Module):
     """An embedding that keeps rows for some of the vocabulary's ids only; all other ids share the last row.
 
-    Callers go on using the standard ids, so that one tokenizer serves every model: the mapping happens here. It makes the
-    world's models small enough to be committed: the whole table would be 49,408 rows. Padding and the special ids always have
+    Callers use the standard ids, so that one tokenizer serves every model: the mapping happens here. It makes the synthetic
+    dataset's models small enough to be committed: the whole table would be 49,408 rows. Padding and the special ids always have
     a row, and padding's is row 0.
     """
 
@@ -177,8 +177,18 @@ class CLIP(nn.Module):
         return self.config.embed_dim
 
     @property
+    def image_size_px(self) -> tuple[int, int]:
+        """Height and width of the images that the vision tower expects."""
+        return self.visual.image_size_px
+
+    def set_gradient_checkpointing(self, enabled: bool = True) -> None:
+        """Compute both towers' activations again in the backward pass instead of keeping them: less memory, more time."""
+        self.visual.transformer.gradient_checkpointing = enabled
+        self.transformer.gradient_checkpointing = enabled
+
+    @property
     def vocab_rows(self) -> int:
-        """Rows of the token embedding: the vocabulary's size, or what a compact one keeps."""
+        """Number of rows of the token embedding: the vocabulary's size, or what a compact one keeps."""
         return len(self.token_embedding.weight)
 
     def rows_of(self, ids: Tensor) -> Tensor:
@@ -205,7 +215,7 @@ class CLIP(nn.Module):
         return self.ln_final(self.transformer(self.embed_text(ids), causal=True)) @ self.text_projection
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """Encode images to their CLS features [B, D]: token 0 of `encode_image_tokens`, without computing the others' end."""
+        """Encode images to their CLS features [B, D]: token 0 of `encode_image_tokens`, without the others' last steps."""
         x = self.visual.embed(images)
         return self.visual.project(self.visual.transformer.forward_one(x, first_positions(x)))
 
@@ -215,13 +225,13 @@ class CLIP(nn.Module):
         return self.ln_final(x) @ self.text_projection
 
     def encode_image_with_attention(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Give all projected tokens [B, 1 + P, D] and the last block's head-averaged attention row of CLS [B, 1 + P]."""
+        """Return all projected tokens [B, 1 + P, D] and the last block's head-averaged attention row of CLS [B, 1 + P]."""
         x = self.visual.embed(images)
         x, row = self.visual.transformer.forward_with_row(x, first_positions(x))
         return self.visual.project(x), row
 
     def encode_text_with_attention(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Give all projected tokens [B, T, D] and the last block's head-averaged attention row of EOT [B, T]."""
+        """Return all projected tokens [B, T, D] and the last block's head-averaged attention row of EOT [B, T]."""
         x, row = self.transformer.forward_with_row(self.embed_text(ids), eot_positions(ids), causal=True)
         return self.ln_final(x) @ self.text_projection, row
 
