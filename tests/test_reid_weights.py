@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,11 +13,13 @@ import torch
 from safetensors.torch import load_file
 
 from ham.clip import CLIPConfig, build_clip, load_clip, save_clip, tokenize
+from ham.clip.layouts import read_weights
 from ham.reid.irra import IRRAOptions
 from ham.reid.methods import build_method
 from ham.reid.rde import RDEOptions
 from ham.reid.weights import export_pth, import_pth, load_method, main, save_method, start_method
 from ham.runtime import UsageError, exit_code_of
+from ham.tensor_files import index, write_file
 
 SMALL = CLIPConfig(
     image_size_px=(24, 16),
@@ -207,3 +211,105 @@ def test_rde_of_another_width_is_read_from_the_weights(tmp_path: Path) -> None:
     method = build_method("rde", build_clip(SMALL), rde=RDEOptions(tse_dim=32)).eval()
     save_method(method, tmp_path)
     assert load_method(tmp_path).image_features(IMAGES)[1].shape == (3, 32)
+
+
+# ------------------------------------------------------------------------------------------- methods, sizes, heads, extras
+
+
+@pytest.mark.parametrize("word", ["RDE", "IRRA", "foo", "rde+irra", "Rde", "sdm+foo", " "])
+@pytest.mark.parametrize("trained", ["rde", "irra", "sdm"])
+def test_an_unknown_method_is_refused_for_every_checkpoint(word: str, trained: str, tmp_path: Path) -> None:
+    save_method(small_method(trained), tmp_path)
+    with pytest.raises(UsageError, match="is not known: use rde, irra"):
+        load_method(tmp_path, word)
+
+
+@pytest.mark.parametrize("trained", ["rde", "irra", "sdm"])
+def test_a_checkpoint_records_or_reveals_its_method(trained: str, tmp_path: Path, caplog) -> None:
+    method = small_method(trained)
+    save_method(method, tmp_path / "ours")
+    export_pth(tmp_path / "ours", tmp_path / "theirs.pth")
+    for source in (tmp_path / "ours", tmp_path / "theirs.pth"):
+        assert_same(features(load_method(source)), features(method))
+        assert "differ from those" not in caplog.text
+    if trained == "rde":
+        load_method(tmp_path / "theirs.pth", "irra")
+        assert "is a checkpoint of rde and is used as irra" in caplog.text
+
+
+def test_a_recorded_method_whose_heads_are_gone_is_refused(tmp_path: Path) -> None:
+    """Not in silence as its global branch."""
+    save_method(small_method("rde"), tmp_path)
+    found = index(tmp_path)
+    kept = {name: value for name, value in found.stream() if not name.startswith("texual_emb_layer")}
+    write_file(tmp_path / "model.safetensors", kept, found.metadata)
+    with pytest.raises(UsageError, match="is no RDE checkpoint: the heads texual_emb_layer are missing"):
+        load_method(tmp_path)
+    load_method(tmp_path, "irra")
+    facts = json.loads(found.metadata["ham.clip"]) | {"method": "unknown-plugin"}
+    write_file(tmp_path / "model.safetensors", kept, {"ham.clip": json.dumps(facts)})
+    with pytest.raises(UsageError, match="records its method: method 'unknown-plugin' is not known"):
+        load_method(tmp_path)
+
+
+def foreign_file(method, file: Path, **more: torch.Tensor) -> Path:
+    """A checkpoint of the reference's code: no record of heads or sizes."""
+    torch.save({"model": dict(method.state_dict()) | more}, file)
+    return file
+
+
+@pytest.mark.parametrize("size", [(256, 128), (384, 128), (192, 64), (224, 224)])
+def test_one_size_for_a_foreign_checkpoint_whichever_command(size: tuple[int, int], tmp_path: Path) -> None:
+    """Evaluation, import and the size given by hand read the same tensors."""
+    clip = build_clip(replace(SMALL, image_size_px=size, patch_px=16, stride_px=16))
+    file = foreign_file(build_method("sdm", clip), tmp_path / "x.pth")
+    import_pth(file, tmp_path / "imported", heads=(4, 2))
+    ways = [
+        load_method(file, heads=(4, 2)),
+        load_method(read_weights(file), heads=(4, 2)),
+        load_method(tmp_path / "imported"),
+        load_method(file, image_size_px=size, stride_px=16, heads=(4, 2)),
+        start_method("sdm", file, 0, None, None, heads=(4, 2)),
+    ]
+    images = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    expected = clip.eval().encode_image(images)
+    for method in ways:
+        assert method.base_model.image_size_px == size
+        assert torch.equal(method.eval().encode_image(images), expected)
+
+
+def test_heads_travel_with_everything_that_we_write(tmp_path: Path) -> None:
+    """SMALL has 4 and 2 heads where width // 64 would be 1."""
+    method = small_method("irra")
+    save_method(method, tmp_path / "a")
+    export_pth(tmp_path / "a", tmp_path / "b.pth")
+    import_pth(tmp_path / "b.pth", tmp_path / "c")
+    export_pth(tmp_path / "c", tmp_path / "d.pth")
+    save_clip(load_clip(tmp_path / "d.pth", None, None), tmp_path / "e")
+    for source in ("a", "b.pth", "c", "d.pth", "e"):
+        clip = load_clip(tmp_path / source, None, None)
+        assert (clip.visual.transformer.heads, clip.transformer.heads) == (4, 2)
+        assert_same([clip.encode_image(IMAGES)], [method.encode_image(IMAGES)])
+
+
+def test_the_worlds_weights_record_their_heads() -> None:
+    facts = read_weights(Path(__file__).parents[1] / "ham/world/weights/clip").facts
+    assert {"vision_heads", "text_heads", "image_size_px", "stride_px"} <= facts.keys()
+
+
+def test_unknown_tensors_stop_training_and_import_too(tmp_path: Path) -> None:
+    file = foreign_file(
+        small_method("sdm"), tmp_path / "x.pth", **{"base_model.visual.adapter.w": torch.zeros(2)}
+    )
+    for run in (
+        lambda **more: start_method("sdm", file, 0, (24, 16), 8, heads=(4, 2), **more),
+        lambda **more: import_pth(file, tmp_path / "out", (24, 16), 8, heads=(4, 2), **more),
+    ):
+        with pytest.raises(UsageError, match=r"visual\.adapter\.w.*--ignore-tensors"):
+            run()
+        run(ignore_tensors=["visual.adapter"])
+
+
+def test_longer_texts_start_from_resized_positions(tmp_path: Path) -> None:
+    save_method(small_method("sdm"), tmp_path)
+    assert start_method("sdm", tmp_path, 0, None, None, 20).base_model.config.context_length == 20

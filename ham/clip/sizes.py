@@ -105,7 +105,7 @@ def heads_of(weights: Weights, width: int, text_width: int, asked: tuple[int, in
             known = max(1, size // 64)
             log.warning(
                 "%s does not record its attention heads: %d is a guess for the %s tower of width %d; wrong heads give wrong "
-                "features without any other sign. Give --heads VISION TEXT if you know them",
+                "features without any other sign. Give them with --heads, vision first",
                 weights.path,
                 known,
                 side,

@@ -51,7 +51,9 @@ class TrainOptions:
         val_datasets: benchmarks whose val split chooses the val-best checkpoint
         image_size_px: height and width of the model's input
         stride_px: pixels between patches
-        text_length: tokens per caption, start and end included
+        text_length: tokens per caption, start and end included; above 77 the text positions are resized
+        heads: attention heads of the vision and the text tower, [12, 8]; only for weights that do not record them
+        ignore_tensors: names, or beginnings of names, of tensors of the weights that may be left out
         augment_images: flip, shift and erase
         pad_px: largest shift; 10 as in the reference for 384x128, less for small images
         scramble_words: change a fifth of each caption's words; null: the method's default (rde: true)
@@ -103,6 +105,8 @@ class TrainOptions:
     image_size_px: tuple[int, int] = (384, 128)
     stride_px: int = 16
     text_length: int = 77
+    heads: tuple[int, int] | None = None
+    ignore_tensors: list[str] = field(default_factory=list)
     augment_images: bool = True
     pad_px: int = 10
     scramble_words: bool | None = None

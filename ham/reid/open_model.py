@@ -21,13 +21,7 @@ def open_model(config: EvalConfig | SearchConfig) -> tuple[RetrievalMethod, Enco
     if dist_info().world_size > 1:
         PartialState(cpu=device.type == "cpu")
     weights = read_weights(config.checkpoint)
-    ours = weights.person_sized and "image_size_px" in weights.facts
-    model = load_method(
-        weights,
-        config.method,
-        config.image_size_px or (None if ours else (384, 128)),
-        config.stride_px or (None if ours else 16),
-    ).to(device)
+    model = load_method(weights, config.method, config.image_size_px, config.stride_px).to(device)
     clip = model.base_model.config
     settings = EncodeSettings(
         clip.image_size_px,

@@ -70,8 +70,12 @@ def load_start(config: TrainConfig, last: Path | None, num_persons: int) -> Retr
         num_persons,
         config.image_size_px,
         config.stride_px,
+        config.text_length,
+        config.heads if last is None else None,
+        config.ignore_tensors if last is None else (),
         **config.method_options,
     )
+    method.base_model.set_gradient_checkpointing(config.gradient_checkpointing)
     broken = non_finite(method)
     if broken:
         raise UsageError(

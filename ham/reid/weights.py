@@ -38,7 +38,7 @@ class HeadsReport:
 
 
 def save_method(method: RetrievalMethod, folder: str | Path) -> Path:
-    """Write `model.safetensors` in a checkpoint folder: OpenAI's CLIP names plus the heads' names; give the file's path."""
+    """Write `model.safetensors` in a checkpoint folder: OpenAI's CLIP names plus the heads' names. Returns the file."""
     tensors = {name.removeprefix(BASE): value for name, value in method.state_dict().items()}
     file = Path(folder) / "model.safetensors"
     write_tensors(file, tensors, facts_of(method.base_model) | {"method": method.name})
@@ -51,14 +51,19 @@ def start_method(
     num_classes: int = 0,
     image_size_px: Sequence[int] | None = (384, 128),
     stride_px: int | None = 16,
+    text_length: int | None = None,
+    heads: tuple[int, int] | None = None,
+    ignore_tensors: Sequence[str] = (),
     **options: Any,
 ) -> RetrievalMethod:
     """Build a method for training from any weights: both towers from the source, its heads where they fit, else new.
 
-    The log lists which heads were loaded and which are new: after our pretraining all of them. options: as for `build_method`.
+    The log lists which heads were loaded and which are new: after our pretraining all of them. Sizes, heads and
+    ignore_tensors: as for `load_clip`. options: as for `build_method`.
     """
-    weights = read_weights(source)
-    built = build_method(method, clip_from_weights(weights, image_size_px, stride_px), num_classes, **options)
+    weights = read_weights(source, ignore_tensors)
+    clip = clip_from_weights(weights, image_size_px, stride_px, text_length, heads)
+    built = build_method(method, clip, num_classes, **options)
     report = load_heads(built, weights.others)
     log.info(
         "%s from %s: heads loaded: %s; new: %s; not used: %s",
@@ -76,18 +81,29 @@ def load_method(
     method: str | None = None,
     image_size_px: Sequence[int] | None = None,
     stride_px: int | None = None,
+    heads: tuple[int, int] | None = None,
 ) -> RetrievalMethod:
     """Load a trained method for evaluation, in eval mode, with all that its features need.
 
-    source: a path, or weights that were read already.
-    method: a name or a loss list as for training; None: the method whose heads the source holds, else `irra`. Heads that only
-    training uses (IRRA's) are left out. Raises UsageError naming the heads that the method needs and the source lacks.
+    source: a path, or weights that were read already. Sizes and heads: as for `load_clip`; None: the source's own.
+    method: a name or a loss list as for training; None: the method that the source records, or whose heads it holds, else
+    `irra`. Heads that only training uses (IRRA's) are left out. Raises UsageError for an unknown method, and naming the heads
+    that the method needs and the source lacks.
     """
     weights = source if isinstance(source, Weights) else read_weights(source)
     source = weights.path
-    method = method or recognize_method(weights.others)
-    clip = clip_from_weights(weights, image_size_px, stride_px)
-    built = find_method(method).build_for_evaluation(clip, weights.others)
+    own = own_method(weights)
+    method = method or own
+    kind = find_method(method)
+    if kind is not find_method(own):
+        log.warning(
+            "%s is a checkpoint of %s and is used as %s: its features differ from those that it was trained for",
+            source,
+            own,
+            method,
+        )
+    clip = clip_from_weights(weights, image_size_px, stride_px, None, heads)
+    built = kind.build_for_evaluation(clip, weights.others)
     report = load_heads(built, weights.others)
     lacking = [name for name in report.new if not name.startswith(built.unused_tensors)]
     if lacking:
@@ -96,6 +112,18 @@ def load_method(
             f"have other shapes ({some(lacking, 2)}); evaluate it as irra, or finetune it with {method} first"
         )
     return built.eval()
+
+
+def own_method(weights: Weights) -> str:
+    """Return the method that weights record, or whose heads they hold. Raises UsageError when the record is unknown."""
+    recorded = weights.facts.get("method")
+    if recorded is None:
+        return recognize_method(weights.others)
+    try:
+        find_method(str(recorded))
+    except UsageError as error:
+        raise UsageError(f"{weights.path} records its method: {error}") from None
+    return str(recorded)
 
 
 def load_heads(method: RetrievalMethod, tensors: Mapping[str, Tensor]) -> HeadsReport:
@@ -140,11 +168,17 @@ def import_pth(
     folder: str | Path,
     image_size_px: Sequence[int] | None = None,
     stride_px: int | None = None,
+    heads: tuple[int, int] | None = None,
+    ignore_tensors: Sequence[str] = (),
 ) -> None:
-    """Write weights of any layout as our checkpoint: towers at the given input size, and all heads."""
-    weights = read_weights(source)
-    clip = clip_from_weights(weights, image_size_px, stride_px)
-    write_tensors(Path(folder) / "model.safetensors", clip.state_dict() | weights.others, facts_of(clip))
+    """Write weights of any layout as our checkpoint: towers at the given input size, and all heads.
+
+    Sizes, heads and ignore_tensors: as for `load_clip`; the size None is the same that evaluation takes.
+    """
+    weights = read_weights(source, ignore_tensors)
+    clip = clip_from_weights(weights, image_size_px, stride_px, None, heads)
+    facts = facts_of(clip) | {"method": own_method(weights)}
+    write_tensors(Path(folder) / "model.safetensors", clip.state_dict() | weights.others, facts)
     log.info(
         "%s: %d tensors of the towers and %d of the heads written",
         folder,
@@ -173,12 +207,33 @@ def main() -> int:
         "--image-size-px", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="input size (384 128)"
     )
     back.add_argument("--stride-px", type=int, help="step between patches (16)")
+    back.add_argument(
+        "--heads",
+        type=int,
+        nargs=2,
+        metavar=("VISION", "TEXT"),
+        help="attention heads, where the weights do not record them",
+    )
+    back.add_argument(
+        "--ignore-tensors",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="tensors that may be left out, by the beginning of their names",
+    )
     options = parser.parse_args()
     set_up_logging()
     if options.command == "export":
         export_pth(options.checkpoint, options.pth)
     else:
-        import_pth(options.pth, options.checkpoint, options.image_size_px, options.stride_px)
+        import_pth(
+            options.pth,
+            options.checkpoint,
+            options.image_size_px,
+            options.stride_px,
+            options.heads,
+            options.ignore_tensors,
+        )
     return 0
 
 
