@@ -160,9 +160,9 @@ def test_damaged_feature_cache_is_made_again(settings: StyleSettings) -> None:
 
 
 @pytest.mark.parametrize("method", ["lexicon", "none"])
-def test_neutralisers_by_name(settings: StyleSettings, method: str) -> None:
+def test_neutralizers_by_name(settings: StyleSettings, method: str) -> None:
     out = build_styles(replace(settings, neutral=NeutralSettings(method)))
-    assert read_json(out / "styles.json")["neutraliser"]["method"] == method
+    assert read_json(out / "styles.json")["neutralizer"]["method"] == method
 
 
 def test_dbscan_takes_the_place_of_both(settings: StyleSettings) -> None:
@@ -178,8 +178,11 @@ def test_dbscan_takes_the_place_of_both(settings: StyleSettings) -> None:
     [
         ({"root": "/nowhere"}, "root /nowhere: no such folder"),
         ({"features": FeatureSettings("clip")}, r"features\.encoder clip needs features\.source"),
-        ({"clusters": ClusterSettings(kmeans=0, ups=0)}, "no styles asked for"),
-        ({"clusters": ClusterSettings(kmeans=91, ups=0)}, "k 91: more clusters than the 90 captions"),
+        ({"clusters": ClusterSettings(kmeans=0, ups=0)}, "no styles"),
+        (
+            {"clusters": ClusterSettings(kmeans=91, ups=0)},
+            r"clusters\.kmeans 91: more clusters than the 90 captions",
+        ),
         ({"clusters": ClusterSettings(kmeans=0, ups=2, nearest=91)}, "nearest 91: more captions"),
         ({"datasets": []}, "no captions"),
         ({"datasets": ["CUHK"]}, "CUHK"),

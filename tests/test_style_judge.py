@@ -13,9 +13,10 @@ import pytest
 from ham.report.style_map import page_of
 from ham.runtime import UsageError, exit_code_of, log
 from ham.style.analysis import linear_probe, look_at, mutual_information, reach
-from ham.style.build import build_styles, load_features
+from ham.style.build import build_styles
 from ham.style.cluster import Clusters
 from ham.style.config import ClusterSettings, FeatureSettings, StyleSettings
+from ham.style.folder import load_features
 
 TOP = Path(__file__).resolve().parents[1]
 

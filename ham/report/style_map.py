@@ -44,7 +44,7 @@ def page_of(view: View) -> str:
     """Return the page's HTML."""
     facts, counts = view.facts, view.facts["counts"]
     recipe = (
-        f"{facts['neutraliser']['method']} neutraliser, {facts['encoder']['encoder']} features, K1 = {facts['K1']}, "
+        f"{facts['neutralizer']['method']} neutralizer, {facts['encoder']['encoder']} features, K1 = {facts['K1']}, "
         f"K2 = {facts['K2']}, beta = {facts['beta']:g}, Q = {facts['Q']}, {facts['clusters']['distance']} distance"
         f"{', standardized' if facts['clusters'].get('standardize') else ''}, seed {facts['seed']}"
     )

@@ -138,7 +138,7 @@ def look_at(
     """
     from sklearn.decomposition import PCA
 
-    from ham.style.build import load_features, load_styles
+    from ham.style.folder import load_features, load_styles
 
     facts, assignments, tensors = load_styles(styles)
     features = load_features(styles)

@@ -1,135 +1,155 @@
-"""Build styles: captions -> neutral text -> features -> clusters -> styles/ and instructions.json, each stage resumable.
+"""Build styles: captions -> neutral text -> features -> clusters -> a styles/ folder (folder.py), each stage resumable.
 
-    OUT/assignments.jsonl    {image, caption, style_ids}, one row per caption
-    OUT/styles.safetensors   mean [D], deviation [D], centres [S, D]
-    OUT/styles.json          how it was made, counts
-    OUT/instructions.json    for the captioner's finetuning
-    OUT/cache/               neutral texts and features: what a restart or another clustering does not make again
-
-A stage is skipped when what it made carries the fingerprint of the same settings and inputs. Image paths are relative to the
-data root, so that one image folder serves several datasets.
+A stage is skipped when its output carries the fingerprint of the same options and inputs. Image paths are relative to the data
+root, so that one image folder serves several datasets.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save
+from safetensors.numpy import save
 
 from ham.datasets import image_prefix, read_dataset
-from ham.records import StyleAssignment, atomic_write, read_json, read_jsonl, write_json, write_jsonl
-from ham.runtime import MetricsLog, UsageError, git_revision, log
+from ham.records import FileLock, StyleAssignment, atomic_write, write_json, write_jsonl
+from ham.runtime import MetricsLog, UsageError, WorkError, git_revision, log
+from ham.style.check import check_counts, check_settings
 from ham.style.cluster import Clusters, dbscan_clusters, kmeans_clusters, moments, ups_clusters
-from ham.style.config import (
-    ClusterSettings,
-    FeatureSettings,
-    StyleSettings,
-    check_settings,
-    feature_facts,
-    neutral_facts,
-)
+from ham.style.config import ClusterSettings, FeatureSettings, StyleSettings, feature_facts, neutral_facts
 from ham.style.features import chars_features, clip_features, hf_features
+from ham.style.folder import cached_features, changes, fingerprint, is_done, old_facts
 from ham.style.instructions import clean_caption, write_instructions
 from ham.style.llm_neutral import LlmNeutralizer
 from ham.style.neutral import Neutralizer, NeutralText, keep, lexicon_neutralizer
 from ham.style.neutral_cache import neutralize_cached
 
+LEXICON_BATCH = 1024  # captions between two writes of the cache
+
 
 def build_styles(settings: StyleSettings) -> Path:
-    """Run the four stages of `settings`, each only as far as its output is missing or stale. Returns the styles/ folder."""
+    """Run the stages of `settings`, each only as far as its output is missing or out of date. Returns the styles/ folder.
+
+    Raises UsageError for a request that cannot work, before any stage runs; WorkError when another process builds there.
+    """
     check_settings(settings)
     out = Path(settings.out)
-    pairs, empty = collect_captions(Path(settings.root), settings.datasets, settings.split)
-    metrics = MetricsLog(out / "metrics.jsonl")
+    with only_builder(out):
+        pairs, empty = collect_captions(Path(settings.root), settings.datasets, settings.split)
+        check_counts(settings.clusters, len(pairs))
+        facts = style_facts(settings, pairs)
+        if is_done(out, facts["fingerprint"]):
+            log.info("styles: %s is up to date", out)
+            return out
+        log_changes(out, facts)
+        run_stages(settings, pairs, empty, facts)
+    return out
+
+
+@contextmanager
+def only_builder(out: Path) -> Iterator[None]:
+    """Hold the folder's lock. Raises WorkError when another process has it."""
+    lock = FileLock(out / ".lock")
+    if not lock.try_acquire():
+        raise WorkError(f"{out}: another build_styles.py is writing there; wait for it or pass another --out")
+    try:
+        yield
+    finally:
+        lock.release(remove=True)
+
+
+def style_facts(settings: StyleSettings, pairs: list[tuple[str, str]]) -> dict[str, Any]:
+    """Return what styles.json records of a run before its results: options, fingerprints of inputs and of the whole."""
+    chosen = settings.clusters
     made_from = fingerprint(
         pairs, neutral_facts(settings.neutral), feature_facts(settings.features), settings.seed
     )
-    key = fingerprint(made_from, asdict(settings.clusters), settings.instruction)
-    if is_done(out, key):
-        log.info("styles: %s is up to date", out)
-        return out
+    return {
+        "encoder": feature_facts(settings.features),
+        "neutralizer": neutral_facts(settings.neutral),
+        "K1": chosen.kmeans,
+        "K2": chosen.ups,
+        "beta": chosen.beta,
+        "Q": chosen.nearest,
+        "clusters": asdict(chosen),
+        "seed": settings.seed,
+        "datasets": settings.datasets,
+        "split": settings.split,
+        "instruction": settings.instruction,
+        "captions_fingerprint": fingerprint(pairs),
+        "git_revision": git_revision(),
+        "features_fingerprint": made_from,
+        "fingerprint": fingerprint(made_from, asdict(chosen), settings.instruction),
+    }
 
+
+def log_changes(out: Path, facts: dict[str, Any]) -> None:
+    """Log which options differ from those of the styles that a folder already holds, which are replaced."""
+    found = changes(old_facts(out), facts)
+    if found:
+        log.warning(
+            "styles: replacing those in %s, which were built with other options: %s", out, "; ".join(found)
+        )
+
+
+def run_stages(
+    settings: StyleSettings, pairs: list[tuple[str, str]], empty: int, facts: dict[str, Any]
+) -> None:
+    """Run the stages and write their output, with a line in metrics.jsonl for each."""
+    metrics = MetricsLog(Path(settings.out) / "metrics.jsonl")
     start = time.monotonic()
     neutral = neutral_stage(settings, [caption for _, caption in pairs])
-    metrics.write(
-        stage="neutral",
-        captions=len(pairs),
-        seconds=round(time.monotonic() - start, 2),
-        fallbacks=sum(row.status == "fallback" for row in neutral),
-    )
+    fallbacks = sum(row.status == "fallback" for row in neutral)
+    metrics.write(stage="neutral", captions=len(pairs), seconds=seconds_since(start), fallbacks=fallbacks)
     start = time.monotonic()
-    features = feature_stage(settings, [row.neutral for row in neutral], made_from)
-    metrics.write(stage="features", shape=list(features.shape), seconds=round(time.monotonic() - start, 2))
+    features = feature_stage(settings, [row.neutral for row in neutral], facts["features_fingerprint"])
+    metrics.write(stage="features", shape=list(features.shape), seconds=seconds_since(start))
     start = time.monotonic()
     schemes = cluster_stage(settings.clusters, features, settings.seed)
-    metrics.write(
-        stage="clusters",
-        styles={name: len(clusters) for name, clusters in schemes.items()},
-        seconds=round(time.monotonic() - start, 2),
-    )
+    sizes = {name: len(clusters) for name, clusters in schemes.items()}
+    metrics.write(stage="clusters", styles=sizes, seconds=seconds_since(start))
+    counts = {"captions": len(pairs), "empty_captions_dropped": empty, "fallbacks": fallbacks}
+    write_styles(settings, pairs, features, schemes, facts, counts)
 
-    write_styles(settings, pairs, empty, neutral, features, schemes, made_from, key)
-    return out
+
+def seconds_since(start: float) -> float:
+    return round(time.monotonic() - start, 2)
 
 
 def write_styles(
     settings: StyleSettings,
     pairs: list[tuple[str, str]],
-    empty: int,
-    neutral: list[NeutralText],
     features: NDArray[np.float32],
     schemes: dict[str, Clusters],
-    made_from: str,
-    key: str,
+    facts: dict[str, Any],
+    counts: dict[str, int],
 ) -> None:
-    """Write the four files of styles/; styles.json comes last and vouches for the others."""
-    out, chosen, clusters = Path(settings.out), settings.clusters, join_schemes(schemes)
+    """Write the four files of styles/; styles.json comes last, so that its presence means that all are whole."""
+    out, clusters = Path(settings.out), join_schemes(schemes)
+    (out / "styles.json").unlink(missing_ok=True)
     assignments = [
         StyleAssignment(image, caption, ids) for (image, caption), ids in zip(pairs, clusters.style_ids())
     ]
-    (out / "styles.json").unlink(missing_ok=True)
     mean, deviation = moments(features)
     with atomic_write(out / "styles.safetensors", "wb") as file:
         file.write(save({"mean": mean, "deviation": deviation, "centres": clusters.centres}))
     write_jsonl(out / "assignments.jsonl", assignments)
     records = write_instructions(out / "instructions.json", assignments, settings.instruction)
     counts = {
-        "captions": len(pairs),
-        "empty_captions_dropped": empty,
+        "captions": counts["captions"],
+        "empty_captions_dropped": counts["empty_captions_dropped"],
         "styles": len(clusters),
         "records": records,
-        "fallbacks": sum(row.status == "fallback" for row in neutral),
+        "fallbacks": counts["fallbacks"],
         "captions_without_style": int((clusters.times_covered == 0).sum()),
     }
-    write_json(
-        out / "styles.json",
-        {
-            "encoder": feature_facts(settings.features),
-            "neutraliser": neutral_facts(settings.neutral),
-            "K1": chosen.kmeans,
-            "K2": chosen.ups,
-            "beta": chosen.beta,
-            "Q": chosen.nearest,
-            "clusters": asdict(chosen),
-            "seed": settings.seed,
-            "datasets": settings.datasets,
-            "split": settings.split,
-            "schemes": scheme_ranges(schemes),
-            "counts": counts,
-            "git_revision": git_revision(),
-            "features_fingerprint": made_from,
-            "fingerprint": key,
-        },
-    )
+    write_json(out / "styles.json", facts | {"schemes": scheme_ranges(schemes), "counts": counts})
     log.info(
         "styles: %d styles of %d captions, %d records in %s",
         len(clusters),
@@ -143,7 +163,7 @@ def write_styles(
 
 
 def collect_captions(root: Path, datasets: Sequence[str], split: str) -> tuple[list[tuple[str, str]], int]:
-    """Give (image path below root, caption) of every caption of the split, and how many empty captions were dropped.
+    """Return (image path below root, caption) of every caption of the split, and how many empty captions were dropped.
 
     Captions come on one line, without words that would break a conversation. Raises UsageError when nothing is left.
     """
@@ -154,11 +174,7 @@ def collect_captions(root: Path, datasets: Sequence[str], split: str) -> tuple[l
         for record in read_dataset(root, name, split):
             captions = [clean_caption(caption) for caption in record.captions]
             empty += captions.count("")
-            pairs += [
-                (f"{below}/{record.image_path}".removeprefix("./"), caption)
-                for caption in captions
-                if caption
-            ]
+            pairs += [(f"{below}/{record.image_path}", caption) for caption in captions if caption]
     if empty:
         log.warning("%d empty captions dropped", empty)
     if not pairs:
@@ -169,27 +185,23 @@ def collect_captions(root: Path, datasets: Sequence[str], split: str) -> tuple[l
 
 
 def neutral_stage(settings: StyleSettings, captions: list[str]) -> list[NeutralText]:
-    """Give the neutral text of every caption; only captions that the cache does not know are worked on."""
+    """Return the neutral text of every caption; only captions that the cache does not know are worked on."""
     chosen = settings.neutral
     if chosen.method == "none":
         return keep(captions)
-    cache = (
-        Path(settings.out)
-        / "cache"
-        / f"neutral-{chosen.method}-{fingerprint(neutral_facts(chosen))[:8]}.jsonl"
-    )
+    name = f"neutral-{chosen.method}-{fingerprint(neutral_facts(chosen))[:8]}.jsonl"
+    cache = Path(settings.out) / "cache" / name
     makers: dict[str, Any] = {
         "lexicon": lambda: lexicon_neutralizer(chosen.generalize),
         "llm": lambda: LlmNeutralizer(chosen.model, chosen.max_new_tokens, chosen.device, chosen.dtype),
     }
-    neutraliser: Neutralizer = makers[chosen.method]()
-    rows = neutralize_cached(
-        captions, neutraliser, cache, chosen.batch_size if chosen.method == "llm" else 1024
-    )
+    neutralizer: Neutralizer = makers[chosen.method]()
+    batch_size = chosen.batch_size if chosen.method == "llm" else LEXICON_BATCH
+    rows = neutralize_cached(captions, neutralizer, cache, batch_size)
     refused = sum(row.status == "fallback" for row in rows)
     if refused:
         log.warning(
-            "%d of %d neutral texts were refused and stand in the lexicon's words; reasons are in %s",
+            "%d of %d answers of the language model were refused and replaced by the lexicon's text; reasons are in %s",
             refused,
             len(rows),
             cache,
@@ -198,12 +210,12 @@ def neutral_stage(settings: StyleSettings, captions: list[str]) -> list[NeutralT
 
 
 def feature_stage(settings: StyleSettings, texts: list[str], key: str) -> NDArray[np.float32]:
-    """Give the features [N, D] of neutral texts, from the cache when it was made of the same texts and settings."""
+    """Return the features [N, D] of neutral texts, from the cache when it was made of the same texts and options."""
     cache = Path(settings.out) / "cache" / "features.safetensors"
-    kept = cached_features(cache, key)
-    if kept is not None:
+    cached = cached_features(cache, key)
+    if cached is not None:
         log.info("features: %s is up to date", cache)
-        return kept
+        return cached
     features = encode(texts, settings.features, settings.seed)
     with atomic_write(cache, "wb") as file:
         file.write(save({"features": features}, {"fingerprint": key}))
@@ -217,19 +229,16 @@ def encode(texts: list[str], settings: FeatureSettings, seed: int) -> NDArray[np
     distinct, rows = np.unique(np.array(texts, dtype=object).astype(str), return_inverse=True)
     encoder = {"clip": clip_features, "hf": hf_features}[settings.encoder]
     return encoder(
-        distinct.tolist(), settings.source, settings.normalize, settings.batch_size, settings.device
+        distinct.tolist(), settings.source or "", settings.normalize, settings.batch_size, settings.device
     )[rows]
 
 
 def cluster_stage(settings: ClusterSettings, features: NDArray[np.float32], seed: int) -> dict[str, Clusters]:
-    """Give the chosen schemes' clusters by name."""
-    common = {"distance": settings.distance, "standardize": settings.standardize}
+    """Return the chosen schemes' clusters by name."""
+    common: dict[str, Any] = {"distance": settings.distance, "standardize": settings.standardize}
     if settings.dbscan:
-        return {
-            "dbscan": dbscan_clusters(
-                features, settings.dbscan_eps, settings.dbscan_min_samples, seed, **common
-            )
-        }
+        options = (settings.dbscan_eps, settings.dbscan_min_samples, seed)
+        return {"dbscan": dbscan_clusters(features, *options, **common)}
     schemes = {}
     if settings.kmeans:
         schemes["kmeans"] = kmeans_clusters(features, settings.kmeans, seed, **common)
@@ -238,11 +247,8 @@ def cluster_stage(settings: ClusterSettings, features: NDArray[np.float32], seed
     return schemes
 
 
-# ------------------------------------------------------------------------------------------------------------------ parts
-
-
 def join_schemes(schemes: dict[str, Clusters]) -> Clusters:
-    """Put the schemes' clusters behind one another; style ids count on."""
+    """Return all schemes' clusters in one; style ids count on from scheme to scheme."""
     first, *others = schemes.values()
     for other in others:
         first = first.joined(other)
@@ -250,59 +256,9 @@ def join_schemes(schemes: dict[str, Clusters]) -> Clusters:
 
 
 def scheme_ranges(schemes: dict[str, Clusters]) -> dict[str, list[int]]:
-    """Give scheme -> [first style id, one past its last]."""
+    """Return scheme -> [first style id, one past its last]."""
     ranges, at = {}, 0
     for name, clusters in schemes.items():
         ranges[name] = [at, at + len(clusters)]
         at += len(clusters)
     return ranges
-
-
-def fingerprint(*things: Any) -> str:
-    """Give a digest of JSON-able things, the same on every machine."""
-    return hashlib.sha256(json.dumps(things, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
-
-
-def is_done(out: Path, key: str) -> bool:
-    files = [
-        out / name for name in ("styles.json", "styles.safetensors", "assignments.jsonl", "instructions.json")
-    ]
-    return all(file.exists() for file in files) and read_json(files[0]).get("fingerprint") == key
-
-
-def cached_features(cache: Path, key: str) -> NDArray[np.float32] | None:
-    """Give cached features, None when there are none, they are damaged, or another run's."""
-    try:
-        with safe_open(cache, "np") as file:
-            if (file.metadata() or {}).get("fingerprint") != key:
-                return None
-        return load_file(cache)["features"]
-    except (FileNotFoundError, SafetensorError):
-        return None
-
-
-# ---------------------------------------------------------------------------------------------------------------- reading
-
-
-def load_styles(styles: Path) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, NDArray[np.float32]]]:
-    """Read styles.json, assignments.jsonl and styles.safetensors. Raises UsageError naming a file that is missing or broken."""
-    facts = read_json(styles / "styles.json")
-    assignments = list(read_jsonl(styles / "assignments.jsonl"))
-    try:
-        tensors = load_file(styles / "styles.safetensors")
-    except (FileNotFoundError, SafetensorError) as error:
-        raise UsageError(
-            f"{styles / 'styles.safetensors'}: cannot be read: {error}; run build_styles.py again"
-        ) from None
-    return facts, assignments, tensors
-
-
-def load_features(styles: Path) -> NDArray[np.float32]:
-    """Read the features [N, D] that the styles were made of. Raises UsageError when the cache is gone or of another run."""
-    cache = styles / "cache" / "features.safetensors"
-    features = cached_features(cache, read_json(styles / "styles.json").get("features_fingerprint", ""))
-    if features is None:
-        raise UsageError(
-            f"{cache}: missing or of another run; run build_styles.py with {styles / 'config.yaml'} again"
-        )
-    return features

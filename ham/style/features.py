@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from ham.runtime import UsageError, derive_seed, log, progress, resolve_device
+from ham.style.hub import check_model_name, loading_options
 from ham.style.lexicon import function_words
 
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*|[^\w\s]")
@@ -137,9 +138,10 @@ def hf_features(
     from transformers import AutoModel, AutoTokenizer
 
     place = resolve_device(device)
+    check_model_name(source, "features.source")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        model = AutoModel.from_pretrained(source).to(place).eval()
+        tokenizer = AutoTokenizer.from_pretrained(source, **loading_options(source))
+        model = AutoModel.from_pretrained(source, **loading_options(source)).to(place).eval()
     except (OSError, ValueError) as error:
         raise UsageError(
             f"features.source {source}: transformers cannot load it as a text encoder: {error}"

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from ham.runtime import UsageError, resolve_device, resolve_dtype
+from ham.style.hub import check_model_name, loading_options
 from ham.style.lexicon import GENERAL, function_words, kept_words, lexicon
 from ham.style.neutral import NeutralText, neutral_text
 
@@ -74,10 +75,13 @@ class LlmNeutralizer:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         place = resolve_device(device)
+        number = resolve_dtype(dtype, place)
+        check_model_name(model, "neutral.model")
+        options = loading_options(model)
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
-            number = resolve_dtype(dtype, place)
-            self.model = AutoModelForCausalLM.from_pretrained(model, torch_dtype=number).to(place).eval()
+            self.tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left", **options)
+            loaded = AutoModelForCausalLM.from_pretrained(model, torch_dtype=number, **options)
+            self.model = loaded.to(place).eval()
         except (OSError, ValueError) as error:
             raise UsageError(
                 f"neutral.model {model}: transformers cannot load it: {error}; give a local folder, or "

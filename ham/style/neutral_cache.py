@@ -24,26 +24,35 @@ def neutralize_cached(
         log.info("neutral text: %d captions to do, %d known", len(wanted), len(known))
         cache.parent.mkdir(parents=True, exist_ok=True)
         starts = range(0, len(wanted), batch_size)
-        with cache.open("a", encoding="utf-8") as file:
-            for start in progress(starts, what="neutral text", unit=f"x{batch_size} captions"):
-                rows = neutralizer(wanted[start : start + batch_size])
-                file.writelines(to_json_line(row) for row in rows)
-                file.flush()
-                known.update((row.caption, row) for row in rows)
+        for start in progress(starts, what="neutral text", unit=f"x{batch_size} captions"):
+            rows = neutralizer(wanted[start : start + batch_size])
+            append(cache, rows)
+            known.update((row.caption, row) for row in rows)
     return [known[caption] for caption in captions]
 
 
+def append(cache: Path, rows: Sequence[NeutralText]) -> None:
+    """Append rows to the cache. An OSError, such as a full disk, names the file."""
+    try:
+        with cache.open("a", encoding="utf-8") as file:
+            file.writelines(to_json_line(row) for row in rows)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(cache)) from None
+
+
 def read_cache(cache: Path) -> dict[str, NeutralText]:
-    """Read the cache of an earlier run, dropping a torn last line from the file. Raises UsageError on other damage."""
+    """Read the cache of an earlier run, dropping a cut last line from the file. Raises UsageError on other damage."""
     if not cache.exists():
         return {}
-    *lines, torn = cache.read_bytes().split(b"\n")  # not splitlines: captions may hold other line separators
-    if torn:
+    *lines, cut = cache.read_bytes().split(b"\n")  # not splitlines: captions may hold other line separators
+    if cut:
         with cache.open("r+b") as file:
-            file.truncate(file.seek(0, 2) - len(torn))
+            file.truncate(file.seek(0, 2) - len(cut))
     try:
         rows = [NeutralText(**json.loads(line)) for line in lines]
-    except (ValueError, TypeError) as error:
+        if not all(isinstance(text, str) for row in rows for text in (row.caption, row.neutral)):
+            raise TypeError("a text is not a string")
+    except (ValueError, TypeError, RecursionError) as error:
         raise UsageError(
             f"{cache}: damaged cache of neutral texts: {error}; delete the file to compute them again"
         ) from None

@@ -26,8 +26,9 @@ from ham.reid.images import read_image
 from ham.reid.methods import build_method
 from ham.reid.weights import load_method
 from ham.runtime import UsageError, numpy_generator
-from ham.style.build import build_styles, load_styles
+from ham.style.build import build_styles
 from ham.style.config import ClusterSettings, FeatureSettings, StyleSettings
+from ham.style.folder import load_styles
 from ham.style.instructions import write_instructions
 from ham.world.annotators import plain_description
 from ham.world.build import build_world
