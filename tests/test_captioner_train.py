@@ -98,6 +98,8 @@ def words(base: Path, data: Path, out: Path, *more: str) -> list[str]:
         "cosine",
         "--group_by_modality_length",
         "True",
+        "--allow_unused_styles",
+        "True",
         *more,
     ]
 
@@ -281,16 +283,94 @@ def test_a_non_finite_loss_stops_and_names_the_step(base, data, tmp_path, monkey
         (("--version", "v7"), "v7"),
         (("--style_init", "zeros"), "zeros"),
         (("--resume", "/nowhere"), "/nowhere"),
-        (("--tf32", "True"), "(?i)tf32"),
-        (
-            ("--save_strategy", "steps", "--eval_strategy", "epoch", "--load_best_model_at_end", "True"),
-            "load_best_model_at_end",
-        ),
+        (("--eval_strategy", "steps"), "no evaluation set"),
+        (("--evaluation_strategy", "epoch"), "no evaluation set"),
+        (("--load_best_model_at_end", "True"), "load_best_model_at_end"),
+        (("--per_device_train_batch_size", "0"), "per_device_train_batch_size 0: expected"),
+        (("--gradient_accumulation_steps", "0"), "gradient_accumulation_steps 0: expected"),
+        (("--style_tokens", "0"), "style_tokens 0: expected"),
+        (("--style_count", "0"), "style_count 0: expected"),
+        (("--learning_rate", "nan"), "learning_rate nan: expected"),
+        (("--learning_rate", "-1"), "learning_rate -1"),
+        (("--mm_projector_lr", "inf"), "mm_projector_lr inf"),
+        (("--warmup_ratio", "1.5"), "warmup_ratio 1.5"),
+        (("--max_steps", "0"), "max_steps 0"),
+        (("--num_train_epochs", "0"), "num_train_epochs 0"),
+        (("--save_total_limit", "0"), "save_total_limit 0"),
+        (("--model_max_length", "0"), "model_max_length 0"),
+        (("--dataloader_num_workers", "-1"), "dataloader_num_workers -1"),
+        (("--lora_r", "0"), "lora_r 0"),
+        (("--report_to", "nobody"), "--report_to nobody: not known"),
+        (("--bits", "4"), "bits 4: only 16"),
+        (("--mm_vision_select_layer", "-1"), "mm_vision_select_layer -1.*trained with -2"),
+        (("--learning_rat", "1"), "unknown option --learning_rat; did you mean --learning_rate"),
+        (("--check-imagess", "1"), "unknown option --check-imagess; did you mean --check_images"),
+        (("--resume_from_checkpoint", "/nonexistent"), "--resume /nonexistent: no trainer_state.json"),
+        (("--resume", "never", "--resume_from_checkpoint", "/x"), "two names of one option"),
+        (("--allow_unused_styles", "False"), r"class_id goes up to 3, but no record has 2: .*renumber"),
     ],
 )
 def test_wrong_options_are_told(base, data, tmp_path, monkeypatch, more, said):
     with pytest.raises(UsageError, match=said):
         run(monkeypatch, *words(base, data, tmp_path, *more))
+
+
+def test_the_references_whole_command_line_runs(base, data, tmp_path, monkeypatch):
+    """LLaVA's finetune.sh and finetune_lora.sh, flag by flag, on a machine without GPU."""
+    command = words(base, data, tmp_path, "--max_steps", "1", "--save_strategy", "no")
+    reference = {
+        "--mm_projector_type": "mlp2x_gelu",
+        "--mm_vision_select_layer": "-2",
+        "--mm_use_im_start_end": "False",
+        "--mm_use_im_patch_token": "False",
+        "--mm_patch_merge_type": "flat",
+        "--image_aspect_ratio": "pad",
+        "--per_device_eval_batch_size": "4",
+        "--gradient_accumulation_steps": "1",
+        "--evaluation_strategy": "no",
+        "--save_total_limit": "1",
+        "--weight_decay": "0.",
+        "--tf32": "True",
+        "--model_max_length": "2048",
+        "--gradient_checkpointing": "True",
+        "--dataloader_num_workers": "0",
+        "--lazy_preprocess": "True",
+        "--report_to": "none",
+        "--tune_mm_mlp_adapter": "False",
+        "--freeze_backbone": "True",
+        "--bits": "16",
+        "--lora_bias": "none",
+        "--local_rank": "-1",
+    }
+    run(monkeypatch, *command, *(word for pair in reference.items() for word in pair))
+    assert (tmp_path / "adapter.safetensors").is_file()
+
+
+def test_a_tracker_that_is_not_installed_is_one_line_before_loading(base, data, tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.integrations.get_available_reporting_integrations", list)
+    with pytest.raises(
+        UsageError, match="--report_to wandb: the package is not installed; pip install wandb"
+    ):
+        run(monkeypatch, *words(tmp_path / "no model", data, tmp_path, "--report_to", "wandb"))
+
+
+@pytest.mark.parametrize(
+    ("option", "part"), [("--mm_projector_lr", "projector"), ("--style_prompt_lr", "style")]
+)
+def test_a_learning_rate_of_zero_is_zero(base, data, tmp_path, monkeypatch, option, part):
+    run(monkeypatch, *words(base, data, tmp_path, "--max_steps", "3", "--save_strategy", "no", option, "0"))
+    tuned = load_file(str(tmp_path / "adapter.safetensors"))
+    projector = load_captioner(base).model.projector.state_dict()
+    start = torch.randn(
+        4, TOKENS, CONFIG["hidden_size"], generator=torch_generator(42, "style prompts", "normal")
+    )
+    still = {
+        "projector": all(
+            torch.equal(tuned[f"projector.{name}"], tensor) for name, tensor in projector.items()
+        ),
+        "style": torch.equal(tuned["style_prompts"], start),
+    }
+    assert still == {name: name == part for name in still}
 
 
 def test_a_checkpoint_with_fewer_styles_says_both_numbers(data, tmp_path, monkeypatch):

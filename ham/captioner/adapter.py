@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 
 from ham.captioner.model import Captioner, CaptionerModel
 from ham.llava import layouts
+from ham.llava.config import HAM_KEYS
 from ham.llava.conversation import DEFAULT_TEMPLATE
 from ham.llava.lora import LORA_FOLDER
-from ham.llava.source import Source, add_lora, base_folder, find_source
+from ham.llava.source import Source, apply_lora, base_folder, find_source
 from ham.records import write_json
 from ham.runtime import UsageError, git_revision
-from ham.tensor_files import read_settings
+from ham.tensor_files import index, read_settings, write_file
 
 MANIFEST = "manifest.json"
 ADAPTER_FORMAT = "ham-captioner-adapter"
@@ -29,34 +29,42 @@ ADAPTER_WEIGHTS = "adapter.safetensors"
 ADAPTER_STYLES = "style_prompts"
 
 
-def find_captioner(path: str | Path, base_model: str | Path | None = None) -> Source:
+def find_captioner(
+    path: str | Path, base_model: str | Path | None = None, above: tuple[Path, ...] = ()
+) -> Source:
     """Detect what kind of checkpoint a folder holds: our adapter, a LoRA, or a whole checkpoint of any layout.
 
-    base_model: path of the base model of an adapter or LoRA, if it has moved since training.
+    base_model: path of the base model of an adapter or LoRA, if it has moved since training. above: the adapters on top of
+    this one, which cannot be its base.
     """
     path = Path(path)
+    if path.resolve() in above:
+        raise UsageError(f"{above[0]}: its base models name each other; give the base with --base-model")
+    above = (*above, path.resolve())
     if (path / MANIFEST).is_file():
-        return adapter_source(path, base_model)
-    return find_source(path, base_model, find_base=find_captioner)
+        return adapter_source(path, base_model, above)
+    return find_source(path, base_model, find_base=lambda base: find_captioner(base, above=above))
 
 
-def adapter_source(path: Path, base_model: str | Path | None) -> Source:
+def adapter_source(path: Path, base_model: str | Path | None, above: tuple[Path, ...]) -> Source:
     """Read an adapter's tensors on top of its base model."""
     manifest = read_settings(path / MANIFEST)
     if manifest.get("format") != ADAPTER_FORMAT:
         raise UsageError(
             f"{path / MANIFEST}: format is {manifest.get('format')!r}; expected '{ADAPTER_FORMAT}'"
         )
-    source = find_captioner(
-        base_folder(path, base_model, manifest.get("base_model"), manifest.get("base_model_relative"))
-    )
+    check_manifest(manifest, path / MANIFEST)
+    base = base_folder(path, base_model, manifest.get("base_model"), manifest.get("base_model_relative"))
+    source = find_captioner(base, above=above)
     weights = path / ADAPTER_WEIGHTS
     if not weights.is_file():
         raise UsageError(f"{weights}: no such file; the adapter is incomplete")
-    tensors = load_file(str(weights))
+    tensors = dict(index(weights).stream())
     if ADAPTER_STYLES in tensors:
         styles = tensors.pop(ADAPTER_STYLES)
         expected = (manifest.get("num_styles"), manifest.get("style_tokens"))
+        if styles.dim() != 3:
+            raise UsageError(f"{weights}: style prompts of shape {tuple(styles.shape)}; expected [S, K, D]")
         if tuple(styles.shape[:2]) != expected:
             raise UsageError(
                 f"{weights}: {styles.shape[0]} styles of {styles.shape[1]} tokens, but {MANIFEST} says "
@@ -65,9 +73,20 @@ def adapter_source(path: Path, base_model: str | Path | None) -> Source:
         source.replaced[layouts.STYLES] = styles.flatten(0, 1)  # [S*K, D], as the original layout has it
     source.replaced.update({layouts.original_name("mm_" + name): tensor for name, tensor in tensors.items()})
     if (path / LORA_FOLDER / "adapter_config.json").is_file():
-        add_lora(source, path / LORA_FOLDER)
+        apply_lora(source, path / LORA_FOLDER)
     source.manifest = manifest
+    source.top = path
     return source
+
+
+def check_manifest(manifest: dict[str, Any], file: Path) -> None:
+    """Raise UsageError for a manifest whose values are of the wrong kind."""
+    for key, kind in {**HAM_KEYS, "base_model": str, "base_model_relative": str, "num_styles": int}.items():
+        value = manifest.get(key)
+        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise UsageError(
+                f"{file}: '{key}' is {value!r:.60}; expected {'text' if kind is str else 'a whole number'}"
+            )
 
 
 def adapter_tensors(model: CaptionerModel) -> dict[str, torch.Tensor]:
@@ -90,9 +109,7 @@ def save_adapter(
     folder.mkdir(parents=True, exist_ok=True)
     tensors = adapter_tensors(captioner.model) if tensors is None else tensors
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    beside = folder / f".{ADAPTER_WEIGHTS}.tmp"
-    save_file(tensors, str(beside), metadata={"format": "pt"})
-    beside.replace(folder / ADAPTER_WEIGHTS)
+    write_file(folder / ADAPTER_WEIGHTS, tensors, metadata={"format": "pt"})
     base = Path(captioner.manifest["base_model"]).resolve()
     styles = tensors.get(ADAPTER_STYLES)
     shape = (0, 0) if styles is None else tuple(styles.shape[:2])

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,19 +21,78 @@ from ham.captioner.style_bank import StyleBank, StyleInit, initialize
 from ham.llava import layouts
 from ham.llava.conversation import get_template
 from ham.llava.export import write_original
-from ham.llava.load import build_model, fill, shapes_of
+from ham.llava.load import build_model, check_shapes, fill
 from ham.llava.source import Source, check_aspect_ratio, fit_vocabulary
 from ham.llava.transformers_compat import DEFAULT_ATTENTION, load_tokenizer
-from ham.llava.vision_tower import find_tower
+from ham.llava.vision_tower import TowerSource, find_tower, plain_tower_folder, tower_settings
 from ham.runtime import UsageError, exit_code_of, log, set_up_logging
 
-__all__ = ["add_styles", "load_captioner", "merge", "save_adapter"]
+__all__ = ["add_styles", "load_captioner", "merge", "open_checkpoint", "save_adapter"]
 
 DEFAULT_STYLE_TOKENS = 10  # M of the paper; the original layout stores [S*M, D] and does not record M
 
 
-def load_captioner(
+@dataclass
+class OpenCheckpoint:
+    """A checkpoint whose configuration, tokenizer and headers were read and checked, and whose weights were not.
+
+    num_styles, style_tokens: 0 for a plain LLaVA. num_image_tokens: P.
+    """
+
+    path: Path
+    source: Source
+    tokenizer: Any
+    tower: TowerSource
+    tower_settings: dict[str, Any]
+    template: str
+    num_styles: int
+    style_tokens: int
+
+    @property
+    def image_size_px(self) -> int:
+        return self.tower_settings["image_size"]
+
+    @property
+    def num_image_tokens(self) -> int:
+        return (self.tower_settings["image_size"] // self.tower_settings["patch_size"]) ** 2
+
+
+def open_checkpoint(
     path: str | Path,
+    vision_tower: str | None = None,
+    *,
+    base_model: str | Path | None = None,
+    template: str | None = None,
+    image_aspect_ratio: str | None = None,
+    style_tokens: int | None = None,
+) -> OpenCheckpoint:
+    """Read everything about a captioner but its weights: seconds, whatever its size. For the options see `load_captioner`.
+
+    Raises UsageError when anything is missing, damaged or does not fit together.
+    """
+    source = find_captioner(path, base_model)
+    check_aspect_ratio(source, image_aspect_ratio)
+    config = source.config
+    tokenizer = load_tokenizer(source.folder, int(config.get("tokenizer_model_max_length") or 2048))
+    fit_vocabulary(source, tokenizer)
+    has_inside = any(name.startswith(layouts.TOWER) for name in source.names())
+    named = config.get("mm_vision_tower")
+    tower = find_tower(vision_tower or source.recorded_tower(), source.folder, named, has_inside, source.top)
+    log.info(
+        "vision tower: %s",
+        f"{tower.name} ({tower.folder})" if tower.folder else "the one inside the checkpoint",
+    )
+    settings = tower_settings(
+        tower, config, lambda: source.shapes(layouts.TOWER), plain_tower_folder(source.folder, named)
+    )
+    check_shapes(source, settings)
+    template = get_template(template or source.manifest.get("template")).name
+    num_styles, tokens = bank_size(source, style_tokens)
+    return OpenCheckpoint(Path(path), source, tokenizer, tower, settings, template, num_styles, tokens)
+
+
+def load_captioner(
+    path: str | Path | OpenCheckpoint,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     vision_tower: str | None = None,
@@ -45,62 +106,78 @@ def load_captioner(
 ) -> Captioner:
     """Load a captioner from a folder of any layout, frozen and in evaluation mode.
 
+    path: a folder, or what `open_checkpoint` returned for one (then only device, dtype, attention and trainable_dtype apply).
     vision_tower: None = what the checkpoint names (the plain CLIP; an adapter names what it was trained with), "checkpoint" =
-    the one inside, or a path. base_model: where an adapter's base lies now. image_aspect_ratio: "pad" overrides a config that
-    says otherwise. style_tokens: tokens per style where the checkpoint does not say (10). trainable_dtype: of style prompts
-    and projector, where it differs from dtype.
+    the one inside, or a path. base_model: path of an adapter's base model, if it has moved since training.
+    image_aspect_ratio: "pad" overrides a config with another value. style_tokens: tokens per style where the checkpoint does
+    not record them (10). trainable_dtype: of style prompts and projector, where it differs from dtype.
     Weights are streamed to `device` and `dtype` one tensor at a time.
-    Raises UsageError when anything is missing, unexpected or of another shape.
+    Raises UsageError when anything is missing, unexpected, not finite or of another shape.
     """
-    source = find_captioner(path, base_model)
-    check_aspect_ratio(source, image_aspect_ratio)
-    config = source.config
-    tokenizer = load_tokenizer(source.folder, int(config.get("tokenizer_model_max_length") or 2048))
-    fit_vocabulary(source, tokenizer)
-    names = source.names()
-    has_inside = any(name.startswith(layouts.TOWER) for name in names)
-    tower = find_tower(
-        vision_tower or source.recorded_tower(), source.folder, config.get("mm_vision_tower"), has_inside
-    )
-    log.info(
-        "vision tower: %s",
-        f"{tower.name} ({tower.folder})" if tower.folder else "the one inside the checkpoint",
-    )
-
-    llava, image_size_px, num_patches = build_model(source, tower, names, attention)
-    with torch.device("meta"):
-        bank = empty_bank(source, style_tokens) if layouts.STYLES in names else None
+    opened = path
+    if not isinstance(opened, OpenCheckpoint):
+        opened = open_checkpoint(
+            opened,
+            vision_tower,
+            base_model=base_model,
+            template=template,
+            image_aspect_ratio=image_aspect_ratio,
+            style_tokens=style_tokens,
+        )
+    source = opened.source
+    llava = build_model(source, opened.tower_settings, attention)
+    bank = None
+    if opened.num_styles:
+        with torch.device("meta"):
+            bank = StyleBank(opened.num_styles, opened.style_tokens, source.config["hidden_size"])
     model = CaptionerModel(
         llava.llm, llava.vision_tower, llava.projector, bank, llava.max_length, llava.padding_side
     )
     trainable = ("projector.", "style_bank.")
-    fill(model, source, tower, torch.device(device), dtype, trainable_dtype or dtype, trainable)
+    fill(model, source, opened.tower, torch.device(device), dtype, trainable_dtype or dtype, trainable)
     model.eval().requires_grad_(False)
-    template = get_template(template or source.manifest.get("template")).name
-    manifest = {
-        **source.manifest,
-        "base_model": str(path if source.lora else source.folder),
-        "vision_tower": tower.name,
-        "template": template,
-        "image_size_px": image_size_px,
-        "image_aspect_ratio": "pad",
-    }
-    if model.style_bank is not None:
-        manifest.update(num_styles=model.style_bank.num_styles, style_tokens=model.style_bank.style_tokens)
     if source.manifest.get("max_length"):
         model.max_length = source.manifest["max_length"]
-    return Captioner(model, tokenizer, image_size_px, num_patches, template, manifest)
+    return Captioner(
+        model,
+        opened.tokenizer,
+        opened.image_size_px,
+        opened.num_image_tokens,
+        opened.template,
+        manifest_of(opened),
+    )
 
 
-def empty_bank(source: Source, style_tokens: int | None) -> StyleBank:
-    """Build an empty style bank of the checkpoint's size. Raises UsageError when its rows do not divide into styles."""
-    rows, width = shapes_of(source, layouts.STYLES)[layouts.STYLES]
+def manifest_of(opened: OpenCheckpoint) -> dict[str, Any]:
+    """Return what is known of a captioner, for the manifest of an adapter that is trained from it."""
+    source = opened.source
+    manifest = {
+        **source.manifest,
+        "base_model": str(opened.path if source.lora else source.folder),
+        "vision_tower": opened.tower.name,
+        "template": opened.template,
+        "image_size_px": opened.image_size_px,
+        "image_aspect_ratio": "pad",
+    }
+    if opened.num_styles:
+        manifest.update(num_styles=opened.num_styles, style_tokens=opened.style_tokens)
+    return manifest
+
+
+def bank_size(source: Source, style_tokens: int | None) -> tuple[int, int]:
+    """Return the number of styles and tokens per style; 0, 0 for a plain LLaVA.
+
+    Raises UsageError when the rows do not divide into styles.
+    """
+    shape = source.shapes(layouts.STYLES).get(layouts.STYLES)
+    if shape is None:
+        return 0, 0
     tokens = style_tokens or source.manifest.get("style_tokens") or DEFAULT_STYLE_TOKENS
-    if rows % tokens:
+    if shape[0] % tokens:
         raise UsageError(
-            f"{source.folder}: {rows} rows of style prompts do not divide into styles of {tokens} tokens"
+            f"{source.top}: {shape[0]} rows of style prompts do not divide into styles of {tokens} tokens"
         )
-    return StyleBank(rows // tokens, tokens, width)
+    return shape[0] // tokens, tokens
 
 
 def merge(
@@ -120,7 +197,7 @@ def add_styles(
     seed: int = 0,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Give a captioner a new style bank, in place of any it has, filled as `ham.captioner.style_bank.initialize` says."""
+    """Replace a captioner's style bank by a new one, filled as `ham.captioner.style_bank.initialize` describes."""
     embeddings = captioner.model.llm.get_input_embeddings().weight
     bank = StyleBank(
         num_styles, style_tokens, embeddings.shape[1], dtype or captioner.dtype, captioner.device
@@ -136,7 +213,7 @@ def add_styles(
 
 
 def main() -> None:
-    """Run `show` (say what a checkpoint holds) or `merge` (write it as one folder in the original LLaVA layout)."""
+    """Run `show` (describe a checkpoint) or `merge` (write it as one folder)."""
     parser = argparse.ArgumentParser(
         prog="python -m ham.captioner.checkpoint", description=__doc__.split("\n")[0]
     )
@@ -153,15 +230,15 @@ def main() -> None:
         "--out", type=Path, required=True, help="folder to make; must not exist, or be empty"
     )
     merging.add_argument(
-        "--base-model", type=Path, help="where the adapter's base model lies now, if it was moved"
+        "--base-model", type=Path, help="path of the adapter's base model, if it has moved since training"
     )
     merging.add_argument(
         "--max-shard-gib", type=float, default=4.0, help="largest weight file (default %(default)s)"
     )
-    showing = commands.add_parser("show", help="say what a checkpoint is and which file holds what")
+    showing = commands.add_parser("show", help="describe a checkpoint: its kind, and which file holds what")
     showing.add_argument("--model-path", type=Path, required=True, help="a checkpoint of any layout")
     showing.add_argument(
-        "--base-model", type=Path, help="where the adapter's base model lies now, if it was moved"
+        "--base-model", type=Path, help="path of the adapter's base model, if it has moved since training"
     )
     options = parser.parse_args()
     set_up_logging()

@@ -20,6 +20,8 @@ from ham.llava.preprocess import ImageError, open_image, preprocess
 from ham.records import path_below, read_json
 from ham.runtime import UsageError, WorkError
 
+MAX_STYLES = 1_000_000  # a larger class_id is a mistake, not a style
+
 
 class InstructionFile:
     """The records of an instruction file as one block of bytes: nothing for forked workers to copy.
@@ -47,15 +49,21 @@ class InstructionFile:
     def __getitem__(self, index: int) -> dict[str, Any]:
         return json.loads(self.block[self.ends[index] : self.ends[index + 1]].tobytes())
 
+    def unused_styles(self, num_styles: int) -> list[int]:
+        """List the styles below `num_styles` that no record is written in."""
+        used = np.unique(self.style_ids)
+        return np.setdiff1d(np.arange(num_styles), used).tolist()
+
     def styles_needed(self) -> int:
         """Count the style prompts that the highest `class_id` asks for."""
         return int(self.style_ids.max()) + 1
 
 
 def style_id_of(record: Any) -> int:
-    """Read a record's style; -1 where there is none that is a whole number (`ham.captioner.check` reports it)."""
+    """Return a record's style; -1 where there is none that a style bank could have (`ham.captioner.check` reports it)."""
     value = record.get("class_id") if isinstance(record, dict) else None
-    return value if isinstance(value, int) and not isinstance(value, bool) else -1
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    return value if is_whole and 0 <= value < MAX_STYLES else -1
 
 
 def count_words(record: Any) -> int:
@@ -93,7 +101,7 @@ class InstructionDataset(Dataset[dict[str, Any]]):
             image = open_image(path_below(self.image_folder, record["image"]))
         except ImageError as error:
             raise WorkError(
-                f"{self.file.path}, record {index}: {error}; mend it and run the same command again"
+                f"{self.file.path}, record {index}: {error}; correct it and run the same command again"
             ) from None
         input_ids, labels = encode_conversation(self.tokenizer, record["conversations"], self.template)
         return {

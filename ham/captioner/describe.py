@@ -11,7 +11,6 @@ from ham.captioner.adapter import ADAPTER_WEIGHTS, find_captioner
 from ham.llava import layouts
 from ham.llava.source import Source
 from ham.llava.vision_tower import INSIDE, plain_tower_folder
-from ham.tensor_files import file_tensors, weight_files
 
 PARTS = (
     (layouts.PROJECTOR, "projector"),
@@ -24,13 +23,13 @@ PARTS = (
 
 
 def part_of(name: str) -> str:
-    """Give the part of the captioner that a tensor, by any layout's name, belongs to."""
+    """Return the part of the captioner that a tensor, by any layout's name, belongs to."""
     original = layouts.original_name(name)
     return next((part for start, part in PARTS if original.startswith(start)), f"unknown ({name})")
 
 
 def describe(path: str | Path, base_model: str | Path | None = None) -> str:
-    """Write a few lines about a checkpoint: kind, sizes, template, vision tower, and the parts in each of its files."""
+    """Return a few lines about a checkpoint: kind, sizes, template, vision tower, and the parts in each of its files."""
     path = Path(path)
     source = find_captioner(path, base_model)
     lines = [f"{path}: {kind_of(source, path)}"]
@@ -39,6 +38,8 @@ def describe(path: str | Path, base_model: str | Path | None = None) -> str:
         f"language model: {config['num_hidden_layers']} layers, {config['hidden_size']} wide, vocabulary "
         f"{config['vocab_size']}"
     )
+    prompt = source.manifest.get("prompt")
+    lines.append(f"instruction: {prompt or 'not recorded: the one of the paper'}")
     named = config.get("mm_vision_tower")
     plain = plain_tower_folder(source.folder, named)
     chosen = source.recorded_tower() or (
@@ -54,8 +55,8 @@ def describe(path: str | Path, base_model: str | Path | None = None) -> str:
             f"{part_of(name)} {shape_of(name, tensor, source)}" for name, tensor in source.replaced.items()
         )
         lines.append(f"{path / ADAPTER_WEIGHTS}: {shapes}")
-    for file in weight_files(source.folder):
-        parts = Counter(part_of(name) for name, _ in file_tensors(file))
+    for file in source.index.files:
+        parts = Counter(part_of(name) for name, info in source.index.items() if info.file == file)
         lines.append(
             f"{file}: " + ", ".join(f"{part} {count} tensors" for part, count in sorted(parts.items()))
         )
@@ -72,7 +73,7 @@ def shape_of(name: str, tensor: torch.Tensor, source: Source) -> list[int]:
 
 
 def kind_of(source: Source, path: Path) -> str:
-    """Name the layout, and what lies on top of it."""
+    """Return the layout, and what is on top of it."""
     layout = "llava-hf layout" if source.hf_layout else "original LLaVA layout"
     if path == source.folder:
         return layout

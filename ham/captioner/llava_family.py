@@ -6,12 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
 from ham.captioner.adapter import ADAPTER_STYLES, ADAPTER_WEIGHTS, save_adapter
 from ham.captioner.arguments import DataArguments, ModelArguments, TrainingArguments
-from ham.captioner.check import check_instructions
-from ham.captioner.checkpoint import add_styles, load_captioner
+from ham.captioner.check import check_instructions, check_used_styles
+from ham.captioner.checkpoint import (
+    DEFAULT_STYLE_TOKENS,
+    OpenCheckpoint,
+    add_styles,
+    load_captioner,
+    open_checkpoint,
+)
 from ham.captioner.data import Collator, InstructionDataset, InstructionFile
 from ham.captioner.families import Tuning
 from ham.captioner.model import Captioner
@@ -19,6 +24,7 @@ from ham.llava.conversation import get_template
 from ham.llava.lora import add_lora, is_lora, load_lora, save_lora
 from ham.llava.transformers_compat import set_checkpointing
 from ham.runtime import UsageError, dist_info, log
+from ham.tensor_files import index
 
 BANK = "style_bank.prompts"
 
@@ -31,19 +37,34 @@ def prepare(
     num_styles: int,
     prompt: str,
 ) -> Tuning:
-    """Load the base model with its styles, check the data and collect what the trainer needs."""
-    captioner = load_for_training(model_args, args, num_styles)
+    """Check the data, load the base model with its styles and collect what the trainer needs.
+
+    Everything that can be wrong is checked before the weights are read.
+    """
+    opened = open_base(model_args)
+    if opened.num_styles == 0:
+        check_used_styles(file, data_args.allow_unused_styles)
+        tokens = model_args.style_tokens or DEFAULT_STYLE_TOKENS
+    else:
+        check_bank(opened, model_args, num_styles)
+        num_styles, tokens = opened.num_styles, opened.style_tokens
     if dist_info().is_main:
         check_instructions(
             file,
             data_args.image_folder,
-            captioner.tokenizer,
-            get_template(captioner.template),
-            captioner.num_styles,
-            captioner.num_image_tokens + captioner.style_tokens,
+            opened.tokenizer,
+            get_template(opened.template),
+            num_styles,
+            opened.num_image_tokens + tokens,
             args.model_max_length,
             data_args.max_violations,
+            data_args.check_images,
         )
+    captioner = load_for_training(opened, model_args, args)
+    if captioner.num_styles == 0:
+        trained = captioner.model.projector[0].weight.dtype
+        add_styles(captioner, num_styles, tokens, model_args.style_init, args.seed, trained)
+        captioner.manifest["untrained_styles"] = file.unused_styles(num_styles)
     lora = choose_what_trains(captioner, args)
 
     dataset = InstructionDataset(
@@ -66,36 +87,63 @@ def prepare(
         save_adapter(folder, captioner, others, prompt=prompt)
 
     def load(folder: Path) -> dict[str, torch.Tensor]:
-        tensors = load_file(str(folder / ADAPTER_WEIGHTS))
-        return {
-            BANK if name == ADAPTER_STYLES else name: tensor for name, tensor in tensors.items()
-        } | load_lora(folder)
+        tensors = dict(index(folder / ADAPTER_WEIGHTS).stream())
+        named = {BANK if name == ADAPTER_STYLES else name: tensor for name, tensor in tensors.items()}
+        return named | load_lora(folder)
 
     collator = Collator(captioner.tokenizer.pad_token_id)
     return Tuning(captioner, captioner.model, dataset, collator, save, load)
 
 
-def load_for_training(model_args: ModelArguments, args: TrainingArguments, num_styles: int) -> Captioner:
-    """Load the base: frozen parts in the compute dtype, trained ones in float32 (DeepSpeed keeps float32 masters itself)."""
-    dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
-    trained = dtype if args.deepspeed else torch.float32
-    captioner = load_captioner(
+def open_base(model_args: ModelArguments) -> OpenCheckpoint:
+    """Open the checkpoint to be tuned. Raises UsageError for options that contradict it."""
+    opened = open_checkpoint(
         model_args.model_name_or_path,
-        "cpu",
-        dtype,
         model_args.vision_tower,
         template=model_args.version,
-        attention=model_args.attn_implementation,
-        trainable_dtype=trained,
         image_aspect_ratio="pad",
     )
-    if captioner.num_styles == 0:
-        add_styles(captioner, num_styles, model_args.style_tokens, model_args.style_init, args.seed, trained)
-    elif captioner.num_styles < num_styles:
+    layer = opened.source.config.get("mm_vision_select_layer", -2)
+    if model_args.mm_vision_select_layer not in (None, layer):
         raise UsageError(
-            f"{model_args.model_name_or_path} has {captioner.num_styles} styles, but the data asks for "
-            f"{num_styles}; start from the base model, or mend the data"
+            f"--mm_vision_select_layer {model_args.mm_vision_select_layer}, but {model_args.model_name_or_path} was trained "
+            f"with {layer}; leave the option out"
         )
+    return opened
+
+
+def check_bank(opened: OpenCheckpoint, model_args: ModelArguments, num_styles: int) -> None:
+    """Raise UsageError when the options or the data ask for another style bank than the checkpoint has."""
+    path = model_args.model_name_or_path
+    if opened.num_styles < num_styles:
+        raise UsageError(
+            f"{path} has {opened.num_styles} styles, but the data asks for {num_styles}; start from the base model, or "
+            "correct the data"
+        )
+    if model_args.style_count not in (None, opened.num_styles):
+        raise UsageError(
+            f"--style_count {model_args.style_count}, but {path} has {opened.num_styles} styles; leave the option out to "
+            "continue with them"
+        )
+    if model_args.style_tokens not in (None, opened.style_tokens):
+        raise UsageError(
+            f"--style_tokens {model_args.style_tokens}, but the styles of {path} have {opened.style_tokens} tokens; leave "
+            "the option out, or start from the base model"
+        )
+
+
+def load_for_training(
+    opened: OpenCheckpoint, model_args: ModelArguments, args: TrainingArguments
+) -> Captioner:
+    """Load the base: frozen parts in the compute dtype, trained ones in float32 (DeepSpeed keeps float32 masters itself)."""
+    dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
+    captioner = load_captioner(
+        opened,
+        "cpu",
+        dtype,
+        attention=model_args.attn_implementation,
+        trainable_dtype=dtype if args.deepspeed else torch.float32,
+    )
     captioner.model.max_length = args.model_max_length
     return captioner
 

@@ -9,6 +9,8 @@ Knows nothing of files.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -21,6 +23,8 @@ from ham.llava.conversation import DEFAULT_TEMPLATE, IGNORE_INDEX
 from ham.llava.model import LlavaModel
 from ham.llava.tokenizer import IMAGE_TOKEN_INDEX
 from ham.runtime import UsageError
+
+WHOLE_BYTES, SAMPLED_ELEMENTS = 1 << 20, 4096  # what `weights_digest` reads of a tensor
 
 
 class Spliced(NamedTuple):
@@ -216,6 +220,27 @@ class CaptionerModel(LlavaModel):
             use_cache=False,
         )[0]
         return CaptionerOutput(self.loss(hidden, shared.labels), None)
+
+
+def weights_digest(model: nn.Module, counts: Callable[[str], bool] = lambda name: True) -> str:
+    """Compute a digest of a network's weights as loaded: 16 hexadecimal digits.
+
+    counts: by a parameter's name, whether it is part of the digest.
+
+    Large tensors count by their shape, the sum of their bit patterns and evenly spaced elements: 14 GB take seconds.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        if not counts(name):
+            continue
+        data = parameter.detach().contiguous().flatten()
+        bits = data.view({1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[data.element_size()])
+        if len(bits) * bits.element_size() > WHOLE_BYTES:
+            digest.update(str(int(bits.sum(dtype=torch.int64))).encode())
+            bits = bits[:: len(bits) // SAMPLED_ELEMENTS]
+        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
+        digest.update(bits.cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
     torchrun --nproc-per-node 4 -m ham.captioner.train --model_name_or_path DIR --data_path instructions.json \
         --image_folder DIR --output_dir checkpoints/ham [--deepspeed configs/deepspeed/zero3.json] [Trainer's options]
-    python -m ham.captioner.train ... --estimate True        # what it would need, without loading anything
+    python -m ham.captioner.train ... --estimate True        # memory that it would need, without loading anything
 
 `scripts/v1_5/finetune_task.sh` calls this with the paper's values.
 """
@@ -10,22 +10,70 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import HfArgumentParser
 
-from ham.captioner.adapter import find_captioner
-from ham.captioner.arguments import DataArguments, ModelArguments, TrainingArguments, check_fixed_options
+from ham.captioner.adapter import ADAPTER_WEIGHTS, MANIFEST, find_captioner
+from ham.captioner.arguments import DataArguments, ModelArguments, TrainingArguments, parse_options
+from ham.captioner.checkpoint import DEFAULT_STYLE_TOKENS
 from ham.captioner.data import InstructionFile
 from ham.captioner.estimate import CLIP_LARGE_336, Settings, as_table, estimate
 from ham.captioner.families import family_of, prepare_tuning
+from ham.captioner.model import weights_digest
+from ham.captioner.resume import (
+    STATE,
+    TRAINING,
+    compare_runs,
+    file_digest,
+    newest_whole,
+    recorded_settings,
+    set_aside,
+    sole_writer,
+    trim_metrics,
+    what_is_broken,
+)
 from ham.captioner.trainer import CaptionerTrainer
 from ham.distributed import leave
+from ham.llava.lora import LORA_FOLDER, is_lora
 from ham.llava.vision_tower import find_tower, tower_settings
 from ham.records import DEFAULT_PROMPT, IMAGE_TEXT, write_json
 from ham.runtime import UsageError, dist_info, exit_code_of, git_revision, log, set_up_logging
+
+# Options that decide what a run learns, in order of how often they are changed by mistake.
+DECISIVE = (
+    "learning_rate",
+    "style_prompt_lr",
+    "mm_projector_lr",
+    "lr_scheduler_type",
+    "lr_scheduler_kwargs",
+    "warmup_ratio",
+    "warmup_steps",
+    "weight_decay",
+    "max_grad_norm",
+    "optim",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "model_max_length",
+    "group_by_modality_length",
+    "freeze_mm_mlp_adapter",
+    "lora_enable",
+    "lora_r",
+    "lora_alpha",
+    "lora_dropout",
+    "bf16",
+    "fp16",
+    "seed",
+    "data_seed",
+    "dataloader_drop_last",
+)
 
 
 def main() -> None:
@@ -36,10 +84,34 @@ def main() -> None:
     if args.estimate:
         sys.stdout.write(estimate_for(model_args, args, file, num_styles) + "\n")
         return
+    with sole_writer(args.output_dir) if dist_info().is_main else nullcontext():
+        tune(model_args, data_args, args, file, num_styles)
 
+
+def tune(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    args: TrainingArguments,
+    file: InstructionFile,
+    num_styles: int,
+) -> None:
+    """Find what to resume, load the base model, check the data, train, write the adapter."""
     family = family_of(model_args.model_name_or_path, model_args.family)
+    made_of = settings_of(model_args, args, file, num_styles)
+    checkpoint = checkpoint_to_resume(args, made_of)
     prompt = instruction_of(file)
     tuning = prepare_tuning(family, model_args, data_args, args, file, num_styles, prompt)
+    made_of["--model_name_or_path"] = weights_digest(tuning.model, lambda name: not is_lora(name))
+    compare_with(checkpoint, made_of, args)
+    if dist_info().is_main:
+        write_json(
+            Path(args.output_dir) / TRAINING,
+            training_record(model_args, data_args, args, file, num_styles, made_of),
+        )
+        trim_metrics(Path(args.output_dir) / "metrics.jsonl", step_of(checkpoint))
+    if checkpoint is not None and 0 < args.max_steps <= step_of(checkpoint):
+        finish_from(checkpoint, Path(args.output_dir))
+        return
     trainer = CaptionerTrainer(
         model=tuning.model,
         args=args,
@@ -48,23 +120,50 @@ def main() -> None:
         save_adapter=tuning.save,
         load_adapter=tuning.load,
     )
-    if dist_info().is_main:
-        write_json(
-            Path(args.output_dir) / "training.json",
-            {
-                "git_revision": git_revision(),
-                "records": len(file),
-                "num_styles": num_styles,
-                "command": sys.argv,
-                "model": vars(model_args),
-                "data": vars(data_args),
-                "training": json.loads(args.to_json_string()),
-            },
-        )
-    trainer.train(resume_from_checkpoint=checkpoint_to_resume(args))
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     trainer.save_model()
     trainer.save_state()
-    log.info("adapter with %d styles: %s", num_styles, args.output_dir)
+    log.info("adapter with %d styles: %s", tuning.captioner.num_styles, args.output_dir)
+    log_peak_memory(args)
+
+
+def training_record(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    args: TrainingArguments,
+    file: InstructionFile,
+    num_styles: int,
+    made_of: dict[str, Any],
+) -> dict[str, Any]:
+    """Return the content of training.json."""
+    return {
+        "git_revision": git_revision(),
+        "records": len(file),
+        "num_styles": num_styles,
+        "made_of": made_of,
+        "command": sys.argv,
+        "model": vars(model_args),
+        "data": vars(data_args),
+        "training": json.loads(args.to_json_string()),
+    }
+
+
+def finish_from(checkpoint: Path, output_dir: Path) -> None:
+    """Copy the adapter of a checkpoint that already has all its steps: nothing is left to train."""
+    log.info("%s has all the steps: nothing is left to train", checkpoint)
+    if not dist_info().is_main:
+        return
+    if (checkpoint / LORA_FOLDER).is_dir():
+        shutil.copytree(checkpoint / LORA_FOLDER, output_dir / LORA_FOLDER, dirs_exist_ok=True)
+    for name in (ADAPTER_WEIGHTS, STATE):
+        shutil.copyfile(checkpoint / name, output_dir / f".{name}.tmp")
+        (output_dir / f".{name}.tmp").replace(output_dir / name)
+    manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+    write_json(output_dir / MANIFEST, manifest)
+
+
+def log_peak_memory(args: TrainingArguments) -> None:
+    """Log what a GPU needed at most."""
     if torch.cuda.is_available() and not args.use_cpu:
         log.info(
             "peak memory of GPU %d: %.1f GiB in tensors, %.1f GiB reserved",
@@ -74,19 +173,8 @@ def main() -> None:
         )
 
 
-def parse_options() -> tuple[ModelArguments, DataArguments, TrainingArguments]:
-    """Read the command line. Raises UsageError for values that Trainer's or our own checks refuse."""
-    parser = HfArgumentParser((ModelArguments, DataArguments, TrainingArguments), description=__doc__)
-    try:
-        model_args, data_args, args = parser.parse_args_into_dataclasses()
-    except (ValueError, ImportError) as error:
-        raise UsageError(" ".join(str(error).split())) from None
-    check_fixed_options(model_args, data_args)
-    return model_args, data_args, args
-
-
 def styles_wanted(model_args: ModelArguments, file: InstructionFile) -> int:
-    """Give the number of style prompts. Raises UsageError when the data asks for more than --style_count."""
+    """Return the number of style prompts. Raises UsageError when the data asks for more than --style_count."""
     needed = file.styles_needed()
     if model_args.style_count is not None and model_args.style_count < needed:
         raise UsageError(
@@ -109,27 +197,96 @@ def instruction_of(file: InstructionFile) -> str:
     return DEFAULT_PROMPT
 
 
-def checkpoint_to_resume(args: TrainingArguments) -> str | None:
-    """Find the newest whole checkpoint in the output folder (its trainer_state.json is written last)."""
-    if args.resume == "never":
-        return None
-    if args.resume != "auto":
-        if not (Path(args.resume) / "trainer_state.json").is_file():
+# -------------------------------------------------------------------------------------------------------------- resuming
+
+
+def settings_of(
+    model_args: ModelArguments,
+    args: TrainingArguments,
+    file: InstructionFile,
+    num_styles: int,
+) -> dict[str, Any]:
+    """Return what this run is made of, by option: a run is only resumed with the same."""
+    length = "max_steps" if args.max_steps > 0 else "num_train_epochs"
+    options = json.loads(args.to_json_string())
+    return {
+        "--data_path": {"records": len(file), "sha256": file_digest(file.path)},
+        "--version": model_args.version,
+        "--style_count": num_styles,
+        "--style_tokens": model_args.style_tokens or DEFAULT_STYLE_TOKENS,
+        "--style_init": model_args.style_init,
+        "processes": dist_info().world_size,
+        f"--{length}": options[length],
+        **{f"--{name}": options.get(name) for name in DECISIVE},
+    }
+
+
+def checkpoint_to_resume(args: TrainingArguments, made_of: dict[str, Any]) -> Path | None:
+    """Find the checkpoint to continue from: the newest whole one in the output folder, or the one given.
+
+    Raises UsageError when the run that wrote it was made of something else.
+    """
+    output_dir, wanted = Path(args.output_dir), args.resume
+    if args.resume_from_checkpoint:  # Trainer's own option
+        if args.resume != "auto":
             raise UsageError(
-                f"--resume {args.resume}: no trainer_state.json there; give auto, never or a checkpoint-N folder"
+                "--resume and --resume_from_checkpoint are two names of one option; give one of them"
             )
-        return args.resume
-    whole = [path.parent for path in Path(args.output_dir).glob("checkpoint-*/trainer_state.json")]
-    newest = max(whole, key=lambda folder: int(folder.name.split("-")[1]), default=None)
-    if newest is not None:
-        log.info("resuming from %s (--resume never starts again)", newest)
-    return None if newest is None else str(newest)
+        wanted = {"True": "auto", "true": "auto", "False": "never", "false": "never"}.get(
+            args.resume_from_checkpoint, args.resume_from_checkpoint
+        )
+    if wanted == "never":
+        if dist_info().is_main:
+            set_aside(output_dir)
+        return None
+    if wanted == "auto":
+        newest = newest_whole(output_dir, dist_info().world_size)
+        has_result = newest is not None or (output_dir / ADAPTER_WEIGHTS).is_file()
+        if has_result:
+            compare_with(newest or output_dir / ADAPTER_WEIGHTS, made_of, args)
+        if newest is not None:
+            log.info("resuming from %s (--resume never starts again)", newest)
+        return newest
+    folder = Path(wanted)
+    if not (folder / STATE).is_file():
+        raise UsageError(f"--resume {wanted}: no {STATE} there; give auto, never or a checkpoint-N folder")
+    reason = what_is_broken(folder, world_size=dist_info().world_size)
+    if reason is not None:
+        raise UsageError(
+            f"--resume {wanted}: the checkpoint is not whole: {reason}; give another one, or auto"
+        )
+    compare_with(folder, made_of, args)
+    log.info("resuming from %s", folder)
+    return folder
+
+
+def compare_with(checkpoint: Path | None, made_of: dict[str, Any], args: TrainingArguments) -> None:
+    """Raise UsageError when the run of a checkpoint was made of something else."""
+    if checkpoint is None:
+        return
+    recorded = recorded_settings(checkpoint.parent)
+    if recorded is None:
+        log.warning(
+            "%s: an older version wrote it, without a record of its settings to compare", checkpoint.parent
+        )
+        return
+    compare_runs(recorded, made_of, checkpoint.parent, args.extend)
+
+
+def step_of(checkpoint: Path | None) -> int:
+    """Return how many steps a whole checkpoint has made."""
+    if checkpoint is None:
+        return 0
+    return json.loads((checkpoint / STATE).read_text(encoding="utf-8"))["global_step"]
+
+
+# -------------------------------------------------------------------------------------------------------------- estimate
 
 
 def estimate_for(
     model_args: ModelArguments, args: TrainingArguments, file: InstructionFile, num_styles: int
 ) -> str:
-    """Print what these settings would need; reads configurations only."""
+    """Return what these settings would need, as a table; reads configurations only."""
     source = find_captioner(model_args.model_name_or_path)
     try:
         tower = find_tower(
@@ -146,7 +303,7 @@ def estimate_for(
     zero = deepspeed.get("zero_optimization", {})
     settings = Settings(
         num_styles,
-        model_args.style_tokens,
+        model_args.style_tokens or DEFAULT_STYLE_TOKENS,
         args.per_device_train_batch_size,
         int(1.5 * abs(file.words).mean()) + 40,
         dist_info().world_size,

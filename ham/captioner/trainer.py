@@ -1,4 +1,4 @@
-"""Hugging Face's Trainer, told what is special here: few parameters train, and only they are saved, gathered and restored.
+"""Hugging Face's Trainer for a network of which few parameters train: only they are saved, gathered and restored.
 
 A training checkpoint `checkpoint-N/` is an adapter (see `ham.captioner.checkpoint`) with Trainer's own optimizer, scheduler,
 random state and step beside it. Under DeepSpeed the engine's state is kept without the frozen weights.
@@ -6,6 +6,7 @@ random state and step beside it. Under DeepSpeed the engine's state is kept with
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from transformers import TrainerCallback
 from transformers.trainer import SCHEDULER_NAME
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
+from ham.captioner.resume import UNFINISHED, newest_whole, put_in_place
 from ham.llava.transformers_compat import trainer
 from ham.runtime import MetricsLog, WorkError, dist_info, torch_generator
 
@@ -49,7 +51,7 @@ class EpochSampler(Sampler[int]):
 
 
 class EpochSetter(TrainerCallback):
-    """Tell the sampler its epoch: when a run resumes inside an epoch, accelerate's wrappers do not pass it on."""
+    """Set the sampler's epoch: when a run resumes inside an epoch, accelerate's wrappers do not pass it on."""
 
     def __init__(self, trainer: CaptionerTrainer) -> None:
         self.trainer = trainer
@@ -74,6 +76,7 @@ class CaptionerTrainer(trainer()):
         super().__init__(*words, **options)
         self.save_adapter, self.load_adapter = save_adapter, load_adapter
         self.sampler: EpochSampler
+        self.unfinished: Path | None = None  # where a checkpoint is being written
         self.add_callback(EpochSetter(self))
         self.model.register_load_state_dict_post_hook(frozen_may_be_missing)
         self.model_accepts_loss_kwargs = (
@@ -125,7 +128,11 @@ class CaptionerTrainer(trainer()):
             rate = options.pop("lr")
             self.optimizer = kind(
                 [
-                    {"params": parameters, "lr": rates.get(part) or rate, "weight_decay": args.weight_decay}
+                    {
+                        "params": parameters,
+                        "lr": rate if rates.get(part) is None else rates[part],
+                        "weight_decay": args.weight_decay,
+                    }
                     for part, parameters in groups.items()
                 ],
                 lr=rate,
@@ -138,14 +145,32 @@ class CaptionerTrainer(trainer()):
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *rest: Any) -> torch.Tensor:
         loss = super().training_step(model, inputs, *rest)
         if not torch.isfinite(loss):
-            raise WorkError(
-                f"the loss is {loss.item()} at step {self.state.global_step + 1}; the last checkpoint in "
-                f"{self.args.output_dir} is good: resume from it with a lower --learning_rate"
-            )
+            step = self.state.global_step + 1
+            raise WorkError(f"the loss is {loss.item()} at step {step}; {self.advice()}")
         return loss
 
+    def advice(self) -> str:
+        """Return what to do after a loss or weight that is not finite.
+
+        A run's learning rate is part of its checkpoints, so a lower one needs a new run.
+        """
+        if self.state.global_step == 0:
+            return (
+                "no step was made yet, so the learning rate is not the cause: check the base model, and use bf16 or float32 "
+                "in place of fp16"
+            )
+        whole = newest_whole(Path(self.args.output_dir), self.args.world_size)
+        if whole is None:
+            return (
+                "no checkpoint was written yet: start again with a lower --learning_rate and --resume never"
+            )
+        return (
+            f"the weights of {whole} are finite; resuming would keep the learning rate, so start a new run from them with a "
+            f"lower one: --model_name_or_path {whole} --output_dir NEW --learning_rate LOWER"
+        )
+
     def log(self, logs: dict[str, float], *rest: Any) -> None:
-        """Add how far the style prompts have moved from their start (root mean square, in units of their own deviation)."""
+        """Log, and add how far the style prompts moved from their start (root mean square over that of the start)."""
         if "loss" in logs:
             logs["style_moved"] = self.style_moved()
         super().log(logs, *rest)
@@ -165,14 +190,43 @@ class CaptionerTrainer(trainer()):
     # ------------------------------------------------------------------------------------------------------- checkpoints
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the adapter: the trained parameters, whole, whatever the sharding. Every rank must call this."""
+        """Write the adapter: the trained parameters, whole, whatever the sharding. Every rank must call this.
+
+        Raises WorkError when they are not finite, so that no checkpoint is useless.
+        """
         parameters = self.trained_parameters()
         with gathered(list(parameters.values())):
             tensors = {
                 name: parameter.detach().float().cpu().clone() for name, parameter in parameters.items()
             }
+        broken = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
+        if broken:
+            raise WorkError(
+                f"'{broken[0]}' is not finite after step {self.state.global_step}, so it is not saved; {self.advice()}"
+            )
         if self.args.should_save:
             self.save_adapter(Path(output_dir or self.args.output_dir), tensors)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self.unfinished or super()._get_output_dir(trial))
+
+    def _save_checkpoint(self, *words: Any, **options: Any) -> None:
+        """Write a checkpoint beside its place, then rename it: a kill or a full disk leaves no half-written one."""
+        output_dir = Path(self.args.output_dir)
+        self.unfinished = output_dir / UNFINISHED
+        if self.args.should_save:
+            shutil.rmtree(self.unfinished, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        try:
+            super()._save_checkpoint(*words, **options)
+        finally:
+            unfinished, self.unfinished = self.unfinished, None
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            name = f"checkpoint-{self.state.global_step}"
+            put_in_place(unfinished / name, output_dir / name, self.args.save_total_limit)
+            shutil.rmtree(unfinished, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if self.is_deepspeed_enabled:
@@ -192,7 +246,7 @@ class CaptionerTrainer(trainer()):
 
 
 def frozen_may_be_missing(model: nn.Module, keys: Any) -> None:
-    """Let DeepSpeed restore a state without the frozen weights: they come from the base model."""
+    """Accept a state of DeepSpeed without the frozen weights: they come from the base model."""
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     keys.missing_keys[:] = [name for name in keys.missing_keys if name not in frozen]
 

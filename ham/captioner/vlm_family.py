@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from ham.captioner.adapter import ADAPTER_FORMAT, ADAPTER_STYLES, ADAPTER_WEIGHTS, MANIFEST
-from ham.captioner.check import STAT_THREADS, style_violations
+from ham.captioner.check import STAT_THREADS, check_used_styles, style_violations
+from ham.captioner.checkpoint import DEFAULT_STYLE_TOKENS
 from ham.captioner.data import InstructionFile
 from ham.captioner.families import Tuning
 from ham.captioner.style_bank import initialize
@@ -172,9 +173,11 @@ def prepare(
                 "start from the base model, or fix the data"
             )
     else:
+        check_used_styles(file, data_args.allow_unused_styles)
         base = load_model(model_args.model_name_or_path, "cpu", dtype, model_args.max_pixels)
+        tokens = model_args.style_tokens or DEFAULT_STYLE_TOKENS
         captioner = build_captioner(
-            base, num_styles, model_args.style_tokens, prompt, torch.float32, model_args.projector_modules
+            base, num_styles, tokens, prompt, torch.float32, model_args.projector_modules
         )
         captioner.manifest["max_pixels"] = model_args.max_pixels
         table = base.network.get_input_embeddings().weight[: captioner.model.first_style_token]

@@ -14,10 +14,15 @@ import torch
 from ham.llava import layouts
 from ham.llava.source import Source, fit_vocabulary
 from ham.llava.transformers_compat import load_tokenizer
-from ham.llava.vision_tower import plain_tower_folder
+from ham.llava.vision_tower import (
+    INSIDE,
+    checked_settings,
+    image_processor_config,
+    plain_tower_folder,
+)
 from ham.records import write_json
 from ham.runtime import UsageError
-from ham.tensor_files import read_tensors, write_shards
+from ham.tensor_files import read_settings, write_shards
 
 COPIED = (
     "generation_config.json",
@@ -33,7 +38,8 @@ COPIED = (
 def write_original(source: Source, out: str | Path, max_shard_gib: float = 4.0) -> None:
     """Write a checkpoint, with everything on top of it, to the new folder `out`, weights as sharded safetensors.
 
-    Adapter tensors take the dtype that the base model's have. The folder appears whole.
+    Tensors that nothing replaces are copied bit for bit; an adapter's keep their own precision where the base
+    model's dtype would round them. The folder appears whole.
     Raises UsageError when `out` holds something already.
     """
     out = Path(out)
@@ -61,26 +67,27 @@ def write_original(source: Source, out: str | Path, max_shard_gib: float = 4.0) 
 
 
 def merged_tensors(source: Source) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield all tensors under their original names and in the base model's dtypes."""
-    known = set(source.replaced) | {layouts.EMBEDDINGS}
-    dtypes = {
-        layouts.original_name(name): tensor.dtype
-        for name, tensor in read_tensors(
-            source.folder, wanted=lambda name: layouts.original_name(name) in known
-        )
-    }
+    """Yield all tensors under their original names.
+
+    What training changed takes the base model's dtype where that loses nothing, and keeps its own precision elsewhere.
+    """
+    embeddings = source.index[source.stored[layouts.EMBEDDINGS]].dtype
     for name, tensor in source.tensors():
         if name in source.replaced:
-            tensor = tensor.to(dtypes.get(name, dtypes[layouts.EMBEDDINGS]))
+            stored = source.stored.get(name)
+            narrow = tensor.to(source.index[stored].dtype if stored else embeddings)
+            tensor = narrow if torch.equal(narrow.to(tensor.dtype), tensor) else tensor
         yield name, tensor
 
 
 def merged_config(source: Source) -> dict:
-    """Give the config with the original LLaVA's keys, padding as this captioner does, and what only we record under `ham`."""
-    kept = ("template", "style_tokens", "max_length")
+    """Return the config with the original LLaVA's keys, and what only we record under `ham`."""
+    kept = ("template", "prompt", "style_tokens", "max_length", "untrained_styles")
     ours = {key: source.manifest[key] for key in kept if source.manifest.get(key)}
     if source.recorded_tower():
         ours["vision_tower"] = source.recorded_tower()
+    if any(name.startswith(layouts.TOWER) for name in source.lora):
+        ours["vision_tower"] = INSIDE
     config = {key: value for key, value in source.config.items() if key != "ham"}
     if source.manifest:
         config["image_aspect_ratio"] = "pad"
@@ -88,7 +95,16 @@ def merged_config(source: Source) -> dict:
 
 
 def copy_tower(source: Source, out: Path) -> None:
-    """Copy the plain vision tower where it lies inside the base model's folder; elsewhere it is found by its name again."""
+    """Copy the plain vision tower where it is inside the base model's folder; elsewhere it is found by its name again.
+
+    The reference's loader needs a preprocessor_config.json beside it: one is written where there is none.
+    """
     tower = plain_tower_folder(source.folder, source.config.get("mm_vision_tower"))
-    if tower is not None and source.folder.resolve() in tower.resolve().parents:
-        shutil.copytree(tower, out / tower.resolve().relative_to(source.folder.resolve()))
+    if tower is None or source.folder.resolve() not in tower.resolve().parents:
+        return
+    copy = out / tower.resolve().relative_to(source.folder.resolve())
+    shutil.copytree(tower, copy)
+    settings = copy / "preprocessor_config.json"
+    if not settings.is_file():
+        size = checked_settings(read_settings(copy / "config.json"), tower)["image_size"]
+        write_json(settings, image_processor_config(size), indent=2)

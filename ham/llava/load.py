@@ -1,66 +1,80 @@
 """Building the network for a source and streaming its weights in.
 
-Parameters are made without memory and then take the tensors as they are read, one at a time, in the target dtype and on the
-target device: a 7B model never needs twice its memory.
+Parameters are created without memory and then replaced by the tensors as they are read, one at a time, in the target dtype and
+on the target device: a 7B model never needs twice its memory.
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from ham.llava import layouts
 from ham.llava.model import LlavaModel, make_projector
-from ham.llava.source import Source
+from ham.llava.source import Source, check_lora_on_tower
 from ham.llava.transformers_compat import build_llm, build_vision_tower, llm_config
-from ham.llava.vision_tower import TowerSource, plain_tower_folder, tower_settings, tower_tensors
+from ham.llava.vision_tower import TowerSource, tower_tensors
 from ham.runtime import UsageError
 
 
-def build_model(
-    source: Source, tower: TowerSource, names: set[str], attention: str
-) -> tuple[LlavaModel, int, int]:
-    """Build the network with parameters on the meta device.
-
-    Returns: the network, the image size in pixels and the tokens per image.
-    """
+def build_model(source: Source, settings: dict[str, Any], attention: str) -> LlavaModel:
+    """Build the network with parameters on the meta device. settings: the vision tower's."""
     config = source.config
-    check_presence(source, names, tower)
-    settings = tower_settings(
-        tower,
-        config,
-        lambda: shapes_of(source, layouts.TOWER),
-        plain_tower_folder(source.folder, config.get("mm_vision_tower")),
-    )
     num_layers = layers_looked_at(config.get("mm_vision_select_layer", -2), settings["num_hidden_layers"])
     with torch.device("meta"):
         projector = make_projector(settings["hidden_size"], config["hidden_size"])
-    model = LlavaModel(
+    return LlavaModel(
         build_llm(llm_config(config, attention)),
         build_vision_tower(settings, num_layers),
         projector,
         max_length=config.get("tokenizer_model_max_length"),
         padding_side=config.get("tokenizer_padding_side", "right"),
     )
-    return model, settings["image_size"], (settings["image_size"] // settings["patch_size"]) ** 2
 
 
-def check_presence(source: Source, names: set[str], tower: TowerSource) -> None:
-    """Raise UsageError when a whole part is missing from the weights."""
+def check_shapes(source: Source, settings: dict[str, Any]) -> None:
+    """Raise UsageError when the headers of the weights do not fit config.json, before a network of that size is built."""
+    config, shapes = source.config, source.shapes()
     for part, start in (("projector", layouts.PROJECTOR), ("language model", "model.layers.")):
-        if not any(name.startswith(start) for name in names):
+        if not any(name.startswith(start) for name in shapes):
             raise UsageError(f"{source.folder}: there is no {part} among its weights (no '{start}...')")
-
-
-def shapes_of(source: Source, start: str) -> dict[str, tuple[int, ...]]:
-    """Read the shapes of the tensors whose original names begin with `start`."""
-    return {name: tuple(tensor.shape) for name, tensor in source.tensors(lambda name: name.startswith(start))}
+    layers = {name.split(".")[2] for name in shapes if name.startswith("model.layers.")}
+    if len(layers) < config["num_hidden_layers"]:
+        raise UsageError(
+            f"{source.folder}: its weights hold {len(layers)} layers, but config.json asks for "
+            f"{config['num_hidden_layers']}"
+        )
+    width = config["hidden_size"]
+    expected = {
+        layouts.EMBEDDINGS: (shapes.get(layouts.EMBEDDINGS, (0,))[0], width),
+        "model.layers.0.mlp.gate_proj.weight": (config["intermediate_size"], width),
+        layouts.PROJECTOR + "0.weight": (width, settings["hidden_size"]),
+        layouts.PROJECTOR + "2.weight": (width, width),
+    }
+    for name, shape in expected.items():
+        if name in shapes and shapes[name] != shape:
+            raise UsageError(
+                f"{source.folder}: '{name}' is {shapes[name]}, but config.json and the vision tower ask for {shape}"
+            )
+    rows = shapes.get(layouts.EMBEDDINGS, (config["vocab_size"],))[0]
+    if rows < config["vocab_size"]:
+        raise UsageError(
+            f"{source.folder}: {rows} embeddings, but config.json asks for a vocabulary of {config['vocab_size']}"
+        )
+    styles = shapes.get(layouts.STYLES)
+    if styles is not None and (len(styles) != 2 or styles[1] != width):
+        raise UsageError(
+            f"{source.top}: its style prompts are {styles}, but the language model is {width} wide; this is not the "
+            "base model they were trained on"
+        )
 
 
 def layers_looked_at(select_layer: int, num_layers: int) -> int:
-    """Count the tower's layers up to the hidden state that LLaVA takes; state 0 is the embeddings."""
+    """Return how many of the tower's layers run before the hidden state that LLaVA uses; state 0 is the embeddings."""
     count = select_layer if select_layer >= 0 else num_layers + 1 + select_layer
     if not 0 <= count <= num_layers:
         raise UsageError(
@@ -83,6 +97,7 @@ def fill(
     trainable: prefixes of the parameters that take `trainable_dtype`; the others take `dtype`.
     Raises UsageError for tensors that are missing, unknown or of another shape.
     """
+    check_lora_on_tower(source, tower.folder is None)
     empty = dict(model.named_parameters())
     from_inside = tower.folder is None
     skipped = set()
@@ -104,7 +119,9 @@ def fill(
                 f"{where}: '{name}' is {tuple(tensor.shape)}, but config.json asks for {tuple(parameter.shape)}"
             )
         wanted = trainable_dtype if key.startswith(trainable) else dtype
-        set_parameter(model, key, own_copy(tensor, device, wanted))
+        copy = own_copy(tensor, device, wanted)
+        check_finite(copy, tensor, name, where)
+        set_parameter(model, key, copy)
         del empty[key]
 
     for name, tensor in source.tensors(
@@ -129,13 +146,32 @@ def fill(
 
 
 def own_copy(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    """Move a tensor that may be a view of a mapped file; the result never depends on the file."""
+    """Copy a tensor that may be a view of a mapped file to its device and dtype."""
     if device.type == "cpu":
         return tensor.to(dtype, copy=True).contiguous()
     return tensor.to(device).to(dtype).contiguous()  # a GPU converts faster than the CPU
 
 
+def check_finite(copy: torch.Tensor, original: torch.Tensor, name: str, where: Path) -> None:
+    """Raise UsageError for NaN or infinity in a weight: every caption would be empty.
+
+    A sum shows them in one pass; it overflows for no weights that a model could have.
+    """
+    if math.isfinite(copy.sum(dtype=torch.float32).item()) or bool(copy.isfinite().all()):
+        return
+    if bool(original.isfinite().all()):
+        raise UsageError(
+            f"{where}: '{name}' does not fit into {str(copy.dtype).removeprefix('torch.')} (largest value "
+            f"{original.abs().max().item():.3g}); use bfloat16 or float32"
+        )
+    broken = int((~original.isfinite()).flatten(1).any(1).sum()) if original.dim() > 1 else 1
+    raise UsageError(
+        f"{where}: '{name}' holds NaN or infinity ({broken} of {len(original)} rows); the checkpoint is damaged or its "
+        "training diverged"
+    )
+
+
 def set_parameter(model: nn.Module, key: str, tensor: torch.Tensor) -> None:
-    """Put a tensor in the place of a parameter on the meta device."""
+    """Replace a parameter on the meta device by a tensor."""
     owner, _, name = key.rpartition(".")
     setattr(model.get_submodule(owner), name, nn.Parameter(tensor, requires_grad=False))

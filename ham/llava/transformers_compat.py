@@ -260,6 +260,29 @@ def trainer() -> type:
     return LegacyTrainer if IS_LEGACY else transformers.Trainer
 
 
+def check_trackers(report_to: Any) -> None:
+    """Raise UsageError for an experiment tracker that is not known or not installed."""
+    from transformers.integrations import get_available_reporting_integrations
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    names = [report_to] if isinstance(report_to, str) else list(report_to or [])
+    for name in names:
+        if name in ("none", "all"):
+            continue
+        if name not in INTEGRATION_TO_CALLBACK:
+            raise UsageError(
+                f"--report_to {name}: not known; use none, {', '.join(sorted(INTEGRATION_TO_CALLBACK))}"
+            )
+        if name not in get_available_reporting_integrations():
+            raise UsageError(
+                f"--report_to {name}: the package is not installed; pip install {PACKAGES_OF_TRACKERS.get(name, name)}, "
+                "or use --report_to none"
+            )
+
+
+PACKAGES_OF_TRACKERS = {"comet_ml": "comet-ml", "dvclive": "dvclive", "azure_ml": "azureml-core"}
+
+
 def set_warmup_ratio(args: transformers.TrainingArguments, ratio: float) -> None:
     """Ask for a warm-up of a share of all steps. Newer Trainers have no option for it: `warmup_steps` takes a fraction."""
     if ratio and "warmup_ratio" not in {option.name for option in fields(transformers.TrainingArguments)}:

@@ -15,7 +15,9 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
+from ham.llava.config import check_tower
 from ham.llava.layouts import TOWER, tower_name
+from ham.llava.preprocess import CLIP_MEAN, CLIP_STD
 from ham.llava.transformers_compat import tower_config
 from ham.runtime import UsageError, log
 from ham.tensor_files import read_settings, read_tensors
@@ -31,17 +33,20 @@ class TowerSource:
     folder: Path | None
 
 
-def find_tower(choice: str | None, checkpoint: Path, named: str | None, has_inside: bool) -> TowerSource:
+def find_tower(
+    choice: str | None, checkpoint: Path, named: str | None, has_inside: bool, top: Path | None = None
+) -> TowerSource:
     """Find the tower that the user chose, or the plain one that the checkpoint names.
 
     choice: None, "checkpoint", a folder, or a Hugging Face name (which may be downloaded, because the user asks for it).
-    named: the config's mm_vision_tower: looked for relative to the checkpoint, as a path, in `vision_tower/` beside the
-    weights, and in the local Hugging Face cache, never downloaded. Raises UsageError naming the places when it is nowhere.
+    named: the config's mm_vision_tower: looked for relative to the checkpoint and to the adapter or LoRA `top`, as a path, in
+    `vision_tower/` beside the weights, and in the local Hugging Face cache, never downloaded.
+    Raises UsageError naming the places when it is nowhere.
     """
     if choice == INSIDE:
         if not has_inside:
             raise UsageError(
-                f"{checkpoint}: vision tower 'checkpoint' asked for, but there is none among its weights; give "
+                f"{checkpoint}: vision tower 'checkpoint' was requested, but there is none among its weights; give "
                 "the folder of a CLIP vision tower"
             )
         return TowerSource(INSIDE, None)
@@ -55,7 +60,7 @@ def find_tower(choice: str | None, checkpoint: Path, named: str | None, has_insi
         )
         if folder is None:
             raise UsageError(
-                f"vision tower '{choice}': no folder with a config.json, no Hugging Face model that can be had"
+                f"vision tower '{choice}': no folder with a config.json, and no Hugging Face model that can be downloaded"
             )
         return TowerSource(choice, folder)
     if (
@@ -63,17 +68,18 @@ def find_tower(choice: str | None, checkpoint: Path, named: str | None, has_insi
     ):  # llava-hf with a tower that is not CLIP-L: there is no plain one to take
         log.warning("%s names no vision tower; the one inside the checkpoint is used", checkpoint)
         return TowerSource(INSIDE, None)
-    places = [checkpoint / named, Path(named)] if named else []
-    for place in [*places, checkpoint / "vision_tower"]:
+    folders = [checkpoint] if top is None or top == checkpoint else [checkpoint, top]
+    places = [folder / named for folder in folders] + [Path(named)] if named else []
+    places = list(dict.fromkeys([*places, *(folder / "vision_tower" for folder in folders)]))
+    for place in places:
         if (place / "config.json").is_file():
             return TowerSource(named or str(place), place)
     folder = cached_folder(named, may_download=False) if named else None
     if folder is None:
         inside = "'checkpoint' for the (finetuned) one inside it, or " if has_inside else ""
         raise UsageError(
-            f"{checkpoint}: its vision tower '{named}' is neither a folder (looked for {checkpoint / str(named)}, "
-            f"{named}, {checkpoint / 'vision_tower'}) nor in the local Hugging Face cache; set the vision tower "
-            f"to {inside}the folder of the plain CLIP tower"
+            f"{checkpoint}: its vision tower '{named}' is neither a folder (looked for {', '.join(map(str, places))}) "
+            f"nor in the local Hugging Face cache; set the vision tower to {inside}the folder of the plain CLIP tower"
         )
     return TowerSource(named, folder)
 
@@ -106,21 +112,31 @@ def tower_settings(
     shapes: Callable[[], dict[str, tuple[int, ...]]],
     named_folder: Path | None,
 ) -> dict[str, Any]:
-    """Give the tower's CLIP configuration: its folder's, the llava-hf config's, or one inferred from the tensors' shapes.
+    """Return the tower's CLIP configuration, checked: its folder's, the llava-hf config's, or one inferred from shapes.
 
-    named_folder: where the plain tower of the checkpoint lies, if it is there; the tower inside has the same shape.
+    named_folder: the plain tower of the checkpoint, if it is there; the tower inside has the same shape.
     """
     if source.folder is not None:
-        return tower_config(read_settings(source.folder / "config.json"))
+        return checked_settings(read_settings(source.folder / "config.json"), source.folder)
     if config.get("vision_config"):
-        return tower_config(config["vision_config"])
+        return checked_settings(config["vision_config"], "config.json")
     if named_folder is not None:
-        return tower_config(read_settings(named_folder / "config.json"))
+        return checked_settings(read_settings(named_folder / "config.json"), named_folder)
     return inferred_settings(shapes())
 
 
+def checked_settings(config: dict[str, Any], where: str | Path) -> dict[str, Any]:
+    """Return the vision tower's settings of a CLIP config of any kind. Raises UsageError for impossible values."""
+    vision = config.get("vision_config", config)
+    if not isinstance(vision, dict):
+        raise UsageError(f"{where}: vision_config is {vision!r:.60}; expected an object")
+    settings = tower_config(config)
+    check_tower(settings, str(where))
+    return settings
+
+
 def inferred_settings(shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
-    """Read a CLIP tower's configuration off its tensors' shapes; heads are 64 wide, as in every OpenAI CLIP."""
+    """Infer a CLIP tower's configuration from its tensors' shapes; heads are 64 wide, as in every OpenAI CLIP."""
     width = shapes[TOWER + "embeddings.class_embedding"][0]
     patch = shapes[TOWER + "embeddings.patch_embedding.weight"][-1]
     side = round((shapes[TOWER + "embeddings.position_embedding.weight"][0] - 1) ** 0.5)
@@ -129,7 +145,7 @@ def inferred_settings(shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
     }
     if width % 64:
         raise UsageError(
-            f"the vision tower inside the checkpoint is {width} wide, and nothing says how many heads it has; put "
+            f"the vision tower inside the checkpoint is {width} wide, and nothing records how many heads it has; put "
             "its config.json into vision_tower/ beside the weights"
         )
     log.info(
@@ -150,6 +166,25 @@ def inferred_settings(shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
             "layer_norm_eps": 1e-5,
         }
     )
+
+
+def image_processor_config(size_px: int) -> dict[str, Any]:
+    """Return the preprocessor_config.json of a CLIP vision tower, which the reference's loader needs beside it."""
+    return {
+        "crop_size": {"height": size_px, "width": size_px},
+        "do_center_crop": True,
+        "do_convert_rgb": True,
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "feature_extractor_type": "CLIPFeatureExtractor",
+        "image_mean": list(CLIP_MEAN),
+        "image_processor_type": "CLIPImageProcessor",
+        "image_std": list(CLIP_STD),
+        "resample": 3,
+        "rescale_factor": 1 / 255,
+        "size": {"shortest_edge": size_px},
+    }
 
 
 def tower_tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
