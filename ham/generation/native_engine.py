@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ham.captioner.adapter import find_captioner
-from ham.captioner.checkpoint import empty_bank, load_captioner
+from ham.captioner.checkpoint import bank_size, load_captioner
 from ham.captioner.decode import Batches
 from ham.captioner.engine import Decoder, DecodeSettings, ImageJob
 from ham.captioner.model import Captioner
@@ -19,7 +19,6 @@ from ham.generation.config import JobOptions
 from ham.generation.engines import Caption, Job, Result, Source
 from ham.generation.loading import LoadSquare
 from ham.generation.style_draws import Draw
-from ham.llava import layouts
 from ham.llava.source import check_aspect_ratio
 from ham.runtime import resolve_device, resolve_dtype
 
@@ -33,10 +32,7 @@ def count_styles(options: JobOptions) -> int:
     assert options.model_path
     source = find_captioner(options.model_path, options.base_model)
     check_aspect_ratio(source, options.image_aspect_ratio)
-    if layouts.STYLES not in source.names():
-        return 0
-    with torch.device("meta"):
-        return empty_bank(source, None).num_styles
+    return bank_size(source, None)[0]
 
 
 def open_engine(options: JobOptions, captions_per_image: int) -> CaptionerEngine:
