@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 
 from ham.records import atomic_write, read_json, write_json
 from ham.reid.evaluate import Row
+from ham.reid.protocol import RetrievalMethod
 from ham.reid.run import Progress, Run
 from ham.reid.weights import save_method
 from ham.runtime import UsageError, WorkError, dist_info, git_revision, log
@@ -218,6 +219,13 @@ class SavedState:
     optimizer: dict[str, Any]
     scaler: dict[str, Any] | None
     arrays: dict[str, np.ndarray]
+
+    def load_arrays_into(self, method: RetrievalMethod, num_pairs: int) -> None:
+        """Restore the method's training state. Raises UsageError when it does not fit the training pairs."""
+        try:
+            method.load_training_state(self.arrays, num_pairs)
+        except UsageError as error:
+            raise UsageError(f"{self.folder}: {error}; {START_ANEW}") from None
 
     def load_into(self, optimizer: torch.optim.Optimizer, scaler: Any) -> None:
         """Restore the optimizer and the gradient scaler. Raises UsageError when the state is another model's."""

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from safetensors import SafetensorError, safe_open
 
-from ham.reid.checkpoints import LAST, find_folder, plain, previous_folder, read_progress
+from ham.reid.checkpoints import LAST, find_folder, plain, previous_folder, read_arrays, read_progress
 from ham.reid.config import FREE_ON_RESUME, TrainConfig, upgrade_options
 from ham.reid.methods import method_types
 from ham.runtime import UsageError, log
@@ -56,8 +57,13 @@ def check_folder(folder: Path) -> None:
     """Raise UsageError unless a checkpoint's small files can be read and its large ones look whole."""
     read_config(folder / "config.yaml")
     read_progress(folder / "trainer_state")
-    if not (folder / "model.safetensors").is_file():
-        raise UsageError(f"{folder / 'model.safetensors'} is missing")
+    read_arrays(folder / "trainer_state")
+    model = folder / "model.safetensors"
+    try:
+        with safe_open(model, "np"):  # reads the header and compares it with the file's length
+            pass
+    except (OSError, SafetensorError) as error:
+        raise UsageError(f"{model} is damaged or missing ({error})") from None
     optimizer = folder / "trainer_state/optimizer.pt"
     if not zipfile.is_zipfile(optimizer):
         raise UsageError(f"{optimizer} is damaged or missing")

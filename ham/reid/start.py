@@ -73,6 +73,7 @@ def load_start(config: TrainConfig, last: Path | None, num_persons: int) -> Retr
         config.text_length,
         config.heads if last is None else None,
         config.ignore_tensors if last is None else (),
+        resume=last is not None,
         **config.method_options,
     )
     method.base_model.set_gradient_checkpointing(config.gradient_checkpointing)

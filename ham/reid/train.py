@@ -102,7 +102,7 @@ def set_up(config: TrainConfig) -> Run:
     seed_everything(config.seed)
     method = load_start(config, last, pairs.num_persons)
     if saved is not None:
-        method.load_training_state(saved.arrays, len(pairs))
+        saved.load_arrays_into(method, len(pairs))
     if config.gather and place.world_size > 1:
         method.gather = gather_rows
         if accelerator.device.type == "cuda":

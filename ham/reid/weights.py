@@ -54,12 +54,14 @@ def start_method(
     text_length: int | None = None,
     heads: tuple[int, int] | None = None,
     ignore_tensors: Sequence[str] = (),
+    resume: bool = False,
     **options: Any,
 ) -> RetrievalMethod:
     """Build a method for training from any weights: both towers from the source, its heads where they fit, else new.
 
     The log lists which heads were loaded and which are new: after our pretraining all of them. Sizes, heads and
-    ignore_tensors: as for `load_clip`. options: as for `build_method`.
+    ignore_tensors: as for `load_clip`. resume: new heads are an error, since the source is a checkpoint of the same run.
+    options: as for `build_method`.
     """
     weights = read_weights(source, ignore_tensors)
     clip = clip_from_weights(weights, image_size_px, stride_px, text_length, heads)
@@ -73,6 +75,12 @@ def start_method(
         some(modules(report.new)),
         some(modules(report.unused)),
     )
+    new = [name for name in report.new if not name.startswith(built.unused_tensors)]
+    if resume and new:
+        raise UsageError(
+            f"{source} does not hold the heads of this run ({some(new, 2)}): it was trained on other persons or with other "
+            "options; start a new run with another --output_dir"
+        )
     return built
 
 
