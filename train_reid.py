@@ -1,9 +1,10 @@
-"""Text-to-image person retrieval: pretrain, fine-tune, evaluate, search. Stages 4 and 5 of the pipeline.
+"""Text-to-image person retrieval: pretrain, fine-tune, evaluate, search, embed. Stages 4 and 5 of the pipeline.
 
     python train_reid.py pretrain --config configs/reid/pretrain_ham_1m.yaml
     python train_reid.py eval --config configs/reid/transfer.yaml --checkpoint runs/pretrain_ham_1m/last
     python train_reid.py finetune --config configs/reid/finetune_rde_cuhk.yaml
     python train_reid.py search --checkpoint runs/pretrain_ham_1m/last --gallery photos "a man in a red jacket"
+    python train_reid.py embed --checkpoint runs/pretrain_ham_1m/last --images photos --out photos.safetensors
     torchrun --nproc-per-node 8 train_reid.py pretrain --config ...
     accelerate launch --multi_gpu --num_processes 8 train_reid.py pretrain --config ...      the same
 
@@ -20,7 +21,8 @@ from typing import Any
 from ham.distributed import leave
 from ham.reid import command_line
 from ham.reid.command_line import CommandLine
-from ham.reid.config import EvalConfig, SearchConfig, TrainOptions, train_config_type
+from ham.reid.config import TrainOptions, train_config_type
+from ham.reid.eval_config import EmbedConfig, EvalConfig, SearchConfig
 from ham.runtime import exit_code_of, set_up_logging
 
 
@@ -50,11 +52,18 @@ def run_search(config: SearchConfig) -> int:
     return search_command.run(config, draw_gallery)
 
 
+def run_embed(config: EmbedConfig) -> int:
+    from ham.reid import embed_command
+
+    return embed_command.run(config)
+
+
 COMMANDS: dict[str, Callable[[Any], int]] = {
     "pretrain": run_training,
     "finetune": run_training,
     "eval": run_evaluation,
     "search": run_search,
+    "embed": run_embed,
 }
 
 
@@ -66,6 +75,7 @@ def command_lines() -> dict[str, CommandLine]:
         "finetune": CommandLine(training, "train on a benchmark with IRRA or RDE"),
         "eval": CommandLine(EvalConfig, "evaluate a checkpoint on the benchmarks"),
         "search": CommandLine(SearchConfig, "find images of a folder by description", positional="query"),
+        "embed": CommandLine(EmbedConfig, "write the features of images or captions to a file"),
     }
 
 

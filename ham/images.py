@@ -18,7 +18,7 @@ from PIL import Image
 from ham.image_folder import PLUGIN_SUFFIXES, readable_formats
 from ham.image_folder import list_images as list_images
 from ham.image_folder import stat_images as stat_images
-from ham.runtime import WorkError
+from ham.runtime import UsageError, WorkError
 
 MAX_PIXELS = (
     100_000_000  # a pedestrian crop has ten thousand, a photograph fifty million; more is a bomb or a mistake
@@ -211,3 +211,12 @@ def full_scale(image: Image.Image) -> float:
         strip = image.crop((0, start, image.width, min(start + rows, image.height)))
         top = max(top, float(np.nan_to_num(np.asarray(strip)).max(initial=0)))
     return 1.0 if top <= 1 else 255.0 if top <= 255 else 65535.0
+
+
+def check_png_path(path: str | Path, option: str = "--output") -> None:
+    """Raise UsageError unless a PNG file can be written at `path`."""
+    path = Path(path)
+    if path.is_dir():
+        raise UsageError(f"{option} {path}: is a folder; give a file name such as {path / 'search.png'}")
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"{option} {path}: pictures are written as PNG; give a name that ends in .png")

@@ -8,8 +8,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ham.datasets import BENCHMARKS
 from ham.records import write_json
-from ham.reid.config import BENCHMARKS
 from ham.runtime import numpy_generator
 from scripts.ablation.graph import make_graph, result_file
 from scripts.ablation.places import Places

@@ -391,6 +391,6 @@ def test_gallery_that_cannot_be_written_to_names_the_option(
     def refused(*_) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(search_index, "atomic_write", refused)  # a read-only folder would not stop root
+    monkeypatch.setattr(search_index, "write_file", refused)  # a read-only folder would not stop root
     with pytest.raises(UsageError, match=r"cannot be written to .* \(Permission denied\); .* --index"):
         open_index(Stub(), gallery, SMALL)

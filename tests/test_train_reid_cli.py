@@ -112,8 +112,8 @@ def test_defaults_of_the_command_line_are_the_dataclass(tmp_path: Path) -> None:
         (["finetune", "--precision", "fp8"], "precision.*'fp32', 'bf16', 'fp16'"),
         (["finetune", "--epochs", "many"], "epochs"),
         (["eval", "--config", "absent.yaml"], "absent.yaml"),
-        (["evaluate"], "the commands are pretrain, finetune, eval, search"),
-        ([], "the commands are pretrain, finetune, eval, search"),
+        (["evaluate"], "the commands are pretrain, finetune, eval, search, embed"),
+        ([], "the commands are pretrain, finetune, eval, search, embed"),
     ],
 )
 def test_wrong_arguments_are_explained(arguments: list[str], said: str) -> None:
@@ -279,7 +279,7 @@ def test_search_answers_and_draws(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["search", "--checkpoint", "c", "--gallery", "g"], "--query is missing"),
+        (["search", "--checkpoint", "c", "--gallery", "g"], "nothing to search for: give a sentence"),
         (["search", "a man", "--gallery", "g"], "--checkpoint is missing"),
         (["eval", "--checkpoint", "c"], "--data_root is missing"),
         (

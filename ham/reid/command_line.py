@@ -22,6 +22,7 @@ from jsonargparse import ArgumentParser, Namespace
 from ham.reid.config import moved_options, upgrade_options
 from ham.runtime import UsageError
 
+WORDS = "words"  # the words of a command line that belong to no option
 SIZE_FORM = "height and width in pixels, for example [384,128] or 384 128"
 LIST_FORM = "a list, for example [CUHK-PEDES,RSTPReid] or CUHK-PEDES RSTPReid"
 
@@ -49,13 +50,16 @@ def parse(
         line = commands[name]
         words = [
             name,
-            *normalize_words(words[1:], option_types(line.config_type), line.positional is not None),
+            *normalize_words(words[1:], option_types(line.config_type), line.positional),
         ]
     try:
         parsed = parser.parse_args(list(words))
     except (argparse.ArgumentError, argparse.ArgumentTypeError) as error:
         raise UsageError(explain(str(error), known, commands)) from None
-    return parsed.command, build_config(commands[parsed.command].config_type, parsed[parsed.command])
+    line, values = commands[parsed.command], parsed[parsed.command]
+    if line.positional and values[WORDS]:
+        values[line.positional] = values[WORDS]
+    return parsed.command, build_config(line.config_type, values)
 
 
 def build_parser(
@@ -74,10 +78,11 @@ def build_parser(
     for name, line in commands.items():
         one = ArgumentParser(description=line.help, print_config="--print-%s", **settings)
         one.add_argument("--config", action="config", help="YAML file with any of the options below")
-        one.add_class_arguments(line.config_type, None, skip={line.positional} if line.positional else set())
+        one.add_class_arguments(line.config_type, None)
         if line.positional:
+            # under a name of its own: without words it would replace what the YAML file says
             one.add_argument(
-                line.positional, nargs="*", type=str, default=[], help="descriptions, each in quotes"
+                WORDS, nargs="*", type=str, default=[], help=f"{line.positional}: sentences, each in quotes"
             )
         subcommands.add_subcommand(name, one, help=line.help)
         parsers[name] = one
@@ -110,7 +115,7 @@ def option_types(config_type: type) -> dict[str, Any]:
     return found
 
 
-def normalize_words(words: Sequence[str], kinds: Mapping[str, Any], has_positional: bool) -> list[str]:
+def normalize_words(words: Sequence[str], kinds: Mapping[str, Any], positional: str | None) -> list[str]:
     """Return the words of a command line with names, lists, sizes and flags in one form."""
     found: list[str] = []
     rest = list(words)
@@ -122,8 +127,13 @@ def normalize_words(words: Sequence[str], kinds: Mapping[str, Any], has_position
             continue
         name, given = current_name(option[1]), option[2]
         kind = kinds.get(name)
-        following = list(values_after(rest, kind, has_positional)) if given is None else [given.lstrip("+=")]
-        if given is not None and given.startswith("+"):
+        following = (
+            list(values_after(rest, kind, positional is not None)) if given is None else [given.lstrip("+=")]
+        )
+        if positional and name == positional:
+            del rest[: len(following) if given is None else 0]
+            found += normalize(name, kind, following)
+        elif given is not None and given.startswith("+"):
             found.append(f"--{name}{given}")
         elif name == "config" and following:
             del rest[: 1 if given is None else 0]

@@ -10,7 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ham.datasets import BENCHMARKS
+from ham.reid.eval_config import EvalConfig as EvalConfig
+from ham.reid.eval_config import SearchConfig as SearchConfig
 from ham.reid.methods import find_method, method_types
 from ham.reid.ranges import check_range
 from ham.runtime import UsageError, resolve_device
@@ -246,83 +247,3 @@ def upgrade_options(values: dict[str, Any]) -> dict[str, Any]:
         wanted = values.pop("tensorboard")
         values.setdefault("trackers", ["tensorboard"] if wanted else [])
     return values
-
-
-@dataclass
-class EvalConfig:
-    """Evaluate a checkpoint on any number of benchmarks.
-
-    Attributes:
-        checkpoint: our checkpoint folder, or CLIP, IRRA, RDE or HAM weights
-        data_root: the folder that holds CUHK-PEDES/, ICFG-PEDES/ and so on
-        test_datasets: benchmarks to measure
-        split: which split of them
-        output_dir: where results.json and the gallery pictures go; by default `eval` beside the checkpoint
-        image_to_text: also measure searching captions by image
-        pictures: queries shown per benchmark with their ten best images; 0: no picture
-        method: only for weights that do not say: sdm, irra or rde
-        image_size_px: only for weights that do not say: height and width of the input
-        stride_px: only for weights that do not say: pixels between patches
-        text_length: tokens per caption
-        batch_size: images or captions at a time
-        num_workers: processes that decode images
-        precision: fp32, bf16 or fp16; auto: bf16 on a GPU
-        device: auto, cpu or cuda
-        seed: chooses the queries shown
-        expected: published figures to compare with, {source: {dataset: {R1: ..., mAP: ...}}}
-    """
-
-    checkpoint: Path | None = None
-    data_root: Path | None = None
-    test_datasets: list[str] = field(default_factory=lambda: list(BENCHMARKS))
-    split: Literal["train", "val", "test"] = "test"
-    output_dir: Path | None = None
-    image_to_text: bool = False
-    pictures: int = 8
-    method: str | None = None
-    image_size_px: tuple[int, int] | None = None
-    stride_px: int | None = None
-    text_length: int = 77
-    batch_size: int = 256
-    num_workers: int = 4
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    device: str = "auto"
-    seed: int = 0
-    expected: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
-
-
-@dataclass
-class SearchConfig:
-    """Find the images of a folder that fit a description.
-
-    Attributes:
-        query: the descriptions, one or several
-        checkpoint: our checkpoint folder, or CLIP, IRRA, RDE or HAM weights
-        gallery: folder of images, searched with its subfolders; its index is kept in it and follows its files
-        top: images per query
-        output: the picture to write
-        index: where the index is kept; by default a hidden file in the gallery
-        method: only for weights that do not say: sdm, irra or rde
-        image_size_px: only for weights that do not say: height and width of the input
-        stride_px: only for weights that do not say: pixels between patches
-        text_length: tokens per caption
-        batch_size: images at a time
-        num_workers: processes that decode images
-        precision: fp32, bf16 or fp16; auto: bf16 on a GPU
-        device: auto, cpu or cuda
-    """
-
-    query: list[str] = field(default_factory=list)
-    checkpoint: Path | None = None
-    gallery: Path | None = None
-    top: int = 10
-    output: Path = Path("search.png")
-    index: Path | None = None
-    method: str | None = None
-    image_size_px: tuple[int, int] | None = None
-    stride_px: int | None = None
-    text_length: int = 77
-    batch_size: int = 256
-    num_workers: int = 4
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    device: str = "auto"

@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from ham.records import atomic_write, write_jsonl
+from ham.records import write_jsonl
 from ham.runtime import UsageError, WorkError, log
+from ham.tensor_files.writing import write_file
 
 SEGMENT_ROWS = 8192  # images between two saves: what a killed refresh loses at most
 MAX_SMALL_SEGMENTS = 8  # more segments under half size than this are merged
@@ -78,8 +78,7 @@ class Segment:
         in_memory = cls.of(feats, entries)
         tensors = dict(zip(PARTS, in_memory.tensors()))
         try:
-            with atomic_write(file, "wb") as out:
-                out.write(save(tensors))
+            write_file(file, tensors)
         except PermissionError as error:
             raise UsageError(
                 f"the index cannot be written to {file.parent} ({error.strerror}); choose another folder for it with "

@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from ham.images import ImageError, open_image
+from ham.images import ImageError, check_png_path, open_image
 from ham.records import atomic_write
 from ham.report.fonts import load_font, showable
 from ham.runtime import UsageError
@@ -32,7 +32,7 @@ def draw_gallery(rows: Sequence[dict[str, Any]], path: str | Path, title: str = 
     right: True, False, or None where nobody knows. Captions are wrapped and, where they are too long for their line, cut with
     an ellipsis. An image that is missing or broken becomes a gray box that says so. Raises UsageError without rows.
     """
-    check_picture_path(path)
+    check_png_path(path)
     if not rows:
         raise UsageError(f"{path}: no queries to draw a gallery of")
     with_image = any(row.get("query_image") for row in rows)
@@ -65,15 +65,6 @@ def draw_gallery(rows: Sequence[dict[str, Any]], path: str | Path, title: str = 
         sheet.save(buffer, "PNG", optimize=True)
         file.write(buffer.getvalue())
     return Path(path)
-
-
-def check_picture_path(path: str | Path, option: str = "--output") -> None:
-    """Raise UsageError unless a PNG file can be written at `path`."""
-    path = Path(path)
-    if path.is_dir():
-        raise UsageError(f"{option} {path}: is a folder; give a file name such as {path / 'search.png'}")
-    if path.suffix.lower() != ".png":
-        raise UsageError(f"{option} {path}: pictures are written as PNG; give a name that ends in .png")
 
 
 def wrap(text: str, width_px: int, font: ImageFont.FreeTypeFont, most_lines: int) -> list[str]:

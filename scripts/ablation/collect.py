@@ -9,8 +9,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from ham.datasets import BENCHMARKS
 from ham.records import atomic_write, write_json
-from ham.reid.config import BENCHMARKS
 from ham.runtime import UsageError, git_revision
 from scripts.ablation.gather import FILE, METRICS, Figures, gather, read_kept, with_kept
 from scripts.ablation.graph import Job, digest_of, job_name

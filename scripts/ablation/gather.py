@@ -13,9 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ham.datasets import BENCHMARKS
 from ham.generation.diversity import measure
 from ham.records import read_json
-from ham.reid.config import BENCHMARKS
 from ham.runtime import UsageError, numpy_generator
 from scripts.ablation.graph import Job, is_done, make_graph, result_file
 from scripts.ablation.places import Places

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ham.reid.config import BENCHMARKS
+from ham.datasets import BENCHMARKS
 from scripts.ablation.rows import REFERENCE, ROWS
 from scripts.ablation.statistics import Difference, Mean, by_chance, mean_of, paired
 

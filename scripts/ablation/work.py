@@ -15,11 +15,12 @@ from PIL import Image
 
 import ham.captioner.train as captioner_training
 from ham.clip import load_clip
+from ham.datasets import BENCHMARKS
 from ham.generation.diversity import measure as diversity
 from ham.generation.filters import reject_reason
 from ham.records import StyleAssignment, path_below, read_json, read_jsonl, write_json, write_jsonl
 from ham.reid import train as reid_training
-from ham.reid.config import BENCHMARKS, TrainConfig
+from ham.reid.config import TrainConfig
 from ham.reid.encode import EncodeSettings, encode_texts
 from ham.reid.evaluate import encode_split, measure
 from ham.reid.images import read_image
