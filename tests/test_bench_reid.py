@@ -15,15 +15,12 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts" / "bench"))
 
 import reid as bench
-import reid_eval
-import reid_parts
-import reid_plain
-import reid_step
 
 from ham.clip import CLIPConfig, build_clip
 from ham.reid.methods import build_method
 from ham.reid.metrics import METRICS, retrieval_metrics
 from ham.runtime import UsageError
+from scripts.bench import reid_eval, reid_parts, reid_plain, reid_step
 
 TINY = CLIPConfig(
     image_size_px=(32, 16),

@@ -37,6 +37,7 @@ ALLOWED = {
     "world": STAGE,
     "report": STAGE,
     "captioner": STAGE | {"llava", "vlm"},
+    "api": STAGE | {"captioner", "reid"},  # above the stages
     "generation": STAGE | {"llava", "captioner"},
 }
 ONLY_IN = {"transformers": {"llava", "vlm", "captioner", "style"}, "open_clip": {"clip"}}

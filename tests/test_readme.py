@@ -13,25 +13,37 @@ from pathlib import Path
 import pytest
 
 TOP = Path(__file__).resolve().parent.parent
-READMES = [TOP / "README.md", *sorted(TOP.glob("ham/*/README.md"))]
+READMES = [
+    TOP / "README.md",
+    TOP / ".github" / "CONTRIBUTING.md",
+    *sorted(TOP.glob("ham/*/README.md")),
+    *sorted(TOP.glob("scripts/*/README.md")),
+]
 STARTS = ("python ", "bash ", "torchrun ", "source ")
 ASSIGNMENT = re.compile(r"[A-Z_]+=")
 
 
 def commands_of(text: str) -> list[str]:
-    """Find commands in indented blocks and between backticks; comments, continuations and leading assignments are seen to."""
+    """Find commands in indented and fenced blocks and between backticks; continuations and leading assignments are handled."""
     text = text.replace("\\\n", " ")
     lines = [line.strip() for line in text.splitlines() if line.startswith("    ")]
-    spans = re.findall(r"`([^`]+)`", text)
+    for block in blocks_of(text, "bash"):
+        lines += block.splitlines()
+    spans = [span for span in re.findall(r"`([^`\n]+)`", text) if " " in span]
     found = []
     for line in lines + spans:
-        line = re.split(r"\s{2,}|\s#\s", line.removeprefix("$ "))[0]
+        line = re.split(r"\s{2,}|\s#\s|\s&&\s", line.removeprefix("$ "))[0]
         words = line.split()
         while words and ASSIGNMENT.match(words[0]):
             words.pop(0)
-        if " ".join(words[:1]) + " " in STARTS and "..." not in line:
+        if " ".join(words[:1]) + " " in STARTS and "..." not in line and "-c" not in words:
             found.append(line)
     return found
+
+
+def blocks_of(text: str, language: str) -> list[str]:
+    """Return the fenced code blocks of one language."""
+    return re.findall(rf"(?ms)^```{language}\n(.*?)^```", text)
 
 
 def demo_commands() -> list[str]:
@@ -142,6 +154,7 @@ def check_command(command: str) -> None:
         file = file.with_suffix("") / "__main__.py"
     assert file.is_file(), f"no {file}"
     said = file.read_text()
+    rest = [word for word in rest if word != "--help"]
     unknown = [word for word in rest if word.startswith("--") and f'"{word.split("=")[0]}"' not in said]
     assert not unknown, f"{file} does not know {unknown}"
 
@@ -183,3 +196,33 @@ def test_links_lead_somewhere() -> None:
     for file in READMES:
         for target in re.findall(r"\]\(([^)#]+)\)", file.read_text()):
             assert target.startswith("http") or (file.parent / target).exists(), f"{file}: {target}"
+
+
+# ---------------------------------------------------------------------------------------------------------- the front page
+
+
+def test_the_readme_is_short() -> None:
+    assert len((TOP / "README.md").read_text().splitlines()) <= 130
+
+
+def test_the_readmes_snippets_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Run the Python blocks as they stand, after the command that draws their images."""
+    from ham.world.__main__ import main as build_world
+
+    text = (TOP / "README.md").read_text()
+    build = next(command for command in commands_of(text) if command.startswith("python -m ham.world build"))
+    assert "--out runs/world" in build
+    words = build.replace("runs/world", str(tmp_path / "world")).split()[3:]
+    monkeypatch.chdir(TOP)
+    monkeypatch.setattr("sys.argv", ["ham.world", *words])
+    build_world()
+    snippets = blocks_of(text, "python")
+    assert len(snippets) == 2
+    for snippet in snippets:
+        exec(compile(snippet.replace("runs/world", str(tmp_path / "world")), "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    styled = re.findall(r"(?m)^(0|2|5) (.+)$", printed)
+    assert [style for style, _ in styled] == ["0", "2", "5"] and len({caption for _, caption in styled}) == 3
+    assert re.search(r"tensor\(\[\[ ?-?0\.\d+, +-?0\.\d+\]\]\)", printed)

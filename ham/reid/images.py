@@ -13,7 +13,7 @@ from PIL import Image
 
 from ham.images import ImageError, open_image
 
-__all__ = ["PIXEL_MEAN", "PIXEL_STD", "SIZE_PX", "ImageError", "read_image"]
+__all__ = ["PIXEL_MEAN", "PIXEL_STD", "SIZE_PX", "ImageError", "read_image", "resize"]
 
 SIZE_PX = (384, 128)  # height, width
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -26,6 +26,11 @@ def read_image(path: str | Path, size_px: tuple[int, int] = SIZE_PX) -> np.ndarr
     Handles EXIF rotation, CMYK, palettes, alpha (over white), grey, 1, 16 and 32 bits a channel, any size from 1 x 1 up.
     Raises ImageError with the reason.
     """
+    return resize(open_image(path), size_px)
+
+
+def resize(image: Image.Image, size_px: tuple[int, int] = SIZE_PX) -> np.ndarray:
+    """Return an RGB image as uint8 [H, W, 3] of size_px = (H, W)."""
     height, width = size_px
-    # not np.asarray alone: workers hand the array to torch, which wants to own writable memory
-    return np.array(open_image(path).resize((width, height), Image.Resampling.BILINEAR))
+    # not np.asarray alone: workers pass the array to torch, which needs writable memory of its own
+    return np.array(image.resize((width, height), Image.Resampling.BILINEAR))

@@ -39,7 +39,7 @@ def plan_parts(shape: str, before: Path | None, is_quick: bool) -> list[Part]:
     python = sys.executable
     captions = [python, str(TOP / "scripts/bench/gpu_captions.py"), shape]
     tuning = [python, str(TOP / "scripts/bench/gpu_tuning.py"), shape]
-    reid = [python, str(TOP / "scripts/bench/reid.py"), *(["--quick"] if is_quick else [])]
+    reid = [python, "-m", "scripts.bench.reid", *(["--quick"] if is_quick else [])]
     parts = [Part("captions", 150, [*captions, "--cases", "main"])]
     if before is not None:
         parts.append(Part("captions before", 90, [*captions, "--cases", "before"], before))

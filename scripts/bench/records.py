@@ -1,6 +1,6 @@
 """Measure how a million captioned images open: time and memory, in the parent and in forked workers.
 
-    python scripts/bench/records.py [--images 1000000] [--captions 2] [--workers 4] [--out records.json]
+    python -m scripts.bench.records [--images 1000000] [--captions 2] [--workers 4] [--out records.json]
 
 Prints one table: the first opening (parses the JSON and writes the cache), the plain way (a list of Python records), the
 opening from the cache in a fresh process, and each worker after reading a random tenth of all rows. `grew by` is RSS against

@@ -1,6 +1,6 @@
 """Measure the retrieval stage beside the obvious way of writing it, in one run: one table, one JSON file.
 
-    python scripts/bench/reid.py [--only step,data,eval,search] [--devices auto] [--out reid-bench.json] [--quick]
+    python -m scripts.bench.reid [--only step,data,eval,search] [--devices auto] [--out reid-bench.json] [--quick]
 
 On a machine that others use too, wall times mean little; `--threads 1 --clock cpu` measures the processor time of one core
 instead, for our code, the obvious code and the matrix product alike, so that ratios and fractions hold. The full run takes
@@ -19,15 +19,15 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import reid_clock
 import torch
-from reid_clock import CLOCKS
-from reid_eval import measure_eval
-from reid_parts import measure_data, measure_search
-from reid_step import measure_step
 
 from ham.records import write_json
 from ham.runtime import UsageError, exit_code_of, git_revision, set_up_logging
+from scripts.bench import reid_clock
+from scripts.bench.reid_clock import CLOCKS
+from scripts.bench.reid_eval import measure_eval
+from scripts.bench.reid_parts import measure_data, measure_search
+from scripts.bench.reid_step import measure_step
 
 SECTIONS = ("step", "data", "eval", "search")
 LESS_IS_BETTER = ("s", "GB")

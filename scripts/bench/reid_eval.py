@@ -11,14 +11,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import reid_clock
 import torch
 import torch.nn.functional as F
-from reid_clock import timed
 from torch import Tensor
 
 from ham.reid.metrics import METRICS, retrieval_metrics
 from ham.runtime import WorkError, torch_generator
+from scripts.bench import reid_clock
+from scripts.bench.reid_clock import timed
 
 BYTES_A_PAIR = 42  # of Q x G pairs: what the full sort was seen to hold, 38 to 40
 FREE_SHARE = 0.6  # of the free memory that the full sort may take: others may be using the machine

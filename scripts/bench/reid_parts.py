@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from reid_clock import timed
-from reid_plain import plain_sample
 
 from ham.reid.batch import augment_images, draw_images
 from ham.reid.data import pack_pairs
@@ -20,6 +18,8 @@ from ham.reid.images import SIZE_PX, read_image
 from ham.reid.loader import image_loader
 from ham.reid.search_index import SearchIndex, Segment
 from ham.runtime import numpy_generator, torch_generator
+from scripts.bench.reid_clock import timed
+from scripts.bench.reid_plain import plain_sample
 
 CPU = torch.device("cpu")
 SHAPES_PX = {"64 x 128 (Market-1501)": (64, 128), "150 x 360 (MSMT17)": (150, 360), "200 x 500": (200, 500)}

@@ -17,8 +17,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from reid_clock import timed
-from reid_plain import PlainSDM, plain_optimizer
 from torch import Tensor
 
 from ham.clip import CLIPConfig, build_clip
@@ -27,6 +25,8 @@ from ham.reid.images import SIZE_PX
 from ham.reid.methods import build_method
 from ham.reid.optim import build_optimizer
 from ham.runtime import numpy_generator, torch_generator
+from scripts.bench.reid_clock import timed
+from scripts.bench.reid_plain import PlainSDM, plain_optimizer
 
 AIMS = {
     ("cpu", "fp32"): 0.6,

@@ -1,6 +1,6 @@
 """How fast stage 1 is at the paper's size: neutral texts per second, then KMeans 1000 + UPS 1000 on 68,126 x 512 features.
 
-    python scripts/bench/styles.py [--captions 68126 --dim 512 --styles 1000]
+    python -m scripts.bench.styles [--captions 68126 --dim 512 --styles 1000]
 
 The target is 5,000 captions per second, and both clusterings in 3 minutes and 2 GB on 2 cores. Prints one JSON line per figure.
 """
