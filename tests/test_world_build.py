@@ -23,6 +23,7 @@ from ham.world.build import build_world
 from ham.world.domains import DOMAINS, POOL, PRESETS
 from ham.world.draw import sample_scene, visible_attributes
 from ham.world.plan import plan_world
+from ham.world.workers import worker_count
 from ham.world.write import processed_tokens
 
 KEYS = {
@@ -67,8 +68,8 @@ def test_another_seed_is_another_world() -> None:
     assert [shot.person.attributes for shot in one.shots] != [shot.person.attributes for shot in two.shots]
     assert one.cameras != two.cameras
     assert (
-        one.staffs["CUHK-PEDES/train"].annotators[0].manner
-        != two.staffs["CUHK-PEDES/train"].annotators[0].manner
+        one.writers["CUHK-PEDES/train"].annotators[0].manner
+        != two.writers["CUHK-PEDES/train"].annotators[0].manner
     )
 
 
@@ -134,7 +135,7 @@ def test_persons_and_annotators_of_the_splits_are_different_people(world: Path) 
     trainers = {
         annotator.annotator_id
         for name in ("CUHK-PEDES", "ICFG-PEDES")
-        for annotator in plan.staffs[f"{name}/train"].annotators
+        for annotator in plan.writers[f"{name}/train"].annotators
     }
     assert writers[f"{POOL}/train"] <= trainers
     manners = read_json(world / "truth" / "annotators.json")
@@ -235,16 +236,55 @@ def test_a_folder_of_anything_else_is_refused(tmp_path: Path, capsys: pytest.Cap
         build_world(tmp_path / "thesis.txt", "nano")
 
 
-def test_a_stopped_build_is_not_taken_for_a_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("stage", ["draw_and_describe", "write_foundation", "_publish"])
+def test_a_stopped_build_starts_over_with_the_same_command(
+    world: Path, tmp_path: Path, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def stop(*_) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ham.world.build._write_foundation", stop)
-    with pytest.raises(KeyboardInterrupt):
-        build_world(tmp_path / "stopped", "nano", workers=1)
-    monkeypatch.undo()
-    with pytest.raises(UsageError, match="stopped; delete it"):
-        build_world(tmp_path / "stopped", "nano", workers=1)
+    out = tmp_path / "stopped"
+    with monkeypatch.context() as patch:
+        patch.setattr(f"ham.world.build.{stage}", stop)
+        with pytest.raises(KeyboardInterrupt):
+            build_world(out, "nano", workers=1)
+    assert not out.exists()
+    assert build_world(out, "nano", workers=1)
+    assert hashes(out) == hashes(world)
+    assert [path.name for path in tmp_path.iterdir()] == ["stopped"]
+
+
+def test_an_empty_folder_that_cannot_be_replaced_is_filled(world: Path, tmp_path: Path, monkeypatch) -> None:
+    out = tmp_path / "mounted"
+    out.mkdir()
+    rename = Path.replace
+
+    def busy(path: Path, target: Path) -> Path:
+        if Path(target) == out:
+            raise OSError(16, "Device or resource busy")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "replace", busy)
+    assert build_world(out, "nano", workers=1)
+    assert hashes(out) == hashes(world)
+
+
+def test_two_builds_of_one_folder(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "ham.world", "build", "--preset", "demo", "--workers", "1", "--out"]
+    first = subprocess.Popen([*words, str(tmp_path / "w")], stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: any((tmp_path / ".w.building").rglob("*.jpg")))
+        with pytest.raises(WorkError, match="another process"):
+            build_world(tmp_path / "w", "nano")
+    finally:
+        first.kill()
+        first.wait()
+    assert build_world(tmp_path / "w", "nano", workers=1)
+
+
+def test_too_many_workers_are_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ham.world.workers.core_count", lambda: 2)
+    assert worker_count(100_000) == 8 and worker_count(3) == 3 and worker_count(None) == 2
 
 
 @pytest.mark.slow
@@ -254,14 +294,14 @@ def test_a_killed_build_leaves_no_workers_and_no_world(tmp_path: Path) -> None:
     # The demo preset: a build that is still drawing when it is killed.
     words = ["-m", "ham.world", "build", "--out", str(out), "--preset", "demo", "--workers", "2"]
     build = subprocess.Popen([sys.executable, *words], stderr=subprocess.DEVNULL)
-    wait_for(lambda: any(out.rglob("*.jpg")))
+    wait_for(lambda: any((tmp_path / ".killed.building").rglob("*.jpg")))
     workers = [int(pid) for pid in Path(f"/proc/{build.pid}/task/{build.pid}/children").read_text().split()]
     build.kill()
     build.wait()
     assert workers
     wait_for(lambda: not any(running(pid) for pid in workers))
-    with pytest.raises(UsageError, match="stopped; delete it"):
-        build_world(out, "demo")
+    assert not out.exists()
+    assert build_world(out, "nano", workers=1)
 
 
 def running(pid: int) -> bool:
@@ -284,7 +324,7 @@ def _die(job: tuple) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the patched function reaches only forked workers")
 def test_a_killed_worker_ends_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ham.world.build._do", _die)
+    monkeypatch.setattr("ham.world.workers._run", _die)
     with pytest.raises(WorkError, match="a worker process was killed"):
         build_world(tmp_path / "killed", "nano", workers=2)
     assert not (tmp_path / "killed" / "world.json").exists()
@@ -302,4 +342,11 @@ def test_bad_options_are_refused(tmp_path: Path) -> None:
         build_world(tmp_path / "new", "giant")
     with pytest.raises(UsageError, match="expected 1 or more"):
         build_world(tmp_path / "new", "nano", workers=0)
+    assert exit_code_of_words(["build", "--out", "", "--preset", "nano"]) == 2
     assert not (tmp_path / "new").exists()
+
+
+def exit_code_of_words(words: list[str]) -> int:
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    return stop.value.code

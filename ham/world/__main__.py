@@ -1,4 +1,4 @@
-"""`python -m ham.world build --out DIR --preset nano|demo|full --seed 0`: make an embedded world."""
+"""`python -m ham.world build --out DIR --preset nano|demo|full --seed 0`: build the synthetic dataset."""
 
 from __future__ import annotations
 
@@ -12,18 +12,26 @@ from ham.world.domains import PRESETS
 
 BUILD = (
     "Draw and describe a world. The same preset and seed give the same bytes on every machine with the same "
-    "library versions. A folder that already holds this world is left as it is."
+    "library versions. A folder that already holds this world is left as it is; a build that was stopped starts over."
 )
 
 
+def folder(text: str) -> Path:
+    """Parse a folder option; an empty one would mean the current folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty; expected a folder")
+    return Path(text)
+
+
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m ham.world", description="The embedded world: drawn pedestrians, simulated annotators."
+        prog="python -m ham.world",
+        description="The synthetic dataset: drawn pedestrians, simulated annotators.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     build = commands.add_parser("build", help="draw and describe a world", description=BUILD)
-    build.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new or empty folder")
+    build.add_argument("--out", type=folder, required=True, metavar="DIR", help="a new or empty folder")
     build.add_argument(
         "--preset",
         choices=tuple(PRESETS),

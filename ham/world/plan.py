@@ -29,7 +29,7 @@ class Shot:
 
 
 @dataclass(frozen=True)
-class Staff:
+class WriterGroup:
     """Annotators and how often each of them writes."""
 
     annotators: list[Annotator]
@@ -41,17 +41,17 @@ class Staff:
         return [self.annotators[int(index)] for index in chosen]
 
 
-def staff_of(annotators: list[Annotator], even: bool = False) -> Staff:
+def writer_group(annotators: list[Annotator], even: bool = False) -> WriterGroup:
     """Give annotators their shares: by weight, or all the same."""
     weights = np.array([1.0 if even else annotator.weight for annotator in annotators])
-    return Staff(annotators, weights / weights.sum())
+    return WriterGroup(annotators, weights / weights.sum())
 
 
 @dataclass(frozen=True)
-class Plan:
+class WorldPlan:
     """Everything that a worker needs to draw and describe any picture of the world.
 
-    staffs: per "domain/split"; the pool's human captions come from those who wrote the training captions of CUHK-PEDES and
+    writers: per "domain/split"; the pool's human captions come from those who wrote the training captions of CUHK-PEDES and
     ICFG-PEDES.
     """
 
@@ -60,10 +60,10 @@ class Plan:
     shots: list[Shot]
     cameras: dict[str, list[Camera]]
     wardrobes: dict[str, Wardrobe]
-    staffs: dict[str, Staff]
+    writers: dict[str, WriterGroup]
 
 
-def plan_world(preset: Preset, seed: int) -> Plan:
+def plan_world(preset: Preset, seed: int) -> WorldPlan:
     """Draw cameras, wardrobes, annotators, persons and the list of pictures."""
     shots: list[Shot] = []
     cameras, wardrobes = {}, {}
@@ -78,7 +78,7 @@ def plan_world(preset: Preset, seed: int) -> Plan:
         for split, share in preset.splits[name].items():
             shots += _shots_of(domain, wardrobes[name], split, share, first_id, look_alikes, seed)
             first_id += share.persons
-    return Plan(seed, preset, shots, cameras, wardrobes, _staffs(preset, seed))
+    return WorldPlan(seed, preset, shots, cameras, wardrobes, _writer_groups(preset, seed))
 
 
 def _shots_of(
@@ -116,21 +116,21 @@ def image_path_of(domain: str, person_id: int, index: int, camera: int, folder: 
     return f"{person_id // 1000:03d}/{person_id:05d}_{index}.jpg"
 
 
-def _staffs(preset: Preset, seed: int) -> dict[str, Staff]:
+def _writer_groups(preset: Preset, seed: int) -> dict[str, WriterGroup]:
     spreads = (preset.vocabulary_spread, preset.syntax_spread)
     trainers, testers = preset.annotators
-    staffs, hired = {}, {}
+    groups, hired = {}, {}
     for name in BENCHMARKS:
         people = annotator_population(seed, name, trainers + testers, *spreads)
         order = numpy_generator(seed, "staff", name).permutation(len(people))
         hired[name] = [people[int(index)] for index in order[:trainers]]
-        staffs[f"{name}/train"] = staff_of(hired[name])
-        staffs[f"{name}/val"] = staffs[f"{name}/test"] = staff_of(
+        groups[f"{name}/train"] = writer_group(hired[name])
+        groups[f"{name}/val"] = groups[f"{name}/test"] = writer_group(
             [people[int(index)] for index in order[trainers:]]
         )
-    staffs[f"{POOL}/train"] = staff_of(hired["CUHK-PEDES"] + hired["ICFG-PEDES"])
+    groups[f"{POOL}/train"] = writer_group(hired["CUHK-PEDES"] + hired["ICFG-PEDES"])
     # The foundation has to have read every manner, the rare ones too: its annotators write equally much.
-    staffs[f"{FOUNDATION}/train"] = staff_of(
+    groups[f"{FOUNDATION}/train"] = writer_group(
         annotator_population(seed, FOUNDATION, trainers + testers, *spreads), even=True
     )
-    return staffs
+    return groups

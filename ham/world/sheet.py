@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ham.datasets import BENCHMARKS
 from ham.records import read_jsonl
 from ham.world.domains import DOMAINS, POOL
-from ham.world.plan import Plan
+from ham.world.plan import WorldPlan
 from ham.world.write import image_root_of
 
 ROW_PX, PICTURE_PX, TEXT_PX, COLUMNS = 252, 84, 760, 4
@@ -18,7 +18,7 @@ PERSONS = 3  # of each domain
 MARGIN = 8
 
 
-def write_contact_sheet(out: Path, plan: Plan) -> None:
+def write_contact_sheet(out: Path, plan: WorldPlan) -> None:
     """Write `contact_sheet.png`: a row for each of some persons, up to four pictures of them and up to four captions."""
     rows = []
     for name in (*BENCHMARKS, POOL):

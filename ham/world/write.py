@@ -11,7 +11,7 @@ from ham.world.annotators import Description, hint_of, plain_description, short_
 from ham.world.camera import jpeg_bytes
 from ham.world.domains import DOMAINS, FOUNDATION, POOL
 from ham.world.draw import draw_person, sample_scene, visible_attributes
-from ham.world.plan import Plan, Shot
+from ham.world.plan import Shot, WorldPlan
 from ham.world.wardrobe import sample_persons
 
 PLAIN_SHARE = 0.15  # of the texts without image: the language model must know the plain manner too
@@ -23,7 +23,7 @@ def image_root_of(out: Path, domain: str) -> Path:
     return out / domain if domain == POOL else out / domain / "imgs"
 
 
-def take_shot(plan: Plan, shot: Shot, out: Path) -> dict[str, Any]:
+def take_shot(plan: WorldPlan, shot: Shot, out: Path) -> dict[str, Any]:
     """Draw and keep one picture; give what is to be written about it.
 
     Returns: {"image": the row of truth, "captions": rows of truth, and for the pool "plain" and "short", for the foundation
@@ -52,10 +52,10 @@ def take_shot(plan: Plan, shot: Shot, out: Path) -> dict[str, Any]:
     }
 
 
-def describe_shot(plan: Plan, shot: Shot, seen: dict[str, str]) -> dict[str, Any]:
+def describe_shot(plan: WorldPlan, shot: Shot, seen: dict[str, str]) -> dict[str, Any]:
     """Write the captions of one picture."""
     rng = numpy_generator(plan.seed, "captions", shot.domain, shot.image_path)
-    staff = plan.staffs[f"{shot.domain}/{shot.split}"]
+    writers = plan.writers[f"{shot.domain}/{shot.split}"]
     if shot.domain == FOUNDATION:
         hinted = [
             {
@@ -65,7 +65,7 @@ def describe_shot(plan: Plan, shot: Shot, seen: dict[str, str]) -> dict[str, Any
                 "manner": {},
             }
         ]
-        for annotator in staff.draw(rng, FOUNDATION_HINTED):
+        for annotator in writers.draw(rng, FOUNDATION_HINTED):
             hinted.append(
                 {
                     "image_path": shot.image_path,
@@ -77,7 +77,7 @@ def describe_shot(plan: Plan, shot: Shot, seen: dict[str, str]) -> dict[str, Any
         return {"captions": [], "hinted": hinted, "short": short_description(seen, rng).text}
     captions = []
     count = plan.preset.pool_human_captions if shot.domain == POOL else DOMAINS[shot.domain].captions
-    for annotator in staff.draw(rng, count):
+    for annotator in writers.draw(rng, count):
         told: Description = annotator.describe(seen, rng)
         captions.append(
             {
@@ -97,9 +97,9 @@ def describe_shot(plan: Plan, shot: Shot, seen: dict[str, str]) -> dict[str, Any
     return {"captions": captions}
 
 
-def write_texts(plan: Plan, start: int, stop: int) -> list[str]:
+def write_texts(plan: WorldPlan, start: int, stop: int) -> list[str]:
     """Write captions without images, of persons that nobody drew, in all manners and the plain one."""
-    domain, staff = DOMAINS[FOUNDATION], plan.staffs[f"{FOUNDATION}/train"]
+    domain, writers = DOMAINS[FOUNDATION], plan.writers[f"{FOUNDATION}/train"]
     texts = []
     for index in range(start, stop):
         rng = numpy_generator(plan.seed, "text", index)
@@ -107,7 +107,7 @@ def write_texts(plan: Plan, start: int, stop: int) -> list[str]:
         seen = visible_attributes(person.attributes, sample_scene(rng, domain.crop, domain.occlusion))
         plain = rng.random() < PLAIN_SHARE
         texts.append(
-            (plain_description(seen, rng) if plain else staff.draw(rng, 1)[0].describe(seen, rng)).text
+            (plain_description(seen, rng) if plain else writers.draw(rng, 1)[0].describe(seen, rng)).text
         )
     return texts
 
