@@ -18,10 +18,11 @@ import torch
 
 if importlib.util.find_spec("ham.captioner.engine"):
     from ham.captioner.engine import Decoder, DecodeSettings
+    from scripts.bench.shapes import SHAPES, Shape, build, prompt
 else:  # the layout before 2026-11-27
     from ham.captioner.decoder import Decoder, DecodeSettings
 
-from scripts.bench.captions import SHAPES, Shape, build, prompt
+    from scripts.bench.captions import SHAPES, Shape, build, prompt
 
 
 def loop(captioner: Any, shape: Shape, pixels: torch.Tensor, styles: list[list[int]]) -> list[list[int]]:

@@ -23,10 +23,12 @@ import torch
 
 if importlib.util.find_spec("ham.captioner.engine"):
     from ham.captioner.engine import Decoder, DecodeSettings
+    from scripts.bench.shapes import SHAPES, Shape, build, prompt
 else:  # the layout before 2026-11-27
     from ham.captioner.decoder import Decoder, DecodeSettings
 
-from scripts.bench.captions import SHAPES, Shape, build, prompt
+    from scripts.bench.captions import SHAPES, Shape, build, prompt
+
 
 ROWS = 192  # captions at a time on a GPU
 

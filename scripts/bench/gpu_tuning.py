@@ -20,7 +20,7 @@ from ham.captioner.style_bank import StyleBank
 from ham.llava.conversation import IGNORE_INDEX
 from ham.llava.tokenizer import IMAGE_TOKEN_INDEX
 from ham.llava.transformers_compat import set_checkpointing
-from scripts.bench.captions import SHAPES, Shape, build, prompt
+from scripts.bench.shapes import SHAPES, Shape, build, prompt
 
 STYLES = 2000
 

@@ -30,7 +30,7 @@ from ham.llava.conversation import encode_conversation
 from ham.llava.transformers_compat import load_tokenizer
 from ham.records import DEFAULT_PROMPT, read_jsonl, write_json
 from ham.runtime import UsageError, WorkError, exit_code_of, resolve_device
-from scripts.bench.captions import SHAPES, Shape, build
+from scripts.bench.shapes import SHAPES, Shape, build
 
 TOP = Path(__file__).resolve().parents[2]
 TOKENIZER = TOP / "ham" / "world" / "weights" / "llava"
