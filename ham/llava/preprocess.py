@@ -17,7 +17,7 @@ from ham.images import ImageError, to_rgb
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["ImageError", "open_image", "pad_to_square", "preprocess", "square_pixels"]
+__all__ = ["ImageError", "open_image", "pad_to_square", "preprocess", "square_image", "square_pixels"]
 
 PAD_COLOUR = (122, 116, 104)  # CLIP's mean colour, as integers
 MAX_PADDED_PX = 8192  # a longer side is shortened before padding: a square of it would take gigabytes
@@ -52,16 +52,21 @@ def _shrink(image: Image.Image, side_px: int) -> Image.Image:
     return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
+def square_image(image: Image.Image, size_px: int = 336) -> Image.Image:
+    """Pad and resize (bicubic, Pillow) one image to size_px x size_px."""
+    image = pad_to_square(to_rgb(image, PAD_COLOUR))
+    if image.size != (size_px, size_px):
+        image = image.resize((size_px, size_px), Image.Resampling.BICUBIC)
+    return image
+
+
 def square_pixels(image: Image.Image, size_px: int = 336) -> np.ndarray:
     """Pad, resize (bicubic, Pillow) and normalize one image. Needs no torch, so that it may run in any worker process.
 
     Returns: float32 [3, size_px, size_px]. Source: HAM, llava/mm_utils.py, process_images with image_aspect_ratio "pad".
     After padding the image is square, so the reference's centre crop has nothing left to cut.
     """
-    image = pad_to_square(to_rgb(image, PAD_COLOUR))
-    if image.size != (size_px, size_px):
-        image = image.resize((size_px, size_px), Image.Resampling.BICUBIC)
-    pixels = np.asarray(image, dtype=np.float32) * np.float32(1 / 255)
+    pixels = np.asarray(square_image(image, size_px), dtype=np.float32) * np.float32(1 / 255)
     pixels = (pixels - _MEAN) / _STD
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))  # [3, size_px, size_px]
 
