@@ -169,7 +169,7 @@ def test_a_checkpoint_that_would_crop_people_is_refused_and_the_remedy_works(
     assert command() == 2
     said = capsys.readouterr().err
     assert "heads and feet off" in said
-    remedy = re.search(r"say (--\S+) (\S+)", said).groups()
+    remedy = re.search(r"use (--\S+) (\S+)", said).groups()
     assert command(*remedy, "--limit", "2") == 0
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-import json
 import sys
 from dataclasses import dataclass, field, fields
 from functools import partial
@@ -19,6 +18,7 @@ import transformers
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from ham.llava.tokenizer_files import check_files, warn_of_other_ids
 from ham.runtime import UsageError, log
 
 VERSION = tuple(int(part) for part in transformers.__version__.split(".")[:2])
@@ -210,13 +210,8 @@ def load_tokenizer(folder: str | Path, max_length: int = 2048) -> Any:
     A missing padding token becomes the unknown token, as in the reference, and the log says so.
     """
     folder = Path(folder)
-    model, fast = folder / "tokenizer.model", folder / "tokenizer.json"
-    if not model.is_file() and not fast.is_file():
-        raise UsageError(
-            f"{folder}: no tokenizer.model and no tokenizer.json; copy the base model's tokenizer files there"
-        )
-    settings_file = folder / "tokenizer_config.json"
-    settings = json.loads(settings_file.read_text(encoding="utf-8")) if settings_file.is_file() else {}
+    model = folder / "tokenizer.model"
+    settings = check_files(folder)
     if IS_LEGACY and not model.is_file():
         raise too_old(
             f"needs tokenizer.model, but {folder} has only tokenizer.json: copy the base model's there"
@@ -226,12 +221,19 @@ def load_tokenizer(folder: str | Path, max_length: int = 2048) -> Any:
     # transformers 4.31 takes a slow tokenizer that says nothing about `legacy` for a legacy one; 5 does not.
     legacy = {"legacy": True} if model.is_file() and settings.get("legacy") is None else {}
     try:
-        tokenizer = kind.from_pretrained(folder, model_max_length=max_length, padding_side="right", **legacy)
-    except (ImportError, ValueError, OSError, TypeError) as error:
+        tokenizer = kind.from_pretrained(
+            folder, model_max_length=max_length, padding_side="right", trust_remote_code=False, **legacy
+        )
+    except ImportError as error:
         raise UsageError(
             f"{folder}: the tokenizer cannot be loaded: {error}; a tokenizer.model needs the packages "
             "sentencepiece and protobuf"
         ) from None
+    except Exception as error:  # the library's own errors on damaged files are of any type
+        raise UsageError(
+            f"{folder}: the tokenizer cannot be loaded ({type(error).__name__}: {error}); copy its files again"
+        ) from None
+    warn_of_other_ids(folder, tokenizer)
     if tokenizer.pad_token is None:
         if tokenizer.unk_token is None:
             raise UsageError(

@@ -161,6 +161,8 @@ def train_tokenizer(texts: list[str], folder: Path) -> None:
         byte_fallback=True,
         split_digits=True,
         normalization_rule_name="identity",
+        add_dummy_prefix=True,
+        remove_extra_whitespaces=False,  # as Llama's: otherwise ids depend on the library that reads the file
         unk_id=0,
         bos_id=1,
         eos_id=2,
