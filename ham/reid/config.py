@@ -153,10 +153,7 @@ class TrainOptions:
     def check(self) -> None:
         """Raise UsageError for options that are missing, out of range or exclude each other; reads no file."""
         self._check_presence()
-        self._check_ranges()
-        resolve_device(self.device)
-        kind = find_method(self.method)
-        self.method_options[kind.options_key].check()
+        self.check_values()
 
     def _check_presence(self) -> None:
         for name in ("output_dir", "weights"):
@@ -175,6 +172,12 @@ class TrainOptions:
             raise UsageError(
                 "--data_root is missing: the folder that holds CUHK-PEDES/ and the other datasets"
             )
+
+    def check_values(self) -> None:
+        """Raise UsageError for options out of range, and for an unknown method; paths are not looked at."""
+        self._check_ranges()
+        resolve_device(self.device)
+        self.method_options[find_method(self.method).options_key].check()
 
     def _check_ranges(self) -> None:
         for name in ("epochs", "batch_size", "accumulation_steps", "log_every", "instances", "stride_px"):
