@@ -223,3 +223,26 @@ def test_the_family_is_found_from_the_files(models, tuned, tmp_path) -> None:
         family_of(models["llava"], "other")
     with pytest.raises(UsageError, match="belongs to the family 'vlm'"):
         family_of(tuned["llava"], "llava")
+
+
+def test_the_estimate_counts_what_is_there(models, data, tmp_path, monkeypatch, capsys) -> None:
+    """Parameters as in the loaded model; a smaller pixel budget needs less."""
+    import re
+
+    def estimated(*more: str) -> tuple[float, int]:
+        tune(monkeypatch, models["qwen2_5_vl"], data, tmp_path / "out", "--estimate", "True", *more)
+        text = capsys.readouterr().out
+        activations = float(re.search(r"activations +([0-9.]+) GiB", text).group(1))
+        return activations, int(re.search(r"(\d+) tokens for an image", text).group(1))
+
+    from ham.captioner.estimate import Settings
+    from ham.captioner.vlm_estimate import count_parts, empty_network
+
+    _, tokens = estimated()
+    _, fewer = estimated("--max_pixels", "3136")
+    assert fewer < tokens and not (tmp_path / "out").exists()
+    network = load_model(models["qwen2_5_vl"]).network
+    counts = count_parts(empty_network(models["qwen2_5_vl"])[0], None, Settings(3, 4))
+    assert counts.pop("style prompts") == 3 * 4 * 64
+    assert sum(counts.values()) == sum(parameter.numel() for parameter in network.parameters())
+    assert counts["projector"] == sum(one.numel() for one in network.model.visual.merger.parameters())

@@ -60,15 +60,14 @@ def count_parameters(
     }
 
 
-def activation_bytes(llm: dict[str, Any], vision: dict[str, Any], settings: Settings) -> int:
+def activation_bytes(llm: dict[str, Any], image_tokens: int, settings: Settings) -> int:
     """Estimate the peak of activations on one GPU.
 
     With checkpointing each layer keeps its input, B*L*D, and one layer at a time is recomputed whole: about
     B*L*(6 D + 2 keys/values + 3 inner) with fused attention. Without, every layer keeps that. Logits stand in the working
     dtype and once more in float32 with their gradient: B*L*V*(dtype + 8).
     """
-    patches = (vision["image_size"] // vision["patch_size"]) ** 2
-    tokens = settings.batch_size * (patches + settings.style_tokens + settings.text_tokens)
+    tokens = settings.batch_size * (image_tokens + settings.style_tokens + settings.text_tokens)
     width, inner = llm["hidden_size"], llm["intermediate_size"]
     whole_layer = tokens * (8 * width + 3 * inner) * settings.dtype_bytes
     layers = llm["num_hidden_layers"]
@@ -78,8 +77,15 @@ def activation_bytes(llm: dict[str, Any], vision: dict[str, Any], settings: Sett
 
 
 def estimate(llm: dict[str, Any], vision: dict[str, Any], settings: Settings) -> dict[str, Any]:
-    """Give parameters per part and GiB per GPU for weights, gradients, optimizer and activations, and what the host holds."""
+    """Compute parameters per part, GiB per GPU for weights, gradients, optimizer and activations, and GiB of the host."""
     counts = count_parameters(llm, vision, settings.num_styles, settings.style_tokens)
+    return estimate_from(counts, llm, (vision["image_size"] // vision["patch_size"]) ** 2, settings)
+
+
+def estimate_from(
+    counts: dict[str, int], llm: dict[str, Any], image_tokens: int, settings: Settings
+) -> dict[str, Any]:
+    """Compute the estimate from parameters per part, the language model's config and tokens per image."""
     trained = counts["projector"] + counts["style prompts"]
     total = sum(counts.values())
     shards = settings.gpus
@@ -98,7 +104,7 @@ def estimate(llm: dict[str, Any], vision: dict[str, Any], settings: Settings) ->
         / GIB,
         "gradients_gib": gradients / GIB,
         "optimizer_gib": 0.0 if settings.offload else optimizer / GIB,
-        "activations_gib": activation_bytes(llm, vision, settings) / GIB,
+        "activations_gib": activation_bytes(llm, image_tokens, settings) / GIB,
     }
     return {
         "parameters": counts,

@@ -40,6 +40,7 @@ from ham.captioner.resume import (
 from ham.captioner.trainer import CaptionerTrainer
 from ham.distributed import leave
 from ham.llava.lora import LORA_FOLDER, is_lora
+from ham.llava.source import Source
 from ham.llava.vision_tower import find_tower, tower_settings
 from ham.records import DEFAULT_PROMPT, IMAGE_TEXT, write_json
 from ham.runtime import UsageError, dist_info, exit_code_of, git_revision, log, set_up_logging
@@ -286,19 +287,7 @@ def step_of(checkpoint: Path | None) -> int:
 def estimate_for(
     model_args: ModelArguments, args: TrainingArguments, file: InstructionFile, num_styles: int
 ) -> str:
-    """Return what these settings would need, as a table; reads configurations only."""
-    source = find_captioner(model_args.model_name_or_path)
-    try:
-        tower = find_tower(
-            model_args.vision_tower, source.folder, source.config.get("mm_vision_tower"), has_inside=False
-        )
-        vision = tower_settings(tower, source.config, dict, None)
-    except UsageError:
-        log.warning(
-            "the vision tower %s is not here; taken as CLIP-ViT-L/14-336",
-            source.config.get("mm_vision_tower"),
-        )
-        vision = CLIP_LARGE_336
+    """Format what these settings would need; reads configurations only."""
     deepspeed = json.loads(Path(args.deepspeed).read_text()) if isinstance(args.deepspeed, str) else {}
     zero = deepspeed.get("zero_optimization", {})
     settings = Settings(
@@ -312,7 +301,24 @@ def estimate_for(
         args.gradient_checkpointing,
         2 if args.bf16 or args.fp16 else 4,
     )
-    return as_table(estimate(source.config, vision, settings), settings)
+    folder = model_args.model_name_or_path
+    if family_of(folder, model_args.family) == "vlm":
+        from ham.captioner.vlm_estimate import estimate_vlm  # needs a current transformers
+
+        return estimate_vlm(folder, settings, model_args.max_pixels, model_args.projector_modules)
+    source = find_captioner(folder)
+    return as_table(estimate(source.config, vision_settings(model_args, source), settings), settings)
+
+
+def vision_settings(model_args: ModelArguments, source: Source) -> dict[str, Any]:
+    """Read the vision tower's configuration; CLIP-ViT-L/14-336's where the tower is not on this machine."""
+    named = source.config.get("mm_vision_tower")
+    try:
+        tower = find_tower(model_args.vision_tower, source.folder, named, has_inside=False)
+        return tower_settings(tower, source.config, dict, None)
+    except UsageError:
+        log.warning("the vision tower %s is not here; estimated as CLIP-ViT-L/14-336", named)
+        return CLIP_LARGE_336
 
 
 if __name__ == "__main__":
