@@ -246,3 +246,59 @@ def test_the_estimate_counts_what_is_there(models, data, tmp_path, monkeypatch, 
     assert counts.pop("style prompts") == 3 * 4 * 64
     assert sum(counts.values()) == sum(parameter.numel() for parameter in network.parameters())
     assert counts["projector"] == sum(one.numel() for one in network.model.visual.merger.parameters())
+
+
+def test_a_folder_is_captioned_in_process_and_resumes(models, data, tuned, tmp_path, monkeypatch) -> None:
+    """Rows equal the captioner's own captions, also where the job is done in two parts."""
+    import caption as script
+
+    def run(out: Path, *more: str) -> dict[tuple[str, int], str]:
+        words = ["--model-path", str(tuned["llava"]), "--image-root", str(data), "--out", str(out), *more]
+        words += [
+            "--engine",
+            "transformers",
+            "--workers",
+            "0",
+            "--max-new-tokens",
+            "12",
+            "--max-redraws",
+            "0",
+        ]
+        monkeypatch.setattr(
+            sys, "argv", ["caption.py", *words, "--shard-size", "3", "--max-failed-share", "1"]
+        )
+        script.main()
+        rows = [row for file in sorted(out.rglob("[0-9]*.jsonl")) for row in read_jsonl(file)]
+        return {(row["image"], row["style_id"]): row["caption"] for row in rows}
+
+    whole = run(tmp_path / "whole")
+    run(tmp_path / "parts", "--shards", "1:2")
+    assert run(tmp_path / "parts") == whole and len(whole) == 16
+    captioner = load_vlm_captioner(tuned["llava"])
+    for (name, style), text in list(whole.items())[:4]:
+        image = Image.open(data / name).convert("RGB")
+        assert captioner.caption(image, style, 12) == text
+
+
+def test_engines_refuse_captioners_of_another_family(models, data, tuned, tmp_path, monkeypatch) -> None:
+    import caption as script
+
+    for engine, model, expected in (
+        ("native", tuned["qwen2_5_vl"], "--engine transformers"),
+        ("transformers", models["llava"], "--engine native"),
+    ):
+        words = ["--model-path", str(model), "--image-root", str(data), "--out", str(tmp_path / engine)]
+        monkeypatch.setattr(sys, "argv", ["caption.py", *words, "--engine", engine])
+        with pytest.raises(UsageError, match=expected):
+            script.main()
+        assert not (tmp_path / engine / "plan.json").exists()
+
+
+def test_logits_that_are_not_finite_are_a_failure(data, tuned) -> None:
+    captioner = load_vlm_captioner(tuned["qwen3_vl"])
+    with torch.no_grad():
+        captioner.model.style_bank.prompts[1].fill_(float("nan"))
+    image = Image.open(data / "0.png").convert("RGB")
+    captioner.caption(image, 0, 4)
+    with pytest.raises(FloatingPointError, match="not finite"):
+        captioner.caption(image, 1, 4)

@@ -104,7 +104,7 @@ class VlmCaptioner:
     ) -> str:
         """Caption one image with the network's own `generate`, batch size 1; greedy unless `sampling` says otherwise.
 
-        Returns the text without special tokens. Raises WorkError where logits are not finite.
+        Returns the text without special tokens. Raises FloatingPointError where logits are not finite.
         """
         ids = self.caption_ids(image, style, max_new_tokens, prompt, **sampling)
         return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
@@ -124,9 +124,20 @@ class VlmCaptioner:
             {"do_sample": False} | ({"suppress_tokens": list(style_ids)} if style_ids else {}) | sampling
         )
         written = self.model.network.generate(
-            **inputs, max_new_tokens=max_new_tokens, eos_token_id=list(self.base.end_ids), **options
+            **inputs,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=list(self.base.end_ids),
+            logits_processor=[refuse_non_finite],
+            **options,
         )
         return written[0, inputs["input_ids"].shape[1] :].tolist()
+
+
+def refuse_non_finite(ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """Return logits [B, V] unchanged. Raises FloatingPointError for NaN or +inf: greedy decoding would write garbage."""
+    if bool(torch.isnan(logits).any()) or bool((logits == torch.inf).any()):
+        raise FloatingPointError("the model's logits are not finite")
+    return logits
 
 
 def build_captioner(

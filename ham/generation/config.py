@@ -85,7 +85,7 @@ class ModelOptions:
 
     Attributes:
         model_path: checkpoint: our adapter, the original HAM or LLaVA layout, or llava-hf
-        engine: native (this process runs the model) or server (an OpenAI-compatible server does)
+        engine: native (LLaVA in this process), server (an OpenAI-compatible server) or transformers (other models, slowly)
         vision_tower: reference (the one the checkpoint names), checkpoint (the one inside), or a path
         image_aspect_ratio: pad images also where the checkpoint's config would crop them
         base_model: path of the adapter's base model, if it has moved since training

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 ENGINES = {  # imported when chosen, so that planning a job or using a server loads no model code
     "native": "ham.generation.native_engine",
     "server": "ham.generation.server_engine",
+    "transformers": "ham.generation.transformers_engine",
 }
 
 

@@ -14,13 +14,14 @@ from ham.captioner.adapter import find_captioner
 from ham.captioner.checkpoint import bank_size, load_captioner
 from ham.captioner.decode import Batches
 from ham.captioner.engine import Decoder, DecodeSettings, ImageJob
+from ham.captioner.families import family_of
 from ham.captioner.model import Captioner
 from ham.generation.config import JobOptions
 from ham.generation.engines import Caption, Job, Result, Source
 from ham.generation.loading import LoadSquare
 from ham.generation.style_draws import Draw
 from ham.llava.source import check_aspect_ratio
-from ham.runtime import resolve_device, resolve_dtype
+from ham.runtime import UsageError, resolve_device, resolve_dtype
 
 WHOLE = 1 << 20  # bytes up to which a tensor is hashed whole
 SAMPLES = 4096  # elements that are hashed of a larger one, beside its sum
@@ -30,6 +31,11 @@ def count_styles(options: JobOptions) -> int:
     """Return the number of styles of --model-path, read from its headers; also check --device and --dtype."""
     resolve_dtype(options.dtype, resolve_device(options.device))
     assert options.model_path
+    if family_of(options.model_path) == "vlm":
+        raise UsageError(
+            f"{options.model_path}: the native engine runs LLaVA only; use --engine transformers for a few images, or "
+            "export the captioner (python -m ham.captioner.checkpoint merge) and use --engine server"
+        )
     source = find_captioner(options.model_path, options.base_model)
     check_aspect_ratio(source, options.image_aspect_ratio)
     return bank_size(source, None)[0]
