@@ -5,6 +5,7 @@
     python train_reid.py finetune --config configs/reid/finetune_rde_cuhk.yaml
     python train_reid.py search --checkpoint runs/pretrain_ham_1m/last --gallery photos "a man in a red jacket"
     python train_reid.py embed --checkpoint runs/pretrain_ham_1m/last --images photos --out photos.safetensors
+    python train_reid.py serve --checkpoint runs/pretrain_ham_1m/last --gallery photos
     torchrun --nproc-per-node 8 train_reid.py pretrain --config ...
     accelerate launch --multi_gpu --num_processes 8 train_reid.py pretrain --config ...      the same
 
@@ -16,13 +17,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from ham.distributed import leave
 from ham.reid import command_line
 from ham.reid.command_line import CommandLine
 from ham.reid.config import TrainOptions, train_config_type
-from ham.reid.eval_config import EmbedConfig, EvalConfig, SearchConfig
+from ham.reid.eval_config import EmbedConfig, EvalConfig, SearchConfig, ServeConfig
 from ham.runtime import exit_code_of, set_up_logging
 
 
@@ -58,12 +60,33 @@ def run_embed(config: EmbedConfig) -> int:
     return embed_command.run(config)
 
 
+def run_serve(config: ServeConfig) -> int:
+    from ham.reid import serve_command
+
+    return serve_command.run(config, load_captioner)
+
+
+def load_captioner(checkpoint: Path) -> Any:
+    """Load a captioner for the page's second tab."""
+    from ham.captioner.checkpoint import load_captioner
+    from ham.captioner.decode import generate
+    from ham.reid.serve import Captioner
+
+    loaded = load_captioner(checkpoint)
+
+    def describe(image: Any, style_ids: Sequence[int]) -> list[str]:
+        return generate(loaded, [image], [list(style_ids)])[0]
+
+    return Captioner(loaded.num_styles, describe)
+
+
 COMMANDS: dict[str, Callable[[Any], int]] = {
     "pretrain": run_training,
     "finetune": run_training,
     "eval": run_evaluation,
     "search": run_search,
     "embed": run_embed,
+    "serve": run_serve,
 }
 
 
@@ -76,6 +99,7 @@ def command_lines() -> dict[str, CommandLine]:
         "eval": CommandLine(EvalConfig, "evaluate a checkpoint on the benchmarks"),
         "search": CommandLine(SearchConfig, "find images of a folder by description", positional="query"),
         "embed": CommandLine(EmbedConfig, "write the features of images or captions to a file"),
+        "serve": CommandLine(ServeConfig, "serve a page to search a folder of images"),
     }
 
 

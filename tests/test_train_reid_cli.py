@@ -112,8 +112,8 @@ def test_defaults_of_the_command_line_are_the_dataclass(tmp_path: Path) -> None:
         (["finetune", "--precision", "fp8"], "precision.*'fp32', 'bf16', 'fp16'"),
         (["finetune", "--epochs", "many"], "epochs"),
         (["eval", "--config", "absent.yaml"], "absent.yaml"),
-        (["evaluate"], "the commands are pretrain, finetune, eval, search, embed"),
-        ([], "the commands are pretrain, finetune, eval, search, embed"),
+        (["evaluate"], "the commands are pretrain, finetune, eval, search, embed, serve"),
+        ([], "the commands are pretrain, finetune, eval, search, embed, serve"),
     ],
 )
 def test_wrong_arguments_are_explained(arguments: list[str], said: str) -> None:
