@@ -11,7 +11,8 @@ from test_world_text import random_person
 from ham.world.annotators import annotator_population, plain_description, short_description
 from ham.world.attributes import FIELDS
 from ham.world.lexicon import ROWS
-from ham.world.parser import known_word, one_slip, parse, score, score_content
+from ham.world.parser import parse, score, score_content
+from ham.world.parser_words import known_word, one_slip
 
 CASES = {
     "A man with short black hair wearing a navy jacket, blue jeans and white sneakers.": {
@@ -72,6 +73,26 @@ CASES = {
     "There is no hat. There is a red cap.": {"headwear": "none"},  # what is denied keeps no colour
     "green": {},
     "A phone that is red, with short sleeves": {"carried": "phone", "sleeve": "short"},
+    "A man in flip flops and a black belt, wearing jeans.": {
+        "gender": "man",
+        "shoes": "sandals",
+        "lower": "jeans",
+    },
+    "wearing jeans, black and white socks": {"lower": "jeans"},
+    "a skirt, a red leather bracelet and a white tee; her scarf is green": {
+        "lower": "skirt",
+        "upper": "t-shirt",
+        "upper_colour": "white",
+        "gender": "woman",
+    },
+    "a black leather jacket, grey knee patch shorts and blue flip flop": {
+        "upper": "jacket",
+        "upper_colour": "black",
+        "lower": "shorts",
+        "lower_colour": "grey",
+        "shoes": "sandals",
+        "shoes_colour": "blue",
+    },
     "BLACK JACKTE AND BLUE JEENS, wearing a tee with a logo": {
         "upper": "jacket",
         "upper_colour": "black",

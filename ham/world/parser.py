@@ -1,140 +1,35 @@
 """The attribute parser: a caption back to attributes, for scoring captions against what was drawn.
 
-Reads the words of lexicon.py whoever wrote them; knows nothing of annotators. A caption becomes a row of marks (nouns,
+Reads the words of parser_words.py whoever wrote them; knows nothing of annotators. A caption becomes a row of marks (nouns,
 modifiers, breaks); a modifier belongs to the noun that follows it without a break ("navy jacket"), else to the noun before it
-("the jacket is navy"). Unknown words are skipped, near misses of long words are forgiven, and of two claims about one field
-the first counts.
+("the jacket is navy"), and to neither where an unknown thing follows ("a black belt"). Near misses of long words are forgiven,
+and of two claims about one field the first counts.
 """
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, field
-from functools import lru_cache
-
-from ham.world.attributes import ABSENT_WITH, FIELDS, SHADES, agree
-from ham.world.lexicon import BEHIND, ROWS, TONES
+from ham.world.attributes import ABSENT_WITH, FIELDS, agree
 from ham.world.manners import worth_telling
-from ham.world.typos import MISSPELLINGS
+from ham.world.parser_words import (
+    COLOURED,
+    FUNCTION_WORDS,
+    LINKING,
+    LONGEST,
+    MARKS,
+    ORDINARY,
+    STOPS,
+    TOKEN,
+    Mark,
+    known_word,
+)
 
-TOKEN = re.compile(r"[a-z]+(?:-[a-z]+)*|[^\sa-z]")
-COLOURED = re.compile(r"[ -]+colou?red\b")  # "navy-coloured", "navy colored"
-LEAST_FUZZY = 6  # letters of a word before one wrong letter in it is forgiven
-STOPS = frozenset(".;!?")  # behind them nothing belongs to an earlier noun
-GENDER_WORDS = {
-    "he": "man",
-    "him": "man",
-    "his": "man",
-    "himself": "man",
-    "she": "woman",
-    "her": "woman",
-    "hers": "woman",
-}
-# Keys of telegraphic captions and parts of the body: nouns that say what is meant but not what it is.
-PARTS = {
-    "top": "upper",
-    "upper garment": "upper",
-    "bottoms": "lower",
-    "lower garment": "lower",
-    "shoes": "shoes",
-    "footwear": "shoes",
-    "bag": "bag",
-    "hair": "hair",
-    "headwear": "headwear",
-    "nothing in hand": "carried",
-}
-ORDINARY = frozenset(
-    word
-    for key, row in ROWS.items()
-    if key.split(":")[0] in ("part", "verb", "place")
-    for phrase in row
-    for word in phrase.split()
-) | {"should", "finally", "notice", "station", "crossing"}
-
-
-@dataclass
-class Mark:
-    """One meaningful stretch of a caption."""
-
-    kind: str  # noun | colour | length | fact | no | break | stop
-    thing: str = ""  # of a noun: the thing ("upper", "hair"); of a fact: its field
-    values: dict[str, str] = field(
-        default_factory=dict
-    )  # of a modifier: what it says of which thing; else {"": value}
-
-
-def _lexicon() -> dict[tuple[str, ...], Mark]:
-    """Collect every phrase that means something: words -> mark."""
-    marks: dict[tuple[str, ...], Mark] = {}
-
-    def learn(phrase: str, kind: str, name: str, thing: str, value: str) -> None:
-        mark = marks.setdefault(tuple(phrase.split()), Mark(kind, name))
-        mark.values.setdefault(thing, value)
-
-    for key, phrases in ROWS.items():
-        name, value = key.split(":")
-        for phrase in phrases:
-            if name in ("headwear", "glasses", "upper", "lower", "shoes", "bag", "carried"):
-                learn(phrase, "noun", name, "", value)
-            elif name in ("colour", "base"):
-                learn(phrase, "colour", "", "", value)
-                learn(phrase.replace("grey", "gray"), "colour", "", "", value)
-            elif name == "hair_colour":
-                learn(phrase, "colour", "", "hair", value)
-            elif phrase in ("short", "long"):
-                learn(phrase, "length", "", name.split("_")[0], value)
-            elif phrase == "ponytail":
-                learn(phrase, "noun", "hair", "", value)
-            elif name not in ("part", "verb", "place"):
-                learn(phrase, "fact", name, "", value)
-    for key, phrase in BEHIND.items():
-        learn(phrase.removeprefix("a "), "fact", key.split(":")[0], "", key.split(":")[1])
-    for shade, (base, _) in SHADES.items():
-        learn(shade, "colour", "", "", shade)
-        learn(base, "colour", "", "", base)
-    for shade, tone in TONES.items():
-        learn(tone, "colour", "", "", shade)
-        learn(tone.replace("grey", "gray"), "colour", "", "", shade)
-    for phrase, thing in PARTS.items():
-        learn(phrase, "noun", thing, "", "none" if thing == "carried" else "")
-    for word, gender in GENDER_WORDS.items():
-        learn(word, "fact", "gender", "", gender)
-    for word in ("no", "without"):
-        marks[(word,)] = Mark("no")
-    return marks
-
-
-MARKS = _lexicon()
-LONGEST = max(map(len, MARKS))
-WORDS = frozenset(word for words in MARKS for word in words)
-CORRECT = {wrong: right for right, wrong in MISSPELLINGS.items()}
-
-
-@lru_cache(maxsize=20000)
-def known_word(word: str) -> str:
-    """Give the lexicon's word for a misspelt one, if exactly one is a single slip away; any other word comes back as it is."""
-    word = CORRECT.get(word, word)
-    if word in WORDS or word in ORDINARY or len(word) < LEAST_FUZZY:
-        return word
-    near = [
-        other
-        for other in WORDS
-        if len(other) >= LEAST_FUZZY - 1 and other[0] == word[0] and one_slip(word, other)
-    ]
-    return near[0] if len(near) == 1 else word
-
-
-def one_slip(one: str, other: str) -> bool:
-    """Tell whether one letter added, dropped or exchanged, or two neighbours swapped, turn `one` into `other`."""
-    if abs(len(one) - len(other)) > 1:
-        return False
-    start = next((place for place, (a, b) in enumerate(zip(one, other)) if a != b), min(len(one), len(other)))
-    a, b = one[start:], other[start:]
-    return a[1:] == b[1:] or a == b[1:] or a[1:] == b or (a[:2] == b[:2][::-1] and a[2:] == b[2:])
+OTHER = Mark(
+    "noun", "other"
+)  # a thing that the attributes do not know: it takes the color and leaves no claim
 
 
 def marks_of(caption: str) -> list[Mark]:
-    """Turn a caption into marks, the longest phrase first at every place; words without meaning become breaks."""
+    """Return a caption as marks, the longest phrase first at every place."""
     text = caption.lower().replace("\u2019", "'").replace("'s", "")
     text = COLOURED.sub("", text) if "colo" in text else text
     tokens = [known_word(token) if token[0].isalpha() else token for token in TOKEN.findall(text)]
@@ -145,56 +40,83 @@ def marks_of(caption: str) -> list[Mark]:
             if mark is not None:
                 break
         else:
-            size, mark = 1, Mark("stop" if tokens[place] in STOPS else "break")
+            size, mark = 1, Mark(kind_of_unknown(tokens[place]))
         marks.append(mark)
         place += size
     return marks
 
 
+def kind_of_unknown(token: str) -> str:
+    """Return the kind of mark for a token that means nothing by itself."""
+    if token in STOPS:
+        return "stop"
+    if token in LINKING:
+        return "link"
+    if token in ("and", "&"):
+        return "and"
+    unknown = token[0].isalpha() and token not in FUNCTION_WORDS and token not in ORDINARY
+    return "word" if unknown else "break"
+
+
 def parse(caption: str) -> dict[str, str]:
     """Read the attributes that a caption tells.
 
-    Returns: field -> value as in `ham.world.attributes`, a colour as its shade or plain colour. Never fails: text without
+    Returns: field -> value as in `ham.world.attributes`, a color as its shade or plain color. Never fails: text without
     known words gives an empty dict. Of two claims about one field the first counts.
     """
     marks = marks_of(caption)
-    heads = following_nouns(marks)
     found: dict[str, str] = {}
-    behind: Mark | None = None  # the noun before, until a sentence ends
+    before: Mark | None = None  # the noun before, until a sentence ends
     denied = False
-    for mark, head in zip(marks, heads):
+    for place, mark in enumerate(marks):
         if mark.kind == "noun":
             claim_noun(found, mark, denied)
-            behind = mark
+            before = mark
         elif mark.kind == "fact":
             found.setdefault(mark.thing, mark.values[""])
         elif mark.kind in ("colour", "length"):
-            claim_modifier(found, mark, head or behind)
+            claim_modifier(found, mark, following_noun(marks, place) or before)
         elif mark.kind == "stop":
-            behind = None
-        denied = mark.kind == "no" or (denied and mark.kind == "break")
+            before = None
+        elif mark.kind == "word" and place + 1 < len(marks) and marks[place + 1].kind == "link":
+            before = OTHER  # "her dress is red"
+        denied = mark.kind == "no" or (denied and mark.kind in ("break", "word", "link", "and"))
     for dependent, (name, values) in ABSENT_WITH.items():
         if found.get(name) in values:
             found.pop(dependent, None)
     return found
 
 
-def following_nouns(marks: list[Mark]) -> list[Mark | None]:
-    """Give every mark the noun that follows it with only modifiers between, else None."""
-    heads: list[Mark | None] = [None] * len(marks)
-    head: Mark | None = None
-    for place in range(len(marks) - 1, -1, -1):
-        heads[place] = head
-        kind = marks[place].kind
-        if kind == "noun":
-            head = marks[place]
-        elif kind not in ("colour", "length", "fact") or marks[place].thing == "gender":
-            head = None
-    return heads
+def following_noun(marks: list[Mark], place: int) -> Mark | None:
+    """Return the noun that follows a modifier with only modifiers and unknown words between, else None.
+
+    OTHER where the modifier belongs to a thing that the attributes do not know: "a black belt and jeans".
+    """
+    unknown = False
+    for position in range(place + 1, len(marks)):
+        mark = marks[position]
+        if mark.kind == "noun":
+            return mark
+        if mark.kind == "word":
+            unknown = True
+            continue
+        if mark.kind == "and" and joins_colors(marks, position):
+            continue
+        if unknown or mark.kind not in ("colour", "length", "fact") or mark.thing == "gender":
+            break
+    return OTHER if unknown else None
+
+
+def joins_colors(marks: list[Mark], place: int) -> bool:
+    """Return whether "and" joins two colors of one thing: "black and white socks", not "is black and white shoes"."""
+    if not 0 < place < len(marks) - 1 or marks[place + 1].kind != "colour":
+        return False
+    first = place - 1
+    return marks[first].kind == "colour" and (first == 0 or marks[first - 1].kind != "link")
 
 
 def claim_noun(found: dict[str, str], noun: Mark, denied: bool) -> None:
-    """Note what a noun says by itself: its kind, or, denied, that there is none."""
+    """Add what a noun says by itself: its kind, or, denied, that there is none."""
     name = "hair_length" if noun.thing == "hair" else noun.thing
     value = noun.values[""]
     if denied and "none" in FIELDS.get(name, ()):
@@ -204,7 +126,9 @@ def claim_noun(found: dict[str, str], noun: Mark, denied: bool) -> None:
 
 
 def claim_modifier(found: dict[str, str], mark: Mark, noun: Mark | None) -> None:
-    """Note a colour or a length for the noun it belongs to; a colour that only hair has needs no noun."""
+    """Add a color or a length of the noun it belongs to; a color that only hair has needs no noun."""
+    if noun is OTHER:
+        return
     thing = noun.thing if noun else ""
     value = mark.values.get(thing, mark.values.get("") if thing != "hair" else None)
     if value is None and thing != "hair" and mark.kind == "colour":
