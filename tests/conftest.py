@@ -1,4 +1,4 @@
-"""Shared by all tests: where the recorded references lie, and one thread for each process."""
+"""Shared by all tests: the recordings of the reference implementations, and one thread for each process."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
-
-PARITY = Path(os.environ.get("HAM_PARITY", Path(__file__).resolve().parents[2] / "shared" / "parity"))
+from parity_files import unpack_all
 
 
 @pytest.fixture(scope="session")
-def parity() -> Path:
-    """The folder of recorded inputs and outputs of the reference implementations; skips where a user has none."""
-    if not PARITY.is_dir():
-        pytest.skip(f"no recorded reference outputs at {PARITY} (set HAM_PARITY to a copy)")
-    return PARITY
+def parity(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of recorded inputs and outputs of the reference implementations (tests/data/parity; HAM_PARITY: another)."""
+    if "HAM_PARITY" in os.environ:
+        return Path(os.environ["HAM_PARITY"])
+    return unpack_all(tmp_path_factory.mktemp("parity"))
 
 
 @pytest.fixture(autouse=True)
