@@ -19,7 +19,7 @@ from ablation_helpers import load_script
 
 from ham.records import read_json, read_jsonl, write_json
 from ham.runtime import UsageError, WorkError
-from scripts.ablation.captions import chosen, template_hints
+from scripts.ablation.captions import template_hints
 from scripts.ablation.collect import collect
 from scripts.ablation.graph import Job, is_done, job_name, make_graph, next_ready, result_file
 from scripts.ablation.rows import AGAINST_HERO, CLUSTERINGS, ROWS, SHOWN
@@ -289,16 +289,6 @@ def test_random_clusters_keep_their_sizes() -> None:
         style for ids in before for style in ids
     )
     assert dealt(before, 0) == after != dealt(before, 1)
-
-
-def test_accepted_captions_come_before_rejected_ones() -> None:
-    good, other, short = (
-        "a man in a red coat and blue jeans",
-        "a woman in a green dress and black shoes",
-        "a man",
-    )
-    assert chosen([short, good, other], 2) == [good, other]
-    assert chosen([short, good], 2) == [good, short] and chosen([short, "a woman"], 1) == ["a woman"]
 
 
 def test_template_hints_are_different_and_of_the_seed() -> None:

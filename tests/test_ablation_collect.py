@@ -1,23 +1,21 @@
-"""What scripts/ablation.py says of its results: the opening and its headline, the tables, the order, the plots."""
+"""The results of scripts/ablation.py: the first paragraph, the tables, the order, the plots."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from ablation_helpers import R1, make_up, settings_of
 from PIL import Image
 
-from ham.records import read_json, write_json
+from ham.records import read_json
 from scripts.ablation.collect import collect
 from scripts.ablation.gather import one_each
-from scripts.ablation.graph import result_file
 from scripts.ablation.paper import PAPER, paper_mean
 from scripts.ablation.plots import apart
 from scripts.ablation.rows import ROWS
 from scripts.ablation.settings import Settings
-from scripts.ablation.statistics import Difference, Mean, by_chance_ordered, interval, ranks, spearman
+from scripts.ablation.statistics import by_chance_ordered, ranks, spearman
 from scripts.demo_report.__main__ import read_experiment
 
 
@@ -26,7 +24,7 @@ def settings(tmp_path: Path) -> Settings:
     return settings_of(tmp_path)
 
 
-def test_the_page_opens_with_what_was_run_and_a_headline(settings: Settings, tmp_path: Path) -> None:
+def test_the_page_opens_with_what_was_run(settings: Settings, tmp_path: Path) -> None:
     make_up(settings, list(R1), [0, 1, 2])
     text = collect(
         settings,
@@ -40,11 +38,7 @@ def test_the_page_opens_with_what_was_run_and_a_headline(settings: Settings, tmp
         "Preset full, seeds 0, 1, 2 (another world" in opening and "16 retrieval steps of 48 pairs" in opening
     )
     assert "2026-11-24 16:00 to 2026-11-24 16:03 UTC" in opening
-    assert (
-        "points over 3 seeds, above 0 in 3 of 3; 95 % interval +" in opening
-        and "So they help here." in opening
-    )
-    assert "% of the way" in opening and text == (tmp_path / "results" / "ablation.md").read_text()
+    assert text == (tmp_path / "results" / "ablation.md").read_text()
     for title in (
         "Direct transfer",
         "The paper's order",
@@ -61,36 +55,13 @@ def test_the_page_opens_with_what_was_run_and_a_headline(settings: Settings, tmp
     }
 
 
-@pytest.mark.parametrize(
-    ("shift", "said"),
-    [(-35.0, "So they harm here: the paper's claim does not hold"), (None, "to tell them apart for sure")],
-)
-def test_the_headline_does_not_flatter(
-    settings: Settings, tmp_path: Path, shift: float | None, said: str
-) -> None:
-    make_up(settings, ["static", "both"], [0, 1, 2])
-    for seed in settings.seeds:
-        file = result_file(Path(settings.work), f"seed{seed}/eval-both")
-        found = read_json(file)
-        for one in found["human"].values():
-            one["R1"] += {0: 40.0, 1: -10.0, 2: -35.0}[seed] if shift is None else shift
-        write_json(file, found)
-    text = collect(settings, Path(settings.work), tmp_path / "results")
-    assert said in text and "help here" not in text
-
-
 def test_one_seed_and_different_seeds_are_said(settings: Settings, tmp_path: Path) -> None:
     make_up(settings, ["static", "both"], [0])
     text = collect(settings, Path(settings.work), tmp_path / "one")
-    assert (
-        "points over 1 seed. One seed says nothing about other worlds" in text
-        and "Rows have different seeds" not in text
-    )
+    assert "Rows have different seeds" not in text
     assert "| static, untuned, greedy | 1 | 2" in text and "## The paper's order" not in text
     make_up(settings, ["static"], [1])
     assert "Rows have different seeds so far" in collect(settings, Path(settings.work), tmp_path / "two")
-    make_up(replace(settings, work=str(tmp_path / "none")), ["none"], [0])
-    assert "nothing can be said" in collect(settings, tmp_path / "none", tmp_path / "three")
 
 
 def test_the_order_beside_the_papers(settings: Settings, tmp_path: Path) -> None:
@@ -122,12 +93,6 @@ def test_ranks_and_their_correlation_by_hand() -> None:
     )
     assert by_chance_ordered([1, 1], [1, 2]) is None
     assert [round(paper_mean(row), 2) for row in PAPER] == [32.58, 34.4, 35.38, 41.7, 43.5, 44.43]
-    low, high = interval(Difference(4.0, 1.0, 3, 3))
-    assert (low, high) == (
-        pytest.approx(4 - 4.3027, abs=1e-3),
-        pytest.approx(4 + 4.3027, abs=1e-3),
-    )  # t(0.975, 2)
-    assert interval(Mean(4.0, None, 1)) is None
 
 
 def test_variety_is_measured_on_one_caption_of_each_image() -> None:

@@ -1,23 +1,28 @@
-"""Captions of the pool for each row: the same images, the same number of captions each, whoever writes them.
+"""Captions of the pool for each row: the same images and the same number of captions per image, from different captioners.
 
-As caption.py does it: styles are drawn from (seed, image path), rejected captions are drawn again. One difference: an image
-whose captions stay rejected keeps its last one (and they are counted), so that all rows train on the same images and steps.
+They are made by the captioning job of `caption.py`, with one difference: an image whose captions stay rejected keeps its last
+one, so that all rows train on the same images and steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
 from ham.captioner.checkpoint import add_styles, load_captioner
 from ham.captioner.engine import DecodeSettings
 from ham.captioner.model import Captioner
-from ham.generation.filters import reject_reason
+from ham.generation.filters import FILTER_VERSION
+from ham.generation.merge import merge
 from ham.generation.native_engine import CaptionerEngine
-from ham.generation.style_draws import Draw, StylePlan
-from ham.records import NO_STYLE, CaptionRow, path_below, read_json, read_jsonl
-from ham.runtime import UsageError, progress
+from ham.generation.plan import settle_plan
+from ham.generation.run import Run
+from ham.generation.style_draws import StylePlan
+from ham.records import NO_STYLE, read_json, read_jsonl
+from ham.runtime import UsageError
 from ham.world.annotators import annotator_population
 from ham.world.domains import POOL
 from ham.world.manners import hint_of
@@ -29,85 +34,75 @@ BATCH_IMAGES = 192
 
 
 def write_captions(settings: Settings, places: Places, writes: str, clustering: str | None) -> Captions:
-    """Give {image: captions}, as many for each image, in the manner of a row (`Row.writes`)."""
+    """Return {image: captions} of a row (`Row.writes`), equally many for each image."""
     images = read_json(places.pool_list)
+    per_image = settings.captions.per_image
+    job = CaptionJobs(settings, places, images)
     writers: dict[str, Callable[[], Captions]] = {
-        "humans": lambda: human_captions(places, images, settings.captions.per_image),
+        "humans": lambda: human_captions(places, images, per_image),
         "first_of_both": lambda: {
-            image: texts[:1] for image, texts in read_json(places.captions("both")).items()
+            image: own[:1] for image, own in read_json(places.captions("both")).items()
         },
-        "static": lambda: in_styles(settings, places, images, load_captioner(settings.llava), [NO_STYLE], 1),
-        "sampled": lambda: in_styles(
-            settings,
-            places,
-            images,
-            load_captioner(settings.llava),
-            [NO_STYLE],
-            settings.captions.per_image,
-            temperature=1.0,
-        ),
+        "static": lambda: job.run("static", load_captioner(settings.llava), [NO_STYLE], 1),
+        "sampled": lambda: job.run("sampled", load_captioner(settings.llava), [NO_STYLE], per_image, 1.0),
         "templates": lambda: by_templates(settings, places, images),
-        "random_prompts": lambda: in_all_styles(settings, places, images, untrained(settings, places)),
-        "styles": lambda: in_all_styles(settings, places, images, load_captioner(places.tuned(clustering))),
+        "random_prompts": lambda: job.run_all_styles(writes, untrained(settings, places)),
+        "styles": lambda: job.run_all_styles(str(clustering), load_captioner(places.tuned(str(clustering)))),
     }
     captions = writers[writes]()
-    count = 1 if writes == "first_of_both" else settings.captions.per_image
+    count = 1 if writes == "first_of_both" else per_image
     return {image: (texts * count)[:count] for image, texts in captions.items()}
 
 
-def in_all_styles(settings: Settings, places: Places, images: list[str], captioner: Captioner) -> Captions:
-    """Caption each image in styles drawn for it; with a single style, all captions of an image are the same one."""
-    styles = list(range(captioner.num_styles))
-    return in_styles(
-        settings, places, images, captioner, styles, min(settings.captions.per_image, len(styles))
-    )
+class CaptionJobs:
+    """Captioning jobs over one list of images; each has a folder of its own."""
 
+    def __init__(self, settings: Settings, places: Places, images: list[str]) -> None:
+        self.settings, self.places, self.images = settings, places, images
 
-def in_styles(
-    settings: Settings,
-    places: Places,
-    images: list[str],
-    captioner: Captioner,
-    styles: list[int],
-    count: int,
-    temperature: float = 0.0,
-) -> Captions:
-    """Caption each image `count` times with one captioner and one instruction."""
-    plan = StylePlan(
-        tuple(styles),
-        shuffled=len(styles) > 1,
-        captions_per_image=count,
-        max_redraws=settings.captions.max_redraws if len(styles) > 1 or temperature else 0,
-        seed=places.seed,
-    )
-    engine = CaptionerEngine(
-        captioner, decoding(settings, settings.instruction, temperature, places.seed), BATCH_IMAGES, count
-    )
-    captions: Captions = {}
-    for batch in progress(batches(images), -(-len(images) // BATCH_IMAGES), "captioning", "batch"):
-        pixels = [engine.load(path_below(places.world / POOL, image)) for image in batch]
-        rows: dict[str, list[CaptionRow]] = {image: [] for image in batch}
-        while waiting := [
-            (place, image, draws)
-            for place, image in enumerate(batch)
-            if (draws := plan.replay(image, rows[image])[1])
-        ]:
-            made = engine.caption(
-                [image for _, image, _ in waiting],
-                [pixels[place] for place, _, _ in waiting],
-                [draws for _, _, draws in waiting],
-            )
-            for (_, image, draws), texts in zip(waiting, made, strict=True):
-                rows[image] += [row_of(image, draw, one.text) for draw, one in zip(draws, texts, strict=True)]
-        captions |= {
-            image: chosen([row.caption for row in plan.replay(image, rows[image])[0]], count)
-            for image in batch
+    def run_all_styles(self, name: str, captioner: Captioner) -> Captions:
+        """Caption each image in random styles; a captioner with one style captions it once."""
+        styles = list(range(captioner.num_styles))
+        return self.run(name, captioner, styles, min(self.settings.captions.per_image, len(styles)))
+
+    def run(
+        self,
+        name: str,
+        captioner: Captioner,
+        styles: list[int],
+        count: int,
+        temperature: float = 0.0,
+        prompt: str | None = None,
+    ) -> Captions:
+        """Caption each image `count` times. prompt: None is the settings' instruction."""
+        options = self.settings.captions
+        prompt = prompt or self.settings.instruction
+        decoding = DecodeSettings(prompt, None, options.max_new_tokens, temperature, 1.0, self.places.seed)
+        engine = CaptionerEngine(captioner, decoding, BATCH_IMAGES, count)
+        root = self.places.world / POOL
+        folder = self.places.jobs / name
+        shutil.rmtree(folder, ignore_errors=True)
+        can_redraw = len(styles) > 1 or temperature > 0
+        job = {
+            "styles": "random" if len(styles) > 1 else "fixed",
+            "style_pool": styles,
+            "captions_per_image": count,
+            "seed": self.places.seed,
+            "max_redraws": options.max_redraws if can_redraw else 0,
+            "temperature": temperature,
+            "reject_slash_n": False,
+            "repeat_styles": temperature > 0,
+            "filter_version": FILTER_VERSION,
+            **engine.settings,
         }
-    return captions
+        plan = settle_plan(folder, lambda: self.images, job, {"image_root": str(root), "images": "pool"})
+        Run(plan, engine, Path(root)).work()
+        merge(plan, keep_rejected=True)
+        return read_json(folder / "captions.json")
 
 
 def by_templates(settings: Settings, places: Places, images: list[str]) -> Captions:
-    """Caption each image under hints drawn for it, with the untuned captioner: each hint is an instruction of its own."""
+    """Caption each image under random textual hints, with the untuned captioner: one job per hint."""
     hints = template_hints(places.seed, settings.captions.templates)
     count = min(settings.captions.per_image, len(hints))
     plan = StylePlan(tuple(range(len(hints))), True, count, 0, places.seed)
@@ -117,22 +112,17 @@ def by_templates(settings: Settings, places: Places, images: list[str]) -> Capti
         for number in plan.sequence(image)[:count]:
             asked.setdefault(number, []).append(image)
     captions: Captions = {image: [] for image in images}
-    for number in progress(sorted(asked), what="captioning", unit="template"):
-        engine = CaptionerEngine(
-            captioner,
-            decoding(settings, f"{settings.instruction} {hints[number]}", 0.0, places.seed),
-            BATCH_IMAGES,
-        )
-        for batch in batches(asked[number]):
-            pixels = [engine.load(path_below(places.world / POOL, image)) for image in batch]
-            made = engine.caption(batch, pixels, [[Draw(NO_STYLE, 0)]] * len(batch))
-            for image, texts in zip(batch, made, strict=True):
-                captions[image].append(texts[0].text)
-    return {image: chosen(texts, count) for image, texts in captions.items()}
+    for number in sorted(asked):
+        job = CaptionJobs(settings, places, asked[number])
+        prompt = f"{settings.instruction} {hints[number]}"
+        for image, texts in job.run(f"hints/{number}", captioner, [NO_STYLE], 1, prompt=prompt).items():
+            captions[image] += texts
+    shutil.rmtree(places.jobs / "hints", ignore_errors=True)
+    return captions
 
 
 def human_captions(places: Places, images: list[str], count: int) -> Captions:
-    """Give the captions that the training annotators wrote of the pool: the world's truth."""
+    """Return the captions of the simulated annotators, from the dataset's truth."""
     wanted: Captions = {image: [] for image in images}
     for row in read_jsonl(places.world / "truth" / f"{POOL}-captions.jsonl"):
         if row["image_path"] in wanted:
@@ -144,7 +134,7 @@ def human_captions(places: Places, images: list[str], count: int) -> Captions:
 
 
 def untrained(settings: Settings, places: Places) -> Captioner:
-    """Give the captioner of `both` with its prompts as they were before the first step; the projector stays tuned."""
+    """Load the captioner of `both` with its style prompts as they were before training; the projector stays tuned."""
     captioner = load_captioner(places.tuned("both"))
     add_styles(
         captioner,
@@ -158,7 +148,7 @@ def untrained(settings: Settings, places: Places) -> Captioner:
 
 
 def template_hints(seed: int, count: int) -> list[str]:
-    """Name `count` different manners of people who write for no benchmark, as short textual hints."""
+    """Return `count` different textual hints, from simulated annotators of no benchmark."""
     hints = list(
         dict.fromkeys(hint_of(one.manner) for one in annotator_population(seed, "templates", 4 * count))
     )
@@ -167,23 +157,3 @@ def template_hints(seed: int, count: int) -> list[str]:
             f"captions.templates {count}: only {len(hints)} different hints were found; lower it"
         )
     return hints[:count]
-
-
-def decoding(settings: Settings, prompt: str, temperature: float, seed: int) -> DecodeSettings:
-    return DecodeSettings(prompt, None, settings.captions.max_new_tokens, temperature, 1.0, seed)
-
-
-def row_of(image: str, draw: Draw, text: str) -> CaptionRow:
-    reason = reject_reason(text)
-    return CaptionRow(image, text, draw.style_id, draw.attempt, "rejected" if reason else "accepted", reason)
-
-
-def chosen(texts: list[str], count: int) -> list[str]:
-    """Give `count` of an image's texts: the accepted ones, then the last rejected ones."""
-    accepted = [text for text in texts if not reject_reason(text)]
-    rejected = [text for text in texts if reject_reason(text)]
-    return (accepted + rejected[::-1])[:count]
-
-
-def batches(images: list[str]) -> Iterator[list[str]]:
-    yield from (images[start : start + BATCH_IMAGES] for start in range(0, len(images), BATCH_IMAGES))

@@ -1,4 +1,4 @@
-"""Where one seed's files lie in the work folder."""
+"""Paths of one seed's files in the work folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Places:
 
     @property
     def pool(self) -> Path:
-        """The pool's images once more, at the retrieval model's size and uncompressed: decoded once for all rows."""
+        """The pool's images at the retrieval model's size and uncompressed: decoded once for all rows."""
         return self.folder / "pool"
 
     @property
@@ -35,6 +35,11 @@ class Places:
 
     def tuned(self, clustering: str) -> Path:
         return self.folder / "tune" / clustering
+
+    @property
+    def jobs(self) -> Path:
+        """The captioning jobs."""
+        return self.folder / "caption_jobs"
 
     def captions(self, row: str) -> Path:
         return self.folder / "captions" / f"{row}.json"

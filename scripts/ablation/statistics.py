@@ -64,16 +64,6 @@ def by_chance(positive: int, count: int) -> float:
     return min(1.0, 2.0 * sum(math.comb(count, hits) for hits in range(extreme, count + 1)) / 2**count)
 
 
-def interval(value: Mean | Difference) -> tuple[float, float] | None:
-    """Give the 95 % interval of a mean by Student's t, as few seeds leave their own spread uncertain. None for one seed."""
-    if value.error is None:
-        return None
-    from scipy.stats import t  # slow to import, and only the tables need it
-
-    half = float(t.ppf(0.975, value.count - 1)) * value.error
-    return value.mean - half, value.mean + half
-
-
 def ranks(values: Sequence[float]) -> list[float]:
     """Rank from 1, the lowest first; equal values share the mean of their places."""
     return [
