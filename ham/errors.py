@@ -137,7 +137,7 @@ def _without_worker_traceback(text: str) -> str:
 
 
 def _place_of(error: BaseException) -> str:
-    """Name the innermost function of this package in an exception's traceback."""
+    """Return the name of the innermost function of this package in an exception's traceback."""
     place = ""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         module = frame.f_globals.get("__name__", "")

@@ -178,7 +178,7 @@ class _Gray:
 
 
 class _Flat:
-    """Put a strip with transparency on a backdrop."""
+    """Composite a strip with transparency over a backdrop."""
 
     def __init__(self, backdrop: tuple[int, int, int, int]) -> None:
         self.backdrop = backdrop

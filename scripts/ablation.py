@@ -95,7 +95,7 @@ def parse(words: list[str] | None) -> tuple[Settings, Any]:
 
 
 def command_of(settings: Settings, configs: list[str]) -> str:
-    """Say the command that has these settings: the configs, and what differs from them; nothing of this machine's folders."""
+    """Return the command that has these settings: the configs and what differs from them, without local folders."""
     words = [word for file in configs for word in ("--config", file)]
     usual, chosen = (
         {**flat(asdict(one)), "work": "", "llava": in_checkout(one.llava), "clip": in_checkout(one.clip)}
@@ -109,7 +109,7 @@ def command_of(settings: Settings, configs: list[str]) -> str:
 
 
 def flat(options: dict[str, Any], before: str = "") -> dict[str, Any]:
-    """Name nested options as the command line does: {"reid": {"lr": 1}} is {"reid.lr": 1}."""
+    """Flatten nested options as the command line does: {"reid": {"lr": 1}} is {"reid.lr": 1}."""
     return {
         key: found
         for name, value in options.items()
@@ -120,7 +120,7 @@ def flat(options: dict[str, Any], before: str = "") -> dict[str, Any]:
 
 
 def in_checkout(path: str) -> str:
-    """Give a path as seen from the checkout's top; of one outside, its name."""
+    """Return a path as seen from the checkout's top; of one outside, its name."""
     place = Path(os.path.abspath(path))  # noqa: PTH100  (links are left as they are)
     return str(place.relative_to(TOP)) if place.is_relative_to(TOP) else place.name
 

@@ -74,7 +74,7 @@ class CaptionerModel(LlavaModel):
         images: torch.Tensor | None = None,
         style_ids: torch.Tensor | None = None,
     ) -> Spliced:
-        """Put image and style tokens in the place of each image placeholder (-200) in input_ids [B, T].
+        """Replace each image placeholder (-200) by image and style tokens in input_ids [B, T].
 
         images: [N, 3, s, s]; a sample takes one for each placeholder, in order, and a sample without placeholder takes one that
         is not used (the dummy that text-only samples carry in LLaVA's batches). style_ids [B]: the style of each sample,
@@ -142,14 +142,14 @@ class CaptionerModel(LlavaModel):
     def _places(
         rows: torch.Tensor, starts: torch.Tensor, count: int, longest: int, shift: torch.Tensor
     ) -> torch.Tensor:
-        """Give the flat places [n * count] of `count` tokens from each start [n]; the last slot for those beyond the cut."""
+        """Return the flat places [n * count] of `count` tokens from each start [n]; the last slot for those beyond the cut."""
         at = starts[:, None] + torch.arange(count, device=starts.device)  # [n, count]
         flat = rows[:, None] * longest + shift[rows][:, None] + at
         return flat.masked_fill(at >= longest, len(shift) * longest).flatten()
 
     @staticmethod
     def _image_index(is_image: torch.Tensor) -> torch.Tensor:
-        """Give, for each placeholder in row order, which image of the batch it takes."""
+        """Return, for each placeholder in row order, which image of the batch it takes."""
         taken = is_image.sum(1).clamp(min=1)
         first = taken.cumsum(0) - taken
         return (first[:, None] + is_image.cumsum(1) - 1)[is_image]

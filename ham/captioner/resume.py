@@ -39,7 +39,7 @@ LENGTHS = ("--num_train_epochs", "--max_steps")  # the two that --extend may rai
 
 @contextmanager
 def sole_writer(output_dir: str | Path) -> Iterator[None]:
-    """Hold the folder's lock, and remove a half-written checkpoint. Raises UsageError when another training holds it."""
+    """Acquire the folder's lock, and remove a half-written checkpoint. Raises UsageError when another training holds it."""
     folder = Path(output_dir)
     lock = FileLock(folder / LOCK)
     if not lock.try_acquire():

@@ -92,7 +92,7 @@ class Slots:
     # ------------------------------------------------------------------------------------------------------------- start
 
     def start(self, jobs: Sequence[ImageJob]) -> None:
-        """Put images into free slots and run their prefixes and first suffixes."""
+        """Place images into free slots and run their prefixes and first suffixes."""
         free = [slot for slot, image in enumerate(self.images) if image is None][: len(jobs)]
         for slot, job in zip(free, jobs, strict=True):
             draws = self.decoder.uniform(job) or [None] * len(job.style_ids)

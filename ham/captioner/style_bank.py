@@ -17,7 +17,7 @@ StyleInit = Literal["normal", "vocab"]
 
 
 class StyleBank(nn.Module):
-    """Hold `prompts` [S, K, D]; calling it with style ids [B] gives [B, K, D].
+    """Store `prompts` [S, K, D]; calling it with style ids [B] gives [B, K, D].
 
     A style that no sample of the batch uses gets a gradient of exactly zero.
     Source: HAM, transformers-4.31.0, modeling_llama.py, Style_Prompt (which holds [S*K, D]).

@@ -31,7 +31,7 @@ MAX_CACHED_WORDS = 500_000
 
 
 def byte_letters() -> dict[int, str]:
-    """Give each byte the printable letter that stands for it in the vocabulary file, in the order of the first 256 ids."""
+    """Return each byte the printable letter that stands for it in the vocabulary file, in the order of the first 256 ids."""
     printable = [
         *range(ord("!"), ord("~") + 1),
         *range(ord("¡"), ord("¬") + 1),
@@ -72,20 +72,20 @@ class Tokenizer:
         self.cache: dict[str, tuple[int, ...]] = {word: (i,) for word, i in SPECIAL_IDS.items()}
 
     def encode(self, caption: str) -> list[int]:
-        """Give the ids of a caption's pieces, without start and end."""
+        """Return the ids of a caption's pieces, without start and end."""
         found: list[int] = []
         for word in WORDS.findall(clean(caption)):
             found.extend(self.cache.get(word) or self._encode_word(word))
         return found
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Give the text of ids; each word is followed by one space. Padding ids spell `!`: cut them off before."""
+        """Return the text of ids; each word is followed by one space. Padding ids spell `!`: cut them off before."""
         byte_of = {letter: byte for byte, letter in self.letters.items()}
         text = bytes(byte_of[letter] for i in ids for letter in self.pieces[int(i)])
         return text.decode("utf-8", errors="replace").replace(END, " ")
 
     def __call__(self, captions: str | Sequence[str], text_length: int = 77) -> torch.LongTensor:
-        """Give rows [start, ids, end, 0, ...] of `text_length`, int64 [B, T]; of a longer caption the head and the end stay."""
+        """Return rows [start, ids, end, 0, ...] of `text_length`, int64 [B, T]; longer captions keep head and end."""
         if text_length < 2:
             raise UsageError(f"text_length is {text_length}; start and end alone need 2")
         captions = [captions] if isinstance(captions, str) else captions
@@ -121,7 +121,7 @@ def merge_all(letters: list[str], pair: tuple[str, str]) -> list[str]:
 
 @lru_cache(maxsize=1)
 def default_tokenizer() -> Tokenizer:
-    """Give the process's one tokenizer, so that its cache of words is shared."""
+    """Return the process's one tokenizer, so that its cache of words is shared."""
     return Tokenizer()
 
 

@@ -16,7 +16,7 @@ def words_of(caption: str) -> list[str]:
 
 
 def distinct_n(texts: Sequence[Sequence[str]], n: int) -> float:
-    """Give the share of different n-grams among all n-grams, in percent; 0 when there are none.
+    """Return the share of different n-grams among all n-grams, in percent; 0 when there are none.
 
     It falls as the set grows: compare sets of one size only.
     """
@@ -27,7 +27,7 @@ def distinct_n(texts: Sequence[Sequence[str]], n: int) -> float:
 def bleu(
     candidate: Sequence[str], references: Sequence[Counter], lengths: Sequence[int], longest: int = 4
 ) -> float:
-    """Give BLEU-4 in percent of words against references' n-gram counts (all orders in one Counter each).
+    """Return BLEU-4 in percent of words against references' n-gram counts (all orders in one Counter each).
 
     Orders above 1 are smoothed by adding one to both counts (Lin and Och 2004), so that a short caption is not 0 at once.
     """
@@ -49,7 +49,7 @@ def bleu(
 
 
 def self_bleu(texts: Sequence[Sequence[str]]) -> float:
-    """Give the mean BLEU-4, in percent, of each text against all the others: the lower, the more varied."""
+    """Return the mean BLEU-4, in percent, of each text against all the others: the lower, the more varied."""
     counts = [Counter(gram for n in range(1, 5) for gram in _ngrams(words, n)) for words in texts]
     lengths = [len(words) for words in texts]
     scores = [

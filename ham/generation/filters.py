@@ -10,7 +10,7 @@ FILTER_VERSION = (
 
 
 def reject_reason(caption: str, reject_slash_n: bool = False) -> str | None:
-    """Name the rule that a caption breaks: `short`, `long`, `angle_bracket`, `newline` or `slash_n`; None for a good one.
+    """Return the rule that a caption breaks: `short`, `long`, `angle_bracket`, `newline` or `slash_n`; None for a good one.
 
     Words are what single spaces separate, so doubled, leading and trailing spaces count; 8 and 130 words are still good.
     reject_slash_n: also reject the two characters `/n`, as the reference does ("black/navy").

@@ -220,7 +220,7 @@ class ServerClient:
     # ------------------------------------------------------------------------------------------------------------- account
 
     def check(self, expected: Expected) -> Account:
-        """Ask the server what it holds. Raises WrongServer naming model or styles, Unavailable when it does not answer."""
+        """Query what the server holds. Raises WrongServer naming model or styles, Unavailable when it does not answer."""
         self._drop_idle()
         try:
             model, details = self._find_model(expected)

@@ -286,7 +286,7 @@ class ServerEngine:
         log.error("%s; it is not used any more", reason)
 
     def _caption(self, server: Server, account: Account, item: Item) -> None:
-        """Ask for all captions that an image lacks at once, so that the server's prefix cache serves them together."""
+        """Request all captions that an image lacks at once, so that the server's prefix cache serves them together."""
         missing = [draw for draw in item.job.draws if draw not in item.captions]
         png = item.job.pixels.tobytes()
         problems: list[Unavailable | WrongServer] = []
@@ -319,7 +319,7 @@ class ServerEngine:
         self._try_again(server, item, problems[0])
 
     def _try_again(self, server: Server, item: Item, problem: Exception) -> None:
-        """Put an image back into the queue, or give it up when the server answers other requests but not this one."""
+        """Return an image into the queue, or give it up when the server answers other requests but not this one."""
         assert isinstance(problem, Unavailable)
         server.leave(problem)
         item.tries += not (problem.is_busy or problem.is_closed)

@@ -86,7 +86,7 @@ def get_template(name: str | None) -> Template:
 
 
 def move_image_first(text: str) -> str:
-    """Put a turn's `<image>` at its start, on a line of its own; two in one turn become one.
+    """Move a turn's `<image>` at its start, on a line of its own; two in one turn become one.
 
     Source: HAM, llava/train/train.py, preprocess_multimodal.
     """
@@ -166,14 +166,14 @@ def encode_conversation(
 
 
 def answer_ids(tokenizer: Any, template: Template, answer: str) -> list[int]:
-    """Give the ids of an answer after `ASSISTANT:`, with the stop string."""
+    """Return the ids of an answer after `ASSISTANT:`, with the stop string."""
     if template.answer_end == "</s>":
         return [*continuation_ids(tokenizer, answer), tokenizer.eos_token_id]
     return continuation_ids(tokenizer, answer + template.answer_end)
 
 
 def following_ids(tokenizer: Any, template: Template, question: str) -> list[int]:
-    """Give the ids of a question that follows an answer.
+    """Return the ids of a question that follows an answer.
 
     It is tokenized after the stop string, which is then dropped: whether a word after `</s>` gets a dummy space depends on
     the tokenizer's `legacy` flag.
@@ -188,7 +188,7 @@ def following_ids(tokenizer: Any, template: Template, question: str) -> list[int
 def prompt_pieces(
     tokenizer: Any, prompt: str | None = None, template: Template | str | None = None
 ) -> tuple[list[int], list[int]]:
-    """Give the ids of a captioning prompt before the image (start token included) and after it.
+    """Return the ids of a captioning prompt before the image (start token included) and after it.
 
     prompt: the instruction without `<image>`; None is the reference's own. Raises UsageError when it holds `<image>`.
     Source: HAM, llava/eval/run_llava.py, eval_model2.

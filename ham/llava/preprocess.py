@@ -72,7 +72,7 @@ def square_pixels(image: Image.Image, size_px: int = 336) -> np.ndarray:
 
 
 def preprocess(image: Image.Image, size_px: int = 336) -> torch.Tensor:
-    """Give `square_pixels` as a tensor."""
+    """Return `square_pixels` as a tensor."""
     import torch
 
     return torch.from_numpy(square_pixels(image, size_px))

@@ -16,17 +16,17 @@ WORD_START = "▁"
 
 
 def plain_ids(tokenizer: Any, text: str) -> list[int]:
-    """Give the ids of `text` as the tokenizer makes them, without the start and end tokens."""
+    """Return the ids of `text` as the tokenizer makes them, without the start and end tokens."""
     return tokenizer(text, add_special_tokens=False).input_ids if text else []
 
 
 def has_dummy_prefix(tokenizer: Any) -> bool:
-    """Tell whether the tokenizer puts a space of its own before a text, as sentencepiece does and byte-level BPE does not."""
+    """Return whether the tokenizer puts a space of its own before a text, as sentencepiece does and byte-level BPE does not."""
     return tokenizer.convert_ids_to_tokens(plain_ids(tokenizer, "x"))[0].startswith(WORD_START)
 
 
 def chunk_ids(tokenizer: Any, text: str) -> list[int]:
-    """Give the ids of a chunk that starts a prompt or follows an image.
+    """Return the ids of a chunk that starts a prompt or follows an image.
 
     Source: HAM, llava/mm_utils.py, tokenizer_image_token (with the slow tokenizer of transformers 4.31).
     """
@@ -35,12 +35,12 @@ def chunk_ids(tokenizer: Any, text: str) -> list[int]:
 
 
 def continuation_ids(tokenizer: Any, text: str) -> list[int]:
-    """Give the ids of a text that continues a prompt after a space: `text` comes without that space."""
+    """Return the ids of a text that continues a prompt after a space: `text` comes without that space."""
     return chunk_ids(tokenizer, text) if has_dummy_prefix(tokenizer) else plain_ids(tokenizer, " " + text)
 
 
 def prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
-    """Give the ids of a prompt: the start token once, then the chunks, with IMAGE_TOKEN_INDEX (-200) for every `<image>`.
+    """Return the ids of a prompt: the start token once, then the chunks, with IMAGE_TOKEN_INDEX (-200) for every `<image>`.
 
     Source: HAM, llava/mm_utils.py, tokenizer_image_token.
     """

@@ -253,12 +253,12 @@ def load_tokenizer(folder: str | Path, max_length: int = 2048) -> Any:
 
 
 def training_arguments() -> type:
-    """Give Trainer's options, a dataclass to extend, under the names of transformers 5 as far as style tuning uses them."""
+    """Return Trainer's options, a dataclass to extend, under the names of transformers 5 as far as style tuning uses them."""
     return LegacyTrainingArguments if IS_LEGACY else transformers.TrainingArguments
 
 
 def trainer() -> type:
-    """Give the Trainer to extend."""
+    """Return the Trainer to extend."""
     return LegacyTrainer if IS_LEGACY else transformers.Trainer
 
 
@@ -286,7 +286,7 @@ PACKAGES_OF_TRACKERS = {"comet_ml": "comet-ml", "dvclive": "dvclive", "azure_ml"
 
 
 def set_warmup_ratio(args: transformers.TrainingArguments, ratio: float) -> None:
-    """Ask for a warm-up of a share of all steps. Newer Trainers have no option for it: `warmup_steps` takes a fraction."""
+    """Request a warm-up of a share of all steps. Newer Trainers have no option for it: `warmup_steps` takes a fraction."""
     if ratio and "warmup_ratio" not in {option.name for option in fields(transformers.TrainingArguments)}:
         args.warmup_steps = ratio
 

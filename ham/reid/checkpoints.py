@@ -42,7 +42,7 @@ NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 @contextmanager
 def lock_output(output_dir: str | Path) -> Iterator[None]:
-    """Hold the lock of a run's folder, on the first process only. Raises UsageError when another run holds it."""
+    """Acquire the lock of a run's folder, on the first process only. Raises UsageError when another run holds it."""
     if not dist_info().is_main:
         yield
         return

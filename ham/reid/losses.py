@@ -210,7 +210,7 @@ def _full(values: Tensor) -> Tensor:
 
 
 def _same(ids: Tensor) -> Tensor:
-    """Say which pairs share an id: [B] -> bool [B, B]."""
+    """Return which pairs share an id: [B] -> bool [B, B]."""
     ids = ids.reshape(-1)
     return ids[:, None] == ids[None, :]
 

@@ -83,7 +83,7 @@ SAMPLERS = {"random": random_batches, "identity": identity_batches}
 
 
 def rank_slice(batch: np.ndarray, rank: int, world_size: int, part: int = 0, parts: int = 1) -> slice:
-    """Give the rows of a global batch that fall to a process in one accumulation part: contiguous, equal and disjoint.
+    """Return the rows of a global batch that fall to a process in one accumulation part: contiguous, equal and disjoint.
 
     Part p is the p-th stretch of the batch, divided among the processes: the same pairs meet in a part whatever the number
     of processes. Raises UsageError when the batch does not divide evenly.

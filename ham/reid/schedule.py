@@ -38,7 +38,7 @@ def lr_factor(
     milestones: Sequence[int] = (20, 50),
     gamma: float = 0.1,
 ) -> float:
-    """Give the factor on the base learning rate during `epoch`, which counts from 0 (and may be a fraction).
+    """Return the factor on the base learning rate during `epoch`, which counts from 0 (and may be a fraction).
 
     Warm-up: from warmup_factor, linearly to 1 over warmup_epochs (warmup_mode linear) or flat until then (constant).
     mode: cosine | linear | exp | poly | polynomial | step. cosine, poly and polynomial head for target_factor (the target

@@ -53,7 +53,7 @@ class Reach:
 
 
 def mutual_information(clusters: Clusters, labels: Sequence[str]) -> float:
-    """Give the adjusted mutual information between clusters and labels, percent: 0 by chance, 100 when they are the same.
+    """Return the adjusted mutual information between clusters and labels, percent: 0 by chance, 100 when they are the same.
 
     A caption counts once for each cluster it is in; captions in none do not count.
     """
@@ -88,7 +88,7 @@ def linear_probe(features: ArrayLike, labels: Sequence[str], seed: int = 0) -> P
 
 
 def reach(clusters: Clusters, labels: Sequence[str], rare_share: float = 0.005) -> Reach:
-    """Tell how clusters treat labels that fewer than `rare_share` of the captions have. See Reach."""
+    """Return how clusters treat labels that fewer than `rare_share` of the captions have. See Reach."""
     names, index, counts = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
     rare = counts < rare_share * len(index)
     shares = np.stack(

@@ -54,7 +54,7 @@ def build_styles(settings: StyleSettings) -> Path:
 
 @contextmanager
 def only_builder(out: Path) -> Iterator[None]:
-    """Hold the folder's lock. Raises WorkError when another process has it."""
+    """Acquire the folder's lock. Raises WorkError when another process has it."""
     lock = FileLock(out / ".lock")
     if not lock.try_acquire():
         raise WorkError(f"{out}: another build_styles.py is writing there; wait for it or pass another --out")

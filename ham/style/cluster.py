@@ -63,7 +63,7 @@ class Clusters:
         return [tuple(ids) for ids in found]
 
     def joined(self, other: Clusters) -> Clusters:
-        """Put another scheme's clusters of the same captions behind these."""
+        """Place another scheme's clusters of the same captions behind these."""
         return Clusters(
             np.concatenate([self.centres, other.centres]), self.members + other.members, self.num_captions
         )
@@ -169,7 +169,7 @@ def dbscan_clusters(
 
 
 def moments(features: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Give mean and deviation per dimension, [D] each, summed in float64."""
+    """Return mean and deviation per dimension, [D] each, summed in float64."""
     mean = features.mean(0, dtype=np.float64)
     return mean.astype(np.float32), features.std(0, dtype=np.float64).astype(np.float32)
 
@@ -207,7 +207,7 @@ def starting_rows(features: NDArray[np.float32], k: int, seed: int) -> NDArray[n
 
 
 def typical_radius(features: NDArray[np.float32], neighbour: int, seed: int) -> float:
-    """Give the median distance from a row to its `neighbour`-th neighbour (itself counted), over at most 1000 random rows."""
+    """Return the median distance from a row to its `neighbour`-th neighbour (itself counted), over at most 1000 random rows."""
     from sklearn.neighbors import NearestNeighbors
 
     rows = numpy_generator(seed, "dbscan").permutation(len(features))[:1000]

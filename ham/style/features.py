@@ -71,7 +71,7 @@ def chars_features(
 
 
 def skeleton_of(text: str) -> list[str]:
-    """Give the 1-, 2- and 3-grams of a sentence's skeleton: function words and marks as they are, any other word as "*"."""
+    """Return the 1-, 2- and 3-grams of a sentence's skeleton: function words and marks as they are, any other word as "*"."""
     known = function_words()
     words = [word if word in known or not word[0].isalpha() else "*" for word in WORD.findall(text.lower())]
     pairs = [" ".join(pair) for pair in pairwise(words)]
@@ -79,7 +79,7 @@ def skeleton_of(text: str) -> list[str]:
 
 
 def marks_of(text: str) -> list[str]:
-    """Give the punctuation and capitals of a text, each with what stands before it, and its length in steps of six words."""
+    """Return the punctuation and capitals of a text, each with what stands before it, and its length in steps of six words."""
     kinds = [
         "Cc"[piece.islower()]
         if len(piece) == 1 and piece.isalpha()

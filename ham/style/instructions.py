@@ -56,5 +56,5 @@ def write_instructions(
 
 
 def clean_caption(caption: str) -> str:
-    """Give a caption on one line without an image token or an end-of-sequence mark, which would break a conversation."""
+    """Return a caption on one line without an image token or an end-of-sequence mark, which would break a conversation."""
     return re.sub(r"\s+", " ", re.sub(r"<image>|</?s>", " ", caption)).strip()

@@ -118,7 +118,7 @@ class LlmNeutralizer:
 
 
 def checked(caption: str, answer: str) -> NeutralText:
-    """Take an answer or, where it is refused, the lexicon's neutral text with the reason."""
+    """Use an answer or, where it is refused, the lexicon's neutral text with the reason."""
     reason = refusal(caption, answer)
     if reason is None:
         return NeutralText(caption, answer)
@@ -126,7 +126,7 @@ def checked(caption: str, answer: str) -> NeutralText:
 
 
 def refusal(caption: str, answer: str) -> str | None:
-    """Say why an answer is no neutral text of the caption, None when it is one.
+    """Return why an answer is no neutral text of the caption, None when it is one.
 
     Reasons: empty, chatter, too short or long, identity words left, another sentence (its function words are gone).
     """
@@ -146,7 +146,7 @@ def refusal(caption: str, answer: str) -> str | None:
 
 
 def identity_words(text: str) -> set[str]:
-    """Give the lower-case single words of a text that the lists count as colour, garment, shoe, accessory or belonging."""
+    """Return the lower-case single words of a text that the lists count as colour, garment, shoe, accessory or belonging."""
     return {word for word in words_of(text) - GENERAL_WORDS if lexicon().kind_of(word) in IDENTITY_KINDS}
 
 

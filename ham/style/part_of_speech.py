@@ -54,7 +54,7 @@ def resolve(words: list[Word]) -> None:
 
 
 def resolve_sports(words: list[Word], at: int) -> None:
-    """Tell "sports shoes" from the verb: "the woman sports a hat"."""
+    """Distinguish "sports shoes" from the verb: "the woman sports a hat"."""
     before, after = word_before(words, at), word_after(words, at)
     marked = before is not None and (
         before.role in (DETERMINER, ADJECTIVE, PREPOSITION) or before.lower == "wearing"
@@ -116,7 +116,7 @@ def resolve_place(words: list[Word], at: int) -> None:
 
 
 def resolve_quality(words: list[Word], at: int) -> None:
-    """Tell a size from a degree ("a little blurry"), an adjective from an adverb, and a garment called by its quality."""
+    """Distinguish a size from a degree ("a little blurry"), an adjective from an adverb, a garment named by its quality."""
     word, before = words[at], word_before(words, at)
     join_compound(words, at)
     if is_attributive(words, at):
@@ -180,7 +180,7 @@ def degree_follows(words: list[Word], at: int) -> bool:
 
 
 def resolve_top(words: list[Word], at: int) -> None:
-    """Tell a place from a garment: "on top", "the bottom of it", "toward the top"."""
+    """Distinguish a place from a garment: "on top", "the bottom of it", "toward the top"."""
     word, before, after = words[at], word_before(words, at), word_after(words, at)
     if before is None:
         return

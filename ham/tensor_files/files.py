@@ -90,7 +90,7 @@ def open_file(path: Path) -> WeightFile:
 
 
 def what_else(start: bytes) -> tuple[str, str]:
-    """Name a file that holds no weights by its first bytes, and say what to do about it."""
+    """Describe a file that holds no weights by its first bytes, and say what to do about it."""
     again = "copy or download the file again"
     head = start.lstrip().lower()
     if not start:

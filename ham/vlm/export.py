@@ -23,7 +23,7 @@ def text_config_of(config: Any) -> Any:
 
 @torch.no_grad()
 def extend_tables(network: nn.Module, rows: torch.Tensor, first_id: int) -> None:
-    """Put the added rows [A, D] into the network's own embedding and untie its output table.
+    """Place the added rows [A, D] into the network's own embedding and untie its output table.
 
     Every added token's output row is the mean of the old rows: its logit is a mean of theirs and so never the largest,
     which keeps greedy decoding from writing style tokens in any engine. Tied trained rows would win as output rows.

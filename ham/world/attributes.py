@@ -70,12 +70,12 @@ ABSENT_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
 
 
 def base_colour(shade: str) -> str:
-    """Give the plain colour of a shade ("navy" -> "blue"); hair colours and plain colours stand for themselves."""
+    """Return the plain colour of a shade ("navy" -> "blue"); hair colours and plain colours stand for themselves."""
     return SHADES[shade][0] if shade in SHADES else shade
 
 
 def agree(field: str, said: str, drawn: str) -> bool:
-    """Tell whether what a caption says fits what was drawn.
+    """Return whether what a caption says fits what was drawn.
 
     A colour fits when it names the shade ("navy") or its plain colour ("blue"); a wrong shade of the right colour ("light blue"
     for navy) does not fit. Every other value must be equal.

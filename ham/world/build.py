@@ -54,7 +54,7 @@ def build_world(
 
 @contextmanager
 def _only_builder(out: Path) -> Iterator[None]:
-    """Hold the lock beside a world's folder. Raises WorkError when another process has it."""
+    """Acquire the lock beside a world's folder. Raises WorkError when another process has it."""
     lock = FileLock(out.parent / f".{out.name}.lock")
     if not lock.try_acquire():
         raise WorkError(

@@ -164,7 +164,7 @@ def paint_occluder(
 
 
 def expose(image: Image.Image, camera: Camera, rng: np.random.Generator) -> Image.Image:
-    """Give what the camera records of a clean picture: blur, cast, contrast, haze and noise, a little different every time."""
+    """Return what the camera records of a clean picture: blur, cast, contrast, haze and noise, different every time."""
     blur = camera.blur_px * image.height / 144 * float(rng.uniform(0.7, 1.3))
     if blur > 0.15:
         image = image.filter(ImageFilter.GaussianBlur(blur))
@@ -183,7 +183,7 @@ def expose(image: Image.Image, camera: Camera, rng: np.random.Generator) -> Imag
 
 
 def _response(gain: float, contrast: float, lift: float) -> np.ndarray:
-    """Give what each of the 256 levels becomes in one channel."""
+    """Return what each of the 256 levels becomes in one channel."""
     level = ((np.arange(256) - 110) * contrast + 110) * gain
     return np.clip(np.rint(lift + level * (255 - lift) / 255), 0, 255).astype(int)
 

@@ -131,7 +131,7 @@ def bag_arm_of(scene: Scene) -> str:
 
 
 def visible_attributes(person: dict[str, str], scene: Scene) -> dict[str, str]:
-    """Give the fields that can be seen in the picture: what an annotator may write about.
+    """Return the fields that can be seen in the picture: what an annotator may write about.
 
     From behind one sees neither glasses nor what a bent arm holds, from the side no bag on the far shoulder; a crop or an
     occluder takes the shoes, the hem, a bag or what hangs from a hand; headwear hides that a head is bald; an arm or a backpack
@@ -170,6 +170,6 @@ def visible_attributes(person: dict[str, str], scene: Scene) -> dict[str, str]:
 
 
 def _side_is_hidden(person: dict[str, str], scene: Scene) -> bool:
-    """Tell whether a post at the picture's left or right stands before what the hands hold (either hand: to be sure)."""
+    """Return whether a post at the picture's left or right stands before what the hands hold (either hand: to be sure)."""
     by_hand = person["bag"] in ("handbag", "shoulder bag", "suitcase") or person["carried"] != "none"
     return by_hand and (scene.view != "side" or person["carried"] in HELD_UP)

@@ -81,7 +81,7 @@ class Scene:
         ]
 
     def clauses(self, form: str, most: int) -> list[str]:
-        """Say "wears a navy jacket and boots", "carries a bag": neighbours of one verb go together, at most `most`."""
+        """Return "wears a navy jacket and boots", "carries a bag": neighbours of one verb go together, at most `most`."""
         groups: list[list[Item]] = []
         for item in self.items:
             if groups and verb_of(groups[-1][0]) == verb_of(item) and len(groups[-1]) < most:
@@ -92,7 +92,7 @@ class Scene:
 
 
 def verb_of(item: Item) -> str:
-    """Tell how a person and a thing go together: have | wear | carry | hold; one can only "have" no hat."""
+    """Return how a person and a thing go together: have | wear | carry | hold; one can only "have" no hat."""
     return "have" if item.absent else VERB_OF[item.name]
 
 

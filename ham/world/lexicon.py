@@ -183,13 +183,13 @@ ROWS = _read_table(TABLE)
 
 
 def words_of(register: str) -> dict[str, str]:
-    """Give every concept ("lower:trousers") its phrase in one register ("slacks")."""
+    """Return every concept ("lower:trousers") its phrase in one register ("slacks")."""
     column = REGISTERS.index(register)
     return {key: phrases[column] for key, phrases in ROWS.items()}
 
 
 def colour_words(register: str, granularity: str) -> dict[str, tuple[str, str]]:
-    """Tell for every shade (the phrase written, the colour it conveys).
+    """Return for every shade (the phrase written, the colour it conveys).
 
     granularity: "exact" (the register's name of the shade), "simple" (its plain colour), "tones" (light, dark, bright),
     "coloured" ("navy-coloured", "navy-colored").

@@ -162,7 +162,7 @@ def _frequencies(values: tuple[str, ...], field: str, tilt: np.ndarray) -> np.nd
 
 
 def manner_frequencies(seed: int, group: str) -> dict[str, dict[str, float]]:
-    """Give for each habit the frequency of each value among the annotators of `group`, at full spread."""
+    """Return for each habit the frequency of each value among the annotators of `group`, at full spread."""
     rng = numpy_generator(seed, "manner frequencies", group)
     return {
         field: dict(
@@ -205,7 +205,7 @@ def worth_telling(attributes: dict[str, str]) -> dict[str, str]:
 
 
 def hint_of(manner: dict[str, str]) -> str:
-    """Name a manner in 8 to 12 words of a small closed vocabulary: "(list; casual words; exact colours; hair first; brief)"."""
+    """Describe a manner in 8 to 12 words of a small vocabulary: "(list; casual words; exact colours; hair first; brief)"."""
     parts = [
         manner["syntax"],
         f"{manner['register']} words",

@@ -29,12 +29,12 @@ def brightness(colour: Colour) -> float:
 
 
 def edge_of(colour: Colour) -> Colour:
-    """Give the outline that separates two parts of the same colour: darker, or lighter where darker cannot be seen."""
+    """Return the outline that separates two parts of the same colour: darker, or lighter where darker cannot be seen."""
     return tint(colour, 0.7) if brightness(colour) > 60 else tint(colour, 1.22)
 
 
 def accent_of(colour: Colour) -> Colour:
-    """Give the second colour of stripes, checks, dots and logos: near white on dark cloth, near black on light cloth."""
+    """Return the second colour of stripes, checks, dots and logos: near white on dark cloth, near black on light cloth."""
     return (236, 236, 232) if brightness(colour) < 150 else (52, 52, 60)
 
 
@@ -49,14 +49,14 @@ class Cloth:
 def oval_points(
     x: float, y: float, rx: float, ry: float, start: float = 0.0, end: float = 360.0
 ) -> list[Point]:
-    """Give the points of an ellipse or a part of one; degrees run clockwise from three o'clock."""
+    """Return the points of an ellipse or a part of one; degrees run clockwise from three o'clock."""
     count = max(6, round((end - start) / 18))
     angles = [math.radians(start + (end - start) * k / count) for k in range(count + 1)]
     return [(x + rx * math.cos(angle), y + ry * math.sin(angle)) for angle in angles]
 
 
 def limb_points(a: Point, b: Point, ra: float, rb: float) -> list[Point]:
-    """Give the outline of a tapered limb with round ends."""
+    """Return the outline of a tapered limb with round ends."""
     along = math.degrees(math.atan2(b[1] - a[1], b[0] - a[0]))
     return [
         *oval_points(*a, ra, ra, along + 90, along + 270),

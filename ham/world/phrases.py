@@ -101,7 +101,7 @@ def series(phrases: list[str], last: str = " and ") -> str:
 
 
 def with_article(words: str) -> str:
-    """Put "a" or "an" before `words`."""
+    """Add "a" or "an" before `words`."""
     return ("an " if words[0] in "aeiou" else "a ") + words
 
 
@@ -200,11 +200,11 @@ def _thing(name: str, told: dict[str, str], speech: Speech) -> Item | None:
 
 
 def person_words(told: dict[str, str], speech: Speech) -> str:
-    """Name the person without an article: "slim man", "person"."""
+    """Return the person without an article: "slim man", "person"."""
     who = speech.words[f"gender:{told['gender']}" if "gender" in told else "part:person"]
     return f"{speech.words['build:' + told['build']]} {who}" if "build" in told else who
 
 
 def scene_words(told: dict[str, str], speech: Speech) -> list[str]:
-    """Say what the person does and how it is seen: ["walking", "seen from behind"]."""
+    """Return what the person does and how it is seen: ["walking", "seen from behind"]."""
     return [speech.words[f"{name}:{told[name]}"] for name in ("action", "view") if name in told]

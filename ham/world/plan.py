@@ -42,7 +42,7 @@ class WriterGroup:
 
 
 def writer_group(annotators: list[Annotator], even: bool = False) -> WriterGroup:
-    """Give annotators their shares: by weight, or all the same."""
+    """Return annotators their shares: by weight, or all the same."""
     weights = np.array([1.0 if even else annotator.weight for annotator in annotators])
     return WriterGroup(annotators, weights / weights.sum())
 
@@ -104,7 +104,7 @@ def _shots_of(
 
 
 def image_path_of(domain: str, person_id: int, index: int, camera: int, folder: str) -> str:
-    """Name a picture as the real dataset does. folder: of ICFG-PEDES, whose `train` and `test` are not the split."""
+    """Return a picture's file name as in the real dataset. folder: of ICFG-PEDES, whose `train` and `test` are not the split."""
     if domain == "CUHK-PEDES":
         return f"cam_{'ab'[camera % 2]}/{person_id:04d}_{index}_{camera}.jpg"
     if domain == "ICFG-PEDES":

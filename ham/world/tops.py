@@ -23,7 +23,7 @@ INNER = (238, 238, 234)  # what an open jacket shows
 
 
 def mark_of(colour: Colour) -> Colour:
-    """Give the colour of seams and pockets: clearly darker than the cloth, or lighter on dark cloth."""
+    """Return the colour of seams and pockets: clearly darker than the cloth, or lighter on dark cloth."""
     return tint(colour, 0.58) if brightness(colour) > 70 else tint(colour, 1.32)
 
 
@@ -50,7 +50,7 @@ def draw_trunk(pen: Pen, person: dict[str, str], body: Body, view: str) -> None:
 
 
 def trunk_outline(body: Body, view: str, kind: str, sleeveless: bool) -> list[Point]:
-    """Give the top's outline: shoulders, waist and hips as the body has them, the coat flared down to the knee."""
+    """Return the top's outline: shoulders, waist and hips as the body has them, the coat flared down to the knee."""
     bulk, hem = BULK[kind], HEM[kind]
     if view == "side":
         back, front = -body.depth * bulk, body.depth * bulk

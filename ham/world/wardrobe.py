@@ -138,7 +138,7 @@ def _sample_field(rng: np.random.Generator, wardrobe: Wardrobe, field: str, pers
 
 
 def _weights(wardrobe: Wardrobe, field: str, person: dict[str, str]) -> tuple[float, ...]:
-    """Give the weights of a field's values beside what the person already has."""
+    """Return the weights of a field's values beside what the person already has."""
     man, season = person["gender"] == "man", wardrobe.season
     coat = person.get("upper") == "coat"
     if field in wardrobe.tilt:

@@ -19,7 +19,7 @@ FOUNDATION_HINTED = 2  # hinted captions of each foundation image beside its pla
 
 
 def image_root_of(out: Path, domain: str) -> Path:
-    """Give the folder that a domain's image paths start from."""
+    """Return the folder that a domain's image paths start from."""
     return out / domain if domain == POOL else out / domain / "imgs"
 
 

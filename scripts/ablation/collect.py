@@ -75,7 +75,7 @@ def collect(
 
 
 def origin(graph: dict[str, Job], figures: Figures) -> dict[str, Any]:
-    """Say where and when the jobs were done, and what they cost."""
+    """Return where and when the jobs were done, and what they cost."""
     began = [one["began"] for one in figures.values()]
     ended = [one["began"] + one["seconds"] for one in figures.values()]
     seconds: dict[str, list[float]] = {}
@@ -149,7 +149,7 @@ def differences(rows: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def order(rows: dict[str, Any]) -> dict[str, Any] | None:
-    """Hold our order of the paper's rows beside the paper's, on the seeds that all of them have. None for fewer than three.
+    """Compare our order of the paper's rows with the paper's, on the seeds that all of them have. None for fewer than three.
 
     turned: the pairs that the paper has the other way round, with our paired difference.
     """
@@ -183,7 +183,7 @@ def order(rows: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def curve_figures(figures: Figures, settings: Settings) -> dict[str, list[dict[str, Any]]]:
-    """Give for each row of the curve its points: images, and R1 by seed."""
+    """Return for each row of the curve its points: images, and R1 by seed."""
     curve: dict[str, list[dict[str, Any]]] = {}
     for row in settings.curve.rows:
         for part in (*sorted(settings.curve.parts, reverse=True), 1):

@@ -61,7 +61,7 @@ def with_kept(settings: Settings, kept: Figures) -> Settings:
 
 
 def graph_of(settings: Settings) -> dict[str, Job]:
-    """Give the jobs of all seeds and rows."""
+    """Return the jobs of all seeds and rows."""
     return make_graph(settings, settings.seeds, list(ROWS))
 
 
@@ -82,7 +82,7 @@ def check_kept(settings: Settings, work: Path, results: Path) -> None:
 
 
 def gather(settings: Settings, work: Path, results: Path) -> tuple[dict[str, Job], Figures]:
-    """Give all jobs, and the figures of those that are done here or were before. Raises UsageError where some would be lost."""
+    """Return all jobs, and the figures of those done here or before. Raises UsageError if some would be lost."""
     check_kept(settings, work, results)
     kept, graph, figures = read_kept(results), graph_of(settings), {}
     for name, job in graph.items():
@@ -97,7 +97,7 @@ def gather(settings: Settings, work: Path, results: Path) -> tuple[dict[str, Job
 
 
 def figures_of(work: Path, job: Job, found: dict[str, Any]) -> dict[str, Any]:
-    """Give what the tables need of a job's result, and where it comes from."""
+    """Return what the tables need of a job's result, and where it comes from."""
     entry = {"key": job.key, "seconds": found["seconds"], "began": found["began"], "machine": machine()}
     if job.kind == "eval":
         return entry | {
@@ -130,7 +130,7 @@ def one_each(captions: dict[str, list[str]], seed: int) -> list[str]:
 
 
 def machine() -> str:
-    """Name the processor and count its cores."""
+    """Return the name of the processor and its number of cores."""
     file = Path("/proc/cpuinfo")
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")

@@ -43,13 +43,13 @@ def job_name(kind: str, seed: int, what: str = "", part: int = 1) -> str:
 
 
 def result_file(work: Path, name: str) -> Path:
-    """Give the file that says that a job is done."""
+    """Return the file that says that a job is done."""
     seed, job = name.split("/")
     return work / seed / "results" / f"{job}.json"
 
 
 def make_graph(settings: Settings, seeds: Sequence[int], rows: Sequence[str]) -> dict[str, Job]:
-    """Give all jobs by name, the most important first: seed by seed, row by row, each behind its needs; curve last."""
+    """Return all jobs by name, the most important first: seed by seed, row by row, each behind its needs; curve last."""
     graph: dict[str, Job] = {}
     weights = {name: digest_of(Path(getattr(settings, name))) for name in ("llava", "clip")}
     for seed in seeds:
@@ -63,7 +63,7 @@ def make_graph(settings: Settings, seeds: Sequence[int], rows: Sequence[str]) ->
 
 
 def is_done(work: Path, job: Job) -> bool | None:
-    """Tell whether a job's result is there (True), missing (False), or of other settings or inputs (None)."""
+    """Return whether a job's result is there (True), missing (False), or of other settings or inputs (None)."""
     file = result_file(work, job.name)
     if not file.is_file():
         return False
@@ -71,7 +71,7 @@ def is_done(work: Path, job: Job) -> bool | None:
 
 
 def next_ready(graph: dict[str, Job], done: set[str], started: set[str]) -> Job | None:
-    """Give the most important job that nobody has begun and whose needs are done."""
+    """Return the most important job that nobody has begun and whose needs are done."""
     return next(
         (
             job
@@ -126,7 +126,7 @@ def _needs_of(kind: str, seed: int, what: str, part: int) -> list[tuple[Any, ...
 
 
 def _facts_of(settings: Settings, weights: dict[str, str], kind: str, what: str, part: int) -> Any:
-    """Give the settings that decide a job's result, beside what its needs decide."""
+    """Return the settings that decide a job's result, beside what its needs decide."""
     facts = {
         "world": lambda: [WORLD_VERSION, settings.preset],
         "pool": lambda: [settings.images, settings.reid.image_size_px],
@@ -144,7 +144,7 @@ def _facts_of(settings: Settings, weights: dict[str, str], kind: str, what: str,
 
 
 def digest_of(folder: Path) -> str:
-    """Give a digest of all files of a folder, names and bytes. Raises UsageError for an empty or missing one."""
+    """Return a digest of all files of a folder, names and bytes. Raises UsageError for an empty or missing one."""
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     if not files:
         raise UsageError(f"{folder}: holds no files; expected weights")

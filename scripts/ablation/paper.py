@@ -15,5 +15,5 @@ PAPER: dict[str, tuple[float, float, float]] = {
 
 
 def paper_mean(row: str) -> float:
-    """Give the mean of the paper's three Rank-1."""
+    """Return the mean of the paper's three Rank-1."""
     return sum(PAPER[row]) / len(PAPER[row])

@@ -160,7 +160,7 @@ def status_table(graph: dict[str, Job], work: Path) -> str:
 
 
 def outlook(graph: dict[str, Job], work: Path, done: set[str], processes: int) -> str:
-    """Say how much is left, as far as each kind of job has been timed."""
+    """Return how much is left, as far as each kind of job has been timed."""
     seconds = seconds_by_kind(graph, work, done)
     left = [job for name, job in graph.items() if name not in done]
     unknown = sum(job.kind not in seconds for job in left)

@@ -48,7 +48,7 @@ def paired(one: Mapping[int, float], other: Mapping[int, float]) -> Difference |
 
 
 def binomial_error(percents: Sequence[float], queries: Sequence[int]) -> float:
-    """Give the standard error, in points, that the finite number of queries alone gives the mean of some percentages.
+    """Return the standard error, in points, that the finite number of queries alone gives the mean of some percentages.
 
     percents: R1 of each benchmark; queries: of each. As if queries were independent; two of one image are not quite.
     """
@@ -59,7 +59,7 @@ def binomial_error(percents: Sequence[float], queries: Sequence[int]) -> float:
 
 
 def by_chance(positive: int, count: int) -> float:
-    """Give the probability that at least so many of `count` fair coins, or at most so few, agree (two-sided sign test)."""
+    """Return the probability that at least so many of `count` fair coins, or at most so few, agree (two-sided sign test)."""
     extreme = max(positive, count - positive)
     return min(1.0, 2.0 * sum(math.comb(count, hits) for hits in range(extreme, count + 1)) / 2**count)
 
@@ -73,7 +73,7 @@ def ranks(values: Sequence[float]) -> list[float]:
 
 
 def spearman(one: Sequence[float], other: Sequence[float]) -> float | None:
-    """Give Spearman's rank correlation; None where a side is constant or there are fewer than two values."""
+    """Return Spearman's rank correlation; None where a side is constant or there are fewer than two values."""
     first, second = ranks(one), ranks(other)
     middle = (len(first) + 1) / 2
     spread = math.sqrt(
@@ -88,7 +88,7 @@ def spearman(one: Sequence[float], other: Sequence[float]) -> float | None:
 
 
 def by_chance_ordered(one: Sequence[float], other: Sequence[float]) -> float | None:
-    """Give the share of all orders of `one` that agree with `other` at least as well as it does (up to 8 values)."""
+    """Return the share of all orders of `one` that agree with `other` at least as well as it does (up to 8 values)."""
     found = spearman(one, other)
     if found is None:
         return None

@@ -14,7 +14,7 @@ QUERIES = (("human", "R1"), ("human", "mAP"), ("plain", "R1"))
 
 
 def tables(result: dict[str, Any]) -> list[str]:
-    """Give all sections in the order of the page; a section without figures is empty."""
+    """Return all sections in the order of the page; a section without figures is empty."""
     rows = result["rows"]
     return [
         row_table(rows),
@@ -27,7 +27,7 @@ def tables(result: dict[str, Any]) -> list[str]:
 
 
 def by_seed(rows: dict[str, Any], row: str, kind: str = "human", metric: str = "R1") -> dict[int, float]:
-    """Give a row's mean over the benchmarks for each seed that it has."""
+    """Return a row's mean over the benchmarks for each seed that it has."""
     return {seed: found[kind][metric] for seed, found in rows[row]["seeds"].items()} if row in rows else {}
 
 
@@ -194,7 +194,7 @@ def curve_table(curve: dict[str, list[dict[str, Any]]], fixed: str) -> str:
 
 
 def remarks(result: dict[str, Any]) -> list[str]:
-    """Say what the figures rest on."""
+    """Return the remarks below the tables."""
     binomial = [one["binomial"] for row in result["rows"].values() for one in row["seeds"].values()]
     return [
         f"Chance of the queries alone: a row's mean R1 on one seed has a binomial standard error of {min(binomial):.1f} to "
@@ -212,7 +212,7 @@ def remarks(result: dict[str, Any]) -> list[str]:
 def section(
     title: str, header: Sequence[str], lines: Sequence[Sequence[str]], notes: Sequence[str] = ()
 ) -> str:
-    """Lay out a Markdown section: heading, table, notes below; empty without lines."""
+    """Format a Markdown section: heading, table, notes below; empty without lines."""
     if not lines:
         return ""
     rule = ["---"] + ["---:"] * (len(header) - 1)
@@ -221,7 +221,7 @@ def section(
 
 
 def shown(value: Mean | Difference | None, digits: int = 1, signed: bool = False) -> str:
-    """Say a mean and its standard error."""
+    """Format a mean and its standard error."""
     if value is None:
         return "–"
     text = f"{value.mean:{'+' if signed else ''}.{digits}f}"

@@ -167,7 +167,7 @@ def tune(settings: Settings, places: Places, job: Job) -> Figures:
 
 @contextmanager
 def arguments(*words: str) -> Iterator[None]:
-    """Let a program that reads the command line read these words."""
+    """Run a program with these command-line arguments."""
     before, sys.argv = sys.argv, list(words)
     try:
         yield

@@ -164,7 +164,7 @@ def _report(sender: object, work: Callable[..., dict[str, float]], args: Sequenc
 
 
 def peak_mb() -> float:
-    """Give the most memory that this process has held, in MB of 10^6 bytes; unlike getrusage's, without its parent's."""
+    """Return the most memory that this process has held, in MB of 10^6 bytes; unlike getrusage's, without its parent's."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
 

@@ -57,7 +57,7 @@ class WorkerProcess:
 def measure(
     workers: dict[str, WorkerProcess], styles: int, tokens: int, captions: int, rounds: int
 ) -> dict[str, Any]:
-    """Let the ways take turns on the same images."""
+    """Run the variants alternately on the same images."""
     images = max(1, captions // styles)
     spent: dict[str, list[float]] = {}
     shares, digests, rechecked = [], {}, {}

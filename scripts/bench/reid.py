@@ -57,7 +57,7 @@ def measure(options: argparse.Namespace, devices: Sequence[torch.device]) -> lis
 
 
 def feeding(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Say how many loader workers keep the fastest step fed, where both were measured."""
+    """Return how many loader workers keep the fastest step fed, where both were measured."""
     steps = [row["ours"] for row in rows if row["unit"] == "pairs/s"]
     loader = [row["ours"] for row in rows if row["what"].startswith("loader")]
     if not steps or not loader:
@@ -73,7 +73,7 @@ def feeding(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Lay the rows out as a Markdown table; gain is how many times better ours is than the obvious way."""
+    """Format the rows as a Markdown table; gain is how many times better ours is than the obvious way."""
     lines = [("measure", "unit", "ours", "obvious", "gain", "aim", "reached")]
     for row in rows:
         plain, gain = row.get("obvious"), ""

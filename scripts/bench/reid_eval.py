@@ -88,7 +88,7 @@ def in_own_process(way: str, device: torch.device, queries: int, gallery: int) -
 
 
 def measure_eval(device: torch.device, quick: bool) -> list[Row]:
-    """Hold our metrics against the full sort, each in a process of its own; the sort takes fewer queries if memory is short."""
+    """Compare our metrics with the full sort, each in a process of its own; the sort takes fewer queries if memory is short."""
     gallery = 1000 if quick else 19848
     free_gb = (
         next(

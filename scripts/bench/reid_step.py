@@ -119,7 +119,7 @@ def measure_way(
     repeats: int,
     quick: bool,
 ) -> tuple[float, float, float]:
-    """Give the median and the best pairs/s, and the matmul rate (the better of right before and right after)."""
+    """Return the median and the best pairs/s, and the matmul rate (the better of right before and right after)."""
     device, size = batch["pixels"].device, len(batch["pixels"])
     step = build(config, batch, dtype)
     step()  # warm-up: allocations, kernel choice, optimizer state

@@ -74,7 +74,7 @@ def load_pixels(pictures: list[Picture], resize: object) -> np.ndarray:
 
 
 def warm_cosine(step: int, steps: int, warmup: float = 0.05) -> float:
-    """Give the factor on the learning rate: up over the first steps, then a half cosine down to nothing."""
+    """Return the factor on the learning rate: up over the first steps, then a half cosine down to nothing."""
     rise = max(1, int(steps * warmup))
     if step < rise:
         return (step + 1) / rise

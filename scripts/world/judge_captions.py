@@ -87,7 +87,7 @@ def read_captions(folder: Path) -> Captions:
 
 
 def human_captions(world: Path) -> Captions:
-    """Give the captions of the pool that the world's annotators wrote: the ceiling of a captioner that learns from them."""
+    """Return the captions of the pool that the world's annotators wrote: the ceiling of a captioner that learns from them."""
     found: Captions = {}
     for row in read_jsonl(world / "truth" / f"{POOL}-captions.jsonl"):
         found.setdefault(row["image_path"], []).append(row["caption"])
@@ -100,7 +100,7 @@ def judge(
     seed: int = 0,
     varied_captions: int = 5000,
 ) -> list[dict[str, Any]]:
-    """Give one row per writer, over the images that all of them captioned.
+    """Return one row per writer, over the images that all of them captioned.
 
     precision: of the claims, against all that shows; recall: of what is worth telling; f1 of the two; the rest as
     `ham.generation.diversity` says. Percent. Raises UsageError when they share no image of the world.
@@ -147,7 +147,7 @@ def percent(shares: dict[str, float]) -> dict[str, float]:
 
 
 def format_table(rows: list[dict[str, Any]]) -> str:
-    """Lay the rows out as a Markdown table."""
+    """Format the rows as a Markdown table."""
     head = ["writer", "images", "captions", *COLUMNS]
     cells = [
         [

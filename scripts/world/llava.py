@@ -99,7 +99,7 @@ def build_llava() -> CaptionerModel:
 
 
 class AttributeHeads(nn.Module):
-    """Name every field from the image tokens: a learned query per field attends to them. [B, P, W] -> {field: [B, values]}."""
+    """Predict every field from the image tokens: one learned query per field. [B, P, W] -> {field: [B, values]}."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ class Images:
         self.mean, self.std = (torch.tensor(value)[:, None, None] for value in (CLIP_MEAN, CLIP_STD))
 
     def batch(self, indices: np.ndarray, rng: np.random.Generator | None) -> torch.Tensor:
-        """Give normalized pixels [B, 3, s, s], as they are without a generator.
+        """Return normalized pixels [B, 3, s, s], as they are without a generator.
 
         With one, half of them are mirrored (no annotator tells left from right) and the batch is shifted by a few pixels.
         """
@@ -217,7 +217,7 @@ def attribute_loss(heads: AttributeHeads, tokens: torch.Tensor, labels: torch.Te
 def attribute_accuracy(
     heads: AttributeHeads, tower: nn.Module, images: Images, labels: torch.Tensor
 ) -> dict[str, float]:
-    """Give for each field the share of the images showing it whose value is named: {field: 0 to 1}."""
+    """Return for each field the share of the images showing it whose value is named: {field: 0 to 1}."""
     named = []
     for start in range(0, len(labels), 100):
         logits = heads(
@@ -241,7 +241,7 @@ def labels_of(pictures: list[Picture]) -> torch.Tensor:
 
 
 def conversation(hint: str, caption: str, hint_first: bool = False) -> list[dict[str, str]]:
-    """Ask for `caption`. hint_first: the hint of its manner stands behind the image, where a style prompt will."""
+    """Request `caption`. hint_first: the hint of its manner stands behind the image, where a style prompt will."""
     question = f"<image>{hint}\n{INSTRUCTION}" if hint_first else f"<image>\n{INSTRUCTION} {hint}".strip()
     return [{"from": "human", "value": question}, {"from": "gpt", "value": caption}]
 

@@ -79,7 +79,7 @@ def incomplete(hint: str, rng: np.random.Generator) -> str:
 
 
 def optimizers_of(modules: list[nn.Module], rate: float) -> list[torch.optim.Optimizer]:
-    """Give Muon for the matrices inside layers, at `rate`, and AdamW for the rest."""
+    """Return Muon for the matrices inside layers, at `rate`, and AdamW for the rest."""
     named = [(name, parameter) for module in modules for name, parameter in module.named_parameters()]
     inside = [parameter for name, parameter in named if parameter.ndim == 2 and "layers." in name]
     chosen = {id(parameter) for parameter in inside}
@@ -137,7 +137,7 @@ def train(
 
 
 def log_accuracy(heads: nn.Module, tower: nn.Module, unseen: list[Picture]) -> None:
-    """Say how well the tower names the attributes of persons that it has not seen."""
+    """Return how well the tower names the attributes of persons that it has not seen."""
     if not unseen or not dist_info().is_main:
         return
     right = attribute_accuracy(heads, tower, Images(unseen), labels_of(unseen))

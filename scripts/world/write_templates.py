@@ -82,7 +82,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def is_there(out: Path, asked: Asked) -> bool:
-    """Tell whether the captions are written. Raises UsageError where they are, but of something else."""
+    """Return whether the captions are written. Raises UsageError where they are, but of something else."""
     if not (out / "captions.json").is_file():
         return False
     before = read_json(out / "templates.json").get("asked")
