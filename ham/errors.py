@@ -105,7 +105,7 @@ def _explain_os_error(error: BaseException) -> str:
     named = f"{where}: " if where else ""
     if code in DISK_FULL or _is_disk_full(str(error)):
         what = os.strerror(code) if code in DISK_FULL else str(error)
-        return f"{named}no room to write ({what}); free some space there, then run the same command again"
+        return f"{named}no space to write ({what}); free some space there, then run the same command again"
     if code == errno.EFBIG:
         return (
             f"{named}{os.strerror(code)}: above a limit on file sizes (`ulimit -f`, or the file system's); raise it, "

@@ -154,7 +154,7 @@ def _why_unidentified(path: str | Path) -> str:
 def to_rgb(image: Image.Image, backdrop: tuple[int, int, int] = WHITE) -> Image.Image:
     """Convert any of Pillow's modes to RGB.
 
-    deviation: the references' plain conversion clips 16-bit gray to white and uncovers whatever lies below transparency.
+    deviation: the references' plain conversion clips 16-bit gray to white and uncovers whatever is below transparent pixels.
     """
     if image.mode == "RGB" and "transparency" not in image.info:
         return image

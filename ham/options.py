@@ -149,7 +149,7 @@ def dashed(name: str) -> str:
 
 
 def check_range(name: str, value: float | None, low: float, high: float = float("inf")) -> None:
-    """Check that a number lies in [low, high]; None passes. Raises UsageError naming the option."""
+    """Check that a number is in [low, high]; None passes. Raises UsageError naming the option."""
     if value is None or low <= value <= high:
         return
     limit = f"at most {high}" if value > high else f"at least {low}"  # a NaN is in no range

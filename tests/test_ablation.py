@@ -26,7 +26,7 @@ from scripts.ablation.rows import AGAINST_HERO, CLUSTERINGS, ROWS, SHOWN
 from scripts.ablation.runner import outlook, status_table, work_off
 from scripts.ablation.settings import CurveOptions, ReidOptions, Settings, StyleOptions, check_settings
 from scripts.ablation.statistics import binomial_error, by_chance, mean_of, paired
-from scripts.ablation.work import dealt
+from scripts.ablation.work import shuffle_styles
 
 TOP = Path(__file__).resolve().parent.parent
 GOOD = Settings(llava=str(TOP / "ham/world/weights/llava"), clip=str(TOP / "ham/world/weights/clip"))
@@ -283,12 +283,12 @@ def test_chance_by_hand() -> None:
 
 def test_random_clusters_keep_their_sizes() -> None:
     before = [(0,), (0, 2), (1,), (), (0, 1, 2), (2,)] * 20
-    after = dealt(before, seed=0)
+    after = shuffle_styles(before, seed=0)
     assert after != before and Counter(after) == Counter(before)
     assert Counter(style for ids in after for style in ids) == Counter(
         style for ids in before for style in ids
     )
-    assert dealt(before, 0) == after != dealt(before, 1)
+    assert shuffle_styles(before, 0) == after != shuffle_styles(before, 1)
 
 
 def test_template_hints_are_different_and_of_the_seed() -> None:

@@ -86,12 +86,12 @@ def splice_shared(
         if not records:
             raise UsageError(f"image {image} of the batch belongs to no record")
         prefix = torch.cat([text[records[0], : places[records[0]]], features[image]])
-        room = None if model.max_length is None else max(0, model.max_length - len(prefix))
+        space = None if model.max_length is None else max(0, model.max_length - len(prefix))
         pieces = [_Piece(prefix, labels.new_full((len(prefix),), IGNORE_INDEX), 0, 0)]
         for number, record in enumerate(records, 1):
             own = slice(places[record] + 1, ends[record])
             style = None if styles is None else styles[record]
-            piece = _record_piece(text[record, own], labels[record, own], style, room)
+            piece = _record_piece(text[record, own], labels[record, own], style, space)
             pieces.append(_Piece(*piece, len(prefix), number))
         rows.append(pieces)
     device = text.device
@@ -113,13 +113,13 @@ class _Piece(NamedTuple):
 
 
 def _record_piece(
-    text: torch.Tensor, labels: torch.Tensor, style: torch.Tensor | None, room: int | None
+    text: torch.Tensor, labels: torch.Tensor, style: torch.Tensor | None, space: int | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return embeddings and labels of [style | text], cut to `room` positions."""
+    """Return embeddings and labels of [style | text], cut to `space` positions."""
     if style is not None:
         text = torch.cat([style, text])
         labels = torch.cat([labels.new_full((len(style),), IGNORE_INDEX), labels])
-    text, labels = text[:room], labels[:room].clone()
+    text, labels = text[:space], labels[:space].clone()
     labels[:1] = IGNORE_INDEX  # the position before a record's first token is another record's
     return text, labels
 

@@ -34,7 +34,7 @@ class PackedStrings(Sequence[str]):
         magic, count = struct.unpack("<8sQ", self._bytes[-16:]) if size >= 24 else (b"", 0)
         if magic != self.MAGIC or size < 8 * (count + 3):
             raise UsageError(
-                f"{path}: not a file of packed strings, or cut short; delete it and it is made anew"
+                f"{path}: not a file of packed strings, or cut short; delete it; it will be rebuilt"
             )
         self._offsets = np.frombuffer(
             self._bytes, dtype="<u8", count=count + 1, offset=size - 16 - 8 * (count + 1)

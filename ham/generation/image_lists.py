@@ -166,7 +166,7 @@ def _text_of(file: Path) -> str:
 
 
 class _Tidy:
-    """Bring a path to one spelling: forward slashes, no `./`, relative to the root where it lies below it."""
+    """Bring a path to one spelling: forward slashes, no `./`, relative to the root where it is below it."""
 
     def __init__(self, root: Path) -> None:
         spellings = (str(root), os.path.abspath(root), os.path.realpath(root))  # noqa: PTH100

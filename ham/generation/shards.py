@@ -239,7 +239,7 @@ def _write_all(handle: int, data: bytes) -> None:
 def _disk_error(error: OSError, file: Path) -> WorkError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return WorkError(
-            f"no room left for {file} ({error.strerror}); all files there are whole: make room, then repeat the "
+            f"no space left for {file} ({error.strerror}); all files there are whole: free some space, then repeat the "
             "command to continue"
         )
     return WorkError(f"cannot write {file}: {error.strerror or error}")

@@ -75,7 +75,7 @@ class SharedCache:
             tensor[row] = 0
 
     def grow(self, capacity: int) -> None:
-        """Make room for more own positions; layer by layer, so that only one layer is held twice."""
+        """Allocate more own positions; layer by layer, so that only one layer is held twice."""
         for tensors in (self.keys, self.values):
             for number, old in enumerate(tensors):
                 new = old.new_zeros(*old.shape[:2], capacity, old.shape[3])

@@ -195,7 +195,7 @@ def _augment_one_by_one(images: Tensor, draws: ImageDraws, pad_px: int) -> Tenso
 
 
 def _overlap(shift: int, length: int) -> slice:
-    """Return where an axis of the crop, `shift` pixels into the image, lies inside the image."""
+    """Return where an axis of the crop, `shift` pixels into the image, is inside the image."""
     return slice(max(0, -shift), max(0, min(length, length - shift)))
 
 

@@ -91,7 +91,7 @@ def save_folder(folder: Path, write: Callable[[Path], None]) -> None:
         if beside is not None:
             shutil.rmtree(beside, ignore_errors=True)
         raise WorkError(
-            f"{folder} could not be saved: {error}; the previous checkpoint is untouched. Make room and run the "
+            f"{folder} could not be saved: {error}; the previous checkpoint is untouched. Free some space and run the "
             "same command again"
         ) from error
     if folder.exists():

@@ -168,7 +168,7 @@ def pack_pairs(pairs: Callable[[], Iterable[Pair]], stem: Path, text_length: int
         _write_pairs(pairs(), stem, text_length)
     except OSError as error:
         raise WorkError(
-            f"{stem}.* could not be written: {error.strerror or error}; make room, or give another --cache_dir"
+            f"{stem}.* could not be written: {error.strerror or error}; free some space, or give another --cache_dir"
         ) from error
     return Pairs.open(stem)
 

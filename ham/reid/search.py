@@ -279,7 +279,7 @@ def _embed(
 ) -> tuple[list[Segment], list[dict[str, str]]]:
     """Embed new images, one segment at a time; return all segments and the failures."""
     failed: list[dict[str, str]] = []
-    lenient = replace(settings, max_failed_share=1.0)  # judged by the caller, over the whole gallery
+    lenient = replace(settings, max_failed_share=1.0)  # checked by the caller, over the whole gallery
     for start in range(0, len(new), SEGMENT_ROWS):
         block = new[start : start + SEGMENT_ROWS]
         done = encode_images(model, [gallery / path for path in block], lenient, "gallery images")

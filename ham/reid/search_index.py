@@ -87,7 +87,7 @@ class Segment:
         except OSError as error:
             if error.errno in (27, 28, 122):  # file too large, no space, quota
                 raise WorkError(
-                    f"the index cannot be written to {file.parent} ({error.strerror}); make room, or choose another "
+                    f"the index cannot be written to {file.parent} ({error.strerror}); free some space, or choose another "
                     "folder with --index; the same command resumes"
                 ) from None
             raise

@@ -11,7 +11,7 @@ METAL = (150, 152, 158)
 
 
 def draw_bag_behind(pen: Pen, person: dict[str, str], body: Body, view: str) -> None:
-    """Draw what of a backpack lies behind the trunk: seen from the front it stands out at both sides, from the side whole."""
+    """Draw the part of a backpack behind the trunk: seen from the front it is visible at both sides, from the side whole."""
     if person["bag"] != "backpack":
         return
     colour = SHADES[person["bag_colour"]][1]
@@ -46,7 +46,7 @@ def draw_bag_behind(pen: Pen, person: dict[str, str], body: Body, view: str) -> 
 
 
 def draw_bag_over(pen: Pen, person: dict[str, str], body: Body, view: str, near: bool) -> None:
-    """Draw what of the bag lies over the trunk: straps, a backpack from behind, a shoulder bag at the hip."""
+    """Draw the part of the bag in front of the trunk: straps, a backpack from behind, a shoulder bag at the hip."""
     if person["bag"] not in ("backpack", "shoulder bag"):
         return
     colour = SHADES[person["bag_colour"]][1]

@@ -6,7 +6,7 @@ A manner is a `dict[str, str]` with these fields:
     register     the column of the lexicon: plain, casual, formal, american, british, fashion
     order        hair | clothes | shoes | bag (what comes first), or random (another order in every caption)
     colours      exact ("navy") | simple ("blue") | tones ("dark blue") | coloured ("navy-coloured")
-    length       brief | medium | thorough: how much is told
+    length       brief | medium | thorough: how much is mentioned
     omits        what this annotator never tells: names of OMISSIONS joined by "+", or "nothing"
     opening      words before the description, or "none"
     closing      words after it, or "none"
@@ -87,7 +87,7 @@ GROUP_TILT = (
     0.4  # how far groups of annotators (the staff of one dataset) differ: deviation of the log frequencies
 )
 
-# How often a field is told by someone of medium length; "field=value" stands before "field".
+# How often a field is mentioned by someone of medium length; "field=value" precedes "field".
 CHANCES = {
     "build": 0.6,
     "build=average": 0.15,

@@ -44,7 +44,7 @@ ABSENT_NOUNS = {"headwear": "no hat", "glasses": "no glasses", "bag": "no bag", 
 
 @dataclass
 class Item:
-    """One thing to tell: adjectives, noun, what stands behind it, and whether it takes an article."""
+    """One thing to mention: adjectives, noun, what follows it, and whether it takes an article."""
 
     name: str
     noun: str

@@ -104,7 +104,7 @@ def _shots_of(
 
 
 def image_path_of(domain: str, person_id: int, index: int, camera: int, folder: str) -> str:
-    """Return a picture's file name as in the real dataset. folder: of ICFG-PEDES, whose `train` and `test` are not the split."""
+    """Return a picture's file name as in the real dataset. folder: of ICFG-PEDES; its `train` and `test` are no splits."""
     if domain == "CUHK-PEDES":
         return f"cam_{'ab'[camera % 2]}/{person_id:04d}_{index}_{camera}.jpg"
     if domain == "ICFG-PEDES":

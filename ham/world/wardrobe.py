@@ -1,4 +1,4 @@
-"""Who walks here and in what: persons drawn with the frequencies of a domain, with look-alikes among them."""
+"""Persons and their clothes: drawn with the frequencies of a domain, with look-alikes among them."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def sample_persons(
 
 
 def _look_alike(rng: np.random.Generator, wardrobe: Wardrobe, model: dict[str, str]) -> dict[str, str]:
-    # An absent colour is drawn anew, so that a bag or a hat that is put on has one.
+    # An absent colour is drawn again, so that a bag or a hat that is put on has one.
     person = {
         field: model.get(field) or _sample_field(rng, wardrobe, field, model) for field in PERSON_FIELDS
     }

@@ -66,7 +66,7 @@ def graph_of(settings: Settings) -> dict[str, Job]:
 
 
 def check_kept(settings: Settings, work: Path, results: Path) -> None:
-    """Raise UsageError when results lie there that would be lost: of other settings or weights, and not measured anew."""
+    """Raise UsageError if `results` holds figures of other settings or weights that would be lost."""
     kept = read_kept(results)
     graph = graph_of(with_kept(settings, kept))
     lost = [

@@ -1,4 +1,4 @@
-"""What each kind of job does. Every job begins anew in an emptied place and gives the figures that its result file keeps."""
+"""The work of each kind of job. A job empties its folder first and returns the figures of its result file."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def make_styles(settings: Settings, places: Places, job: Job) -> Figures:
     shutil.rmtree(out, ignore_errors=True)
     options = settings.styles
     if job.what == "random_clusters":
-        return deal_captions(settings, places)
+        return assign_randomly(settings, places)
     kmeans, ups = {
         "one_style": (1, 0),
         "kmeans": (options.total, 0),
@@ -104,10 +104,10 @@ def make_styles(settings: Settings, places: Places, job: Job) -> Figures:
     return read_json(out / "styles.json")["counts"]
 
 
-def deal_captions(settings: Settings, places: Places) -> Figures:
-    """Deal the captions to the clusters of `both` at random: every cluster keeps its size, every caption loses its place."""
+def assign_randomly(settings: Settings, places: Places) -> Figures:
+    """Assign the captions to random clusters of `both`: every cluster keeps its size."""
     facts, rows, _ = load_styles(places.styles("both"))
-    styles = dealt([tuple(row["style_ids"]) for row in rows], places.seed)
+    styles = shuffle_styles([tuple(row["style_ids"]) for row in rows], places.seed)
     assignments = [
         StyleAssignment(row["image"], row["caption"], ids) for row, ids in zip(rows, styles, strict=True)
     ]
@@ -117,7 +117,7 @@ def deal_captions(settings: Settings, places: Places) -> Figures:
     return facts["counts"]
 
 
-def dealt(style_ids: Sequence[tuple[int, ...]], seed: int) -> list[tuple[int, ...]]:
+def shuffle_styles(style_ids: Sequence[tuple[int, ...]], seed: int) -> list[tuple[int, ...]]:
     """Exchange the styles of captions at random: sizes of clusters and numbers of styles a caption stay as they are."""
     order = numpy_generator(seed, "random clusters").permutation(len(style_ids))
     return [style_ids[index] for index in order]

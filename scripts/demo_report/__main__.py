@@ -176,7 +176,7 @@ def rank_queries(run: RunFolder, seed: int) -> list[Row]:
 
 
 def search_world(run: RunFolder, query: str) -> dict[str, Any]:
-    """Search the world's CUHK-PEDES with the IRRA model; hits are judged by what was drawn."""
+    """Search the world's CUHK-PEDES with the IRRA model; hits are compared with what was drawn."""
     from ham.image_folder import list_images
     from ham.reid.search import search
 

@@ -1,4 +1,4 @@
-"""The parts of the world's LLaVA: sizes, tokenizer, what it is asked, losses, files. `make_llava.py` tells the story."""
+"""The parts of the world's LLaVA: sizes, tokenizer, what it is asked, losses, files. See `make_llava.py`."""
 
 from __future__ import annotations
 
@@ -241,7 +241,7 @@ def labels_of(pictures: list[Picture]) -> torch.Tensor:
 
 
 def conversation(hint: str, caption: str, hint_first: bool = False) -> list[dict[str, str]]:
-    """Request `caption`. hint_first: the hint of its manner stands behind the image, where a style prompt will."""
+    """Request `caption`. hint_first: the hint of its manner follows the image, where the style prompt will be."""
     question = f"<image>{hint}\n{INSTRUCTION}" if hint_first else f"<image>\n{INSTRUCTION} {hint}".strip()
     return [{"from": "human", "value": question}, {"from": "gpt", "value": caption}]
 

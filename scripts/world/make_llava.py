@@ -20,7 +20,7 @@ Hints are incomplete. A learned prompt says what no hint says, and a model that 
 less (claims that are true in learned styles, in a trial with and without words left out: 0.81 and 0.79; 26 November 2026).
 
 The weights in `ham/world/weights/llava` are what these commands made, in 26 min 18 s on two cores (26 November 2026), 10 min
-32 s of it for the two parts. A fixture, never tuned on what it is judged by. Needs the current transformers.
+32 s of it for the two parts. A fixture, never tuned on its evaluation data. Needs the current transformers.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ from scripts.world.llava import (
 
 ADAM_RATE = 1.5e-3  # of everything that is no matrix inside a layer
 PLAIN = (0.6, 0.2, 0.0)  # for each caption of an image, how often it is plain
-PLACED = 0.7  # how often a hint stands behind the image, where a style prompt will
+PLACED = 0.7  # how often a hint follows the image, where the style prompt will be
 NARROW = 2 / 3  # of the steps with images, the share that sees the patches of the person alone
 
 
@@ -168,7 +168,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument(
         "--work",
         type=Path,
-        help="folder for what each step ends with (default: OUT.steps); delete it to begin anew",
+        help="folder for what each step ends with (default: OUT.steps); delete it to start again",
     )
     parser.add_argument(
         "--batch",

@@ -29,7 +29,7 @@ from scripts.ablation.settings import CaptionOptions, Settings
 
 @dataclass(frozen=True)
 class PlacesOf(Places):
-    """The experiment's places for a world that lies anywhere."""
+    """The experiment's places for a world in any folder."""
 
     anywhere: Path
 
