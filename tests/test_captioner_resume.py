@@ -380,4 +380,4 @@ def test_a_full_disk_is_one_line(base, data, out, monkeypatch, capsys):
     from ham.captioner import train
 
     assert exit_code_of(train.main) == 1
-    assert "no room to write" in capsys.readouterr().err
+    assert "no space to write" in capsys.readouterr().err

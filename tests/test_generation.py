@@ -201,7 +201,7 @@ def limited_job(out: Path, root: Path, limit: int) -> None:
     try:
         run_job(out, root)
     except WorkError as error:
-        assert re.search("no room left", str(error)), error
+        assert re.search("no space left", str(error)), error
         raise SystemExit(7) from None
 
 

@@ -63,11 +63,11 @@ WRAPPED = (
         (WorkError("loss is nan"), 1, "failed: loss is nan"),
         (WorkError(WRAPPED), 1, "failed: a.jpg: truncated: OSError: 3 bytes"),
         (UsageError(WRAPPED), 2, "error: a.jpg: truncated: OSError: 3 bytes"),
-        (disk_error(errno.ENOSPC, "/data/x"), 1, "failed: /data/x: no room to write"),
+        (disk_error(errno.ENOSPC, "/data/x"), 1, "failed: /data/x: no space to write"),
         (disk_error(errno.EDQUOT, "/data/x"), 1, "free some space"),
         (disk_error(errno.EFBIG, "/data/x"), 1, "ulimit -f"),
-        (OSError("5082 requested and 936 written"), 1, "no room to write"),
-        (RuntimeError("I/O error: No space left on device (os error 28)"), 1, "no room to write"),
+        (OSError("5082 requested and 936 written"), 1, "no space to write"),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), 1, "no space to write"),
         (disk_error(errno.EACCES, "/data/x"), 1, "Permission denied (/data/x)"),
         (BrokenPipeError(errno.EPIPE, "Broken pipe"), 1, "closed it"),
         (MemoryError(), 1, "out of memory"),
@@ -136,7 +136,7 @@ def test_output_that_cannot_be_written_is_one_line():
     )
     with open("/dev/full", "w") as full:  # noqa: PTH123
         done = run(program, stdout=full)
-    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "no room" in done.stderr
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "no space" in done.stderr
     reading, writing = os.pipe()
     os.close(reading)
     done = run(program, stdout=writing)
