@@ -40,7 +40,7 @@ def parse_options(
     try:
         parsed = parser.parse_args(words)
     except (argparse.ArgumentError, argparse.ArgumentTypeError) as error:
-        raise UsageError(" ".join(str(error).split())) from None
+        raise UsageError(plain_message(str(error))) from None
     wanted = [*names, *([positional[0]] if positional else [])]
     values = {name: parsed[name] for name in wanted}
     empty = [name for name in texts if values.get(name) == ""]
@@ -59,6 +59,35 @@ class _Parser(ArgumentParser):
     def format_help(self) -> str:
         text = re.sub(r"--[a-z]\w*", lambda option: option[0].replace("_", "-"), super().format_help())
         return text.replace(" {true,false}", "")
+
+
+def plain_message(message: str) -> str:
+    """Reword jsonargparse's message: the option, what was expected and what was found, in one line."""
+    message = " ".join(message.split())
+    wrong = re.fullmatch(r'(?:Parser|Failed to parse) key "([\w.]+)"[^:]*: (.*)', message)
+    if wrong is None:
+        return message
+    union = re.fullmatch(r"Does not validate .*?Subtypes: \[(.*)\] Errors: .*Given value: ?(.*)", wrong[2])
+    single = re.fullmatch(r"Expected an? (<class '\w+'>|\w*\.?Literal.*)\. Got value: ?(.*)", wrong[2])
+    known = union or single
+    if known is None:
+        return f"--{dashed(wrong[1])}: {wrong[2]}"
+    return f"--{dashed(wrong[1])}: expected {plain_types(known[1])}, found {known[2] or 'nothing'}"
+
+
+def plain_types(text: str) -> str:
+    """Reword the types in jsonargparse's messages."""
+    names = {
+        "int": "a whole number",
+        "float": "a number",
+        "bool": "true or false",
+        "str": "text",
+        "list": "a list",
+    }
+    found = [names.get(name, name) for name in re.findall(r"<class '(\w+)'>", text) if name != "NoneType"]
+    literals = re.findall(r"Literal\[(.*?)\]", text)
+    found += ["one of " + literal.replace("'", "") for literal in literals]
+    return " or ".join(found) or text
 
 
 def build_parser(
