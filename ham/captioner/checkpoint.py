@@ -1,7 +1,7 @@
-"""Loading a captioner from any layout, saving our adapter, and the command that merges one into the original LLaVA layout.
+"""Loading a captioner from any layout, and the command that describes a checkpoint or merges it into one folder.
 
 python -m ham.captioner.checkpoint show --model-path CHECKPOINT
-python -m ham.captioner.checkpoint merge --model-path ADAPTER --out DIR
+python -m ham.captioner.checkpoint merge --model-path ADAPTER --out DIR [--layout llava-hf]
 """
 
 from __future__ import annotations
@@ -212,6 +212,31 @@ def add_styles(
 # ----------------------------------------------------------------------------------------------------------- the command
 
 
+def write_merged(options: argparse.Namespace) -> None:
+    """Write one folder in the layout that was asked for."""
+    from ham.captioner.families import family_of  # these two import this module
+    from ham.captioner.llava_export import export_llava
+
+    if not 0 < options.max_shard_gib < float("inf"):
+        raise UsageError(f"--max-shard-gib {options.max_shard_gib}: expected a number above 0")
+    if family_of(options.model_path) == "vlm":
+        if options.layout == "original":
+            raise UsageError(
+                f"{options.model_path} is not a LLaVA: the original layout cannot hold it; use --layout llava-hf"
+            )
+        from ham.captioner.vlm_export import export_vlm
+
+        export_vlm(options.model_path, options.out, options.base_model)
+    elif options.layout == "llava-hf":
+        export_llava(
+            options.model_path, options.out, options.base_model, options.vision_tower, options.max_shard_gib
+        )
+    elif options.vision_tower is not None:
+        raise UsageError("--vision-tower: only for --layout llava-hf; the original layout names its tower")
+    else:
+        merge(options.model_path, options.out, options.base_model, options.max_shard_gib)
+
+
 def main() -> None:
     """Run `show` (describe a checkpoint) or `merge` (write it as one folder)."""
     parser = argparse.ArgumentParser(
@@ -220,14 +245,22 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     merging = commands.add_parser(
         "merge",
-        help="write an adapter (or any other checkpoint) with its base model as one folder "
-        "in the original LLaVA layout, which the reference's code reads too",
+        help="write an adapter (or any other checkpoint) with its base model as one folder",
     )
     merging.add_argument(
         "--model-path", type=Path, required=True, help="our adapter, a LoRA folder, or a whole checkpoint"
     )
     merging.add_argument(
         "--out", type=Path, required=True, help="folder to make; must not exist, or be empty"
+    )
+    merging.add_argument(
+        "--layout",
+        choices=("original", "llava-hf"),
+        default="original",
+        help="original: LLaVA's and HAM's own (default); llava-hf: styles as added tokens, for transformers, vLLM, SGLang",
+    )
+    merging.add_argument(
+        "--vision-tower", help="llava-hf: the vision tower to write (default: the one that captioning uses)"
     )
     merging.add_argument(
         "--base-model", type=Path, help="path of the adapter's base model, if it has moved since training"
@@ -245,7 +278,7 @@ def main() -> None:
     if options.command == "show":
         sys.stdout.write(describe(options.model_path, options.base_model) + "\n")
         return
-    merge(options.model_path, options.out, options.base_model, options.max_shard_gib)
+    write_merged(options)
 
 
 if __name__ == "__main__":

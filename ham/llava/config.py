@@ -74,6 +74,7 @@ HAM_KEYS = {
     "style_tokens": int,
     "num_styles": int,
     "first_style_token": int,
+    "vocab_size": int,
     "max_length": int,
 }
 
@@ -185,8 +186,9 @@ def check_multimodal(config: dict[str, Any]) -> None:
         value = ham.get(key)
         if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
             raise wrong(f"ham.{key}", value, "text" if kind is str else "a whole number")
-        if kind is int and value is not None and value < 1:
-            raise wrong(f"ham.{key}", value, "a whole number of at least 1")
+        least = 0 if key == "num_styles" else 1
+        if kind is int and value is not None and value < least:
+            raise wrong(f"ham.{key}", value, f"a whole number of at least {least}")
 
 
 def check_tower(config: dict[str, Any], where: str) -> None:

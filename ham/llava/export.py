@@ -24,15 +24,8 @@ from ham.records import write_json
 from ham.runtime import UsageError
 from ham.tensor_files import read_settings, write_shards
 
-COPIED = (
-    "generation_config.json",
-    "tokenizer.model",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "preprocessor_config.json",
-)
+COPIED = ("generation_config.json", "preprocessor_config.json", "tokenizer.model")
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
 def write_original(source: Source, out: str | Path, max_shard_gib: float = 4.0) -> None:
@@ -54,9 +47,7 @@ def write_original(source: Source, out: str | Path, max_shard_gib: float = 4.0) 
     try:
         write_shards(beside, merged_tensors(source), int(max_shard_gib * 2**30))
         write_json(beside / "config.json", merged_config(source), indent=2)
-        for name in COPIED:
-            if (source.folder / name).is_file():
-                shutil.copyfile(source.folder / name, beside / name)
+        copy_tokenizer(source, beside)
         copy_tower(source, beside)
         if out.is_dir():
             out.rmdir()
@@ -64,6 +55,27 @@ def write_original(source: Source, out: str | Path, max_shard_gib: float = 4.0) 
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
+
+
+def copy_tokenizer(source: Source, out: Path) -> None:
+    """Copy the tokenizer's files; those of our own llava-hf export without the style tokens."""
+    is_export = "vocab_size" in source.manifest
+    for name in COPIED if is_export else (*COPIED, *TOKENIZER):
+        if (source.folder / name).is_file():
+            shutil.copyfile(source.folder / name, out / name)
+    if not is_export:
+        return
+    settings = read_settings(source.folder / "tokenizer_config.json")
+    for key in ("chat_template", "image_token", "processor_class"):
+        settings.pop(key, None)
+    settings.update(padding_side="right")
+    if (out / "tokenizer.model").is_file():
+        settings.update(tokenizer_class="LlamaTokenizer", legacy=False, sp_model_kwargs={})
+    else:
+        content = read_settings(source.folder / "tokenizer.json")
+        added = [one for one in content["added_tokens"] if one["id"] < source.config["vocab_size"]]
+        write_json(out / "tokenizer.json", {**content, "added_tokens": added}, indent=None)
+    write_json(out / "tokenizer_config.json", settings, indent=2)
 
 
 def merged_tensors(source: Source) -> Iterator[tuple[str, torch.Tensor]]:

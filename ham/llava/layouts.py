@@ -48,6 +48,16 @@ def original_name(name: str) -> str:
     return name
 
 
+def hf_name(name: str) -> str:
+    """Return the llava-hf name of a tensor of the original layout, in the spelling that all engines read."""
+    if name.startswith(PROJECTOR):
+        number, kind = name[len(PROJECTOR) :].split(".")
+        return f"multi_modal_projector.linear_{1 if number == '0' else 2}.{kind}"
+    if name.startswith(TOWER):
+        return "vision_tower.vision_model." + name[len(TOWER) :]
+    return "language_model." + name
+
+
 def is_unused(name: str) -> bool:
     """Return whether a tensor plays no part in captioning: rotary tables, the separator of anyres rows, position ids."""
     return name.endswith(("rotary_emb.inv_freq", ".position_ids")) or name == "model.image_newline"

@@ -130,7 +130,28 @@ def find_source(
     except UsageError as error:
         raise UsageError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from None
     log.info("%s: %s layout", path, "llava-hf" if hf_layout else "original LLaVA")
-    return Source(path, hf_layout, config, tensors, manifest=dict(config.get("ham") or {}))
+    source = Source(path, hf_layout, config, tensors, manifest=dict(config.get("ham") or {}))
+    if hf_layout and "vocab_size" in source.manifest:
+        split_vocabulary(source)
+    return source
+
+
+def split_vocabulary(source: Source) -> None:
+    """Separate the style tokens of our own export (ham/captioner/llava_export.py) from the base model's vocabulary."""
+    mark = source.manifest
+    vocabulary, num_styles = mark["vocab_size"], mark.get("num_styles", 0)
+    rows, needed = source.shapes(layouts.EMBEDDINGS)[layouts.EMBEDDINGS][0], vocabulary + 1
+    if num_styles:
+        first, count = mark.get("first_style_token", needed), num_styles * mark.get("style_tokens", 0)
+        needed = first + count
+    if rows < needed or source.config["vocab_size"] < needed:
+        raise UsageError(
+            f"{source.folder}: config.json records {num_styles} styles up to id {needed - 1}, but there are {rows} embeddings"
+        )
+    if num_styles:
+        table = source.index.read(source.stored[layouts.EMBEDDINGS])
+        source.replaced[layouts.STYLES] = table[first : first + count]
+    source.config["vocab_size"] = source.vocab_size = vocabulary
 
 
 def check_folder(path: Path) -> None:
@@ -251,6 +272,8 @@ def check_aspect_ratio(source: Source, override: str | None) -> None:
 def fit_vocabulary(source: Source, tokenizer: Any) -> None:
     """Cut llava-hf's padded vocabulary (32064) to the tokenizer's own; a padding token beyond it becomes the unknown token."""
     rows = source.config["vocab_size"]
+    if source.vocab_size is not None:  # our own export, which records it
+        return
     if source.hf_layout:
         if tokenizer.vocab_size > rows:
             raise UsageError(
