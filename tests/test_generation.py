@@ -295,11 +295,12 @@ def test_self_bleu_of_equal_and_of_disjoint_texts() -> None:
 
 
 def test_bleu_by_hand() -> None:
-    reference = Counter({("a",): 1, ("b",): 1, ("c",): 1, ("a", "b"): 1, ("b", "c"): 1, ("a", "b", "c"): 1})
     # unigrams 2/3; smoothed: bigrams (1+1)/(2+1), trigrams (0+1)/(1+1), fourgrams (0+1)/(0+1); lengths equal
     expected = 100 * math.exp(0.25 * (math.log(2 / 3) + math.log(2 / 3) + math.log(1 / 2) + 0))
-    assert bleu(["a", "b", "x"], [reference], [3]) == pytest.approx(expected)
-    assert bleu(["a", "b", "x"], [reference], [6]) == pytest.approx(expected * math.exp(1 - 6 / 3))
+    assert bleu(["a", "b", "x"], [["a", "b", "c"]]) == pytest.approx(expected)
+    longer = [["a", "b", "c", "d", "e", "f"]]
+    assert bleu(["a", "b", "x"], longer) == pytest.approx(expected * math.exp(1 - 6 / 3))
+    assert bleu([], [["a"]]) == 0
 
 
 def test_measure_of_few_captions() -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Sequence
+
+from sacrebleu.metrics import BLEU
 
 from ham.runtime import numpy_generator
 
@@ -24,43 +25,31 @@ def distinct_n(texts: Sequence[Sequence[str]], n: int) -> float:
     return 100.0 * len(grams) / max(grams.total(), 1)
 
 
-def bleu(
-    candidate: Sequence[str], references: Sequence[Counter], lengths: Sequence[int], longest: int = 4
-) -> float:
-    """Return BLEU-4 in percent of words against references' n-gram counts (all orders in one Counter each).
+def bleu(candidate: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """Compute BLEU-4 in percent of words against references, with sacrebleu.
 
     Orders above 1 are smoothed by adding one to both counts (Lin and Och 2004), so that a short caption is not 0 at once.
     """
-    if not candidate:
-        return 0.0
-    log_precision = 0.0
-    for n in range(1, longest + 1):
-        grams = Counter(_ngrams(candidate, n))
-        hits = sum(
-            min(count, max(reference[gram] for reference in references)) for gram, count in grams.items()
-        )
-        smooth = int(n > 1)
-        if hits + smooth == 0:
-            return 0.0
-        log_precision += math.log((hits + smooth) / (grams.total() + smooth)) / longest
-    closest = min(lengths, key=lambda length: (abs(length - len(candidate)), length))
-    brevity = min(0.0, 1.0 - closest / len(candidate))
-    return 100.0 * math.exp(log_precision + brevity)
+    return _metric().sentence_score(" ".join(candidate), [" ".join(words) for words in references]).score
 
 
 def self_bleu(texts: Sequence[Sequence[str]]) -> float:
-    """Return the mean BLEU-4, in percent, of each text against all the others: the lower, the more varied."""
-    counts = [Counter(gram for n in range(1, 5) for gram in _ngrams(words, n)) for words in texts]
-    lengths = [len(words) for words in texts]
+    """Compute the mean BLEU-4, in percent, of each text against all the others: the lower, the more varied."""
+    lines = [" ".join(words) for words in texts]
+    metric = _metric()
     scores = [
-        bleu(words, counts[:i] + counts[i + 1 :], lengths[:i] + lengths[i + 1 :])
-        for i, words in enumerate(texts)
+        metric.sentence_score(line, lines[:place] + lines[place + 1 :]).score
+        for place, line in enumerate(lines)
     ]
     return sum(scores) / len(scores)
 
 
+def _metric() -> BLEU:
+    return BLEU(tokenize="none", smooth_method="add-k", smooth_value=1, effective_order=True)
+
+
 def measure(captions: Sequence[str], seed: int = 0, self_bleu_texts: int = 200) -> dict[str, float | int]:
-    """Measure a set of captions; self-BLEU on `self_bleu_texts` drawn from it, as it costs their square.
+    """Measure a set of captions; self-BLEU on `self_bleu_texts` drawn from it, because it costs their square.
 
     Returns: captions, distinct_1, distinct_2 and self_bleu in percent, different (share of different captions, percent),
     words_mean, words_p5, words_p95. Just `captions` when there are fewer than two.
