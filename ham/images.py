@@ -39,6 +39,8 @@ BYTES_PER_PIXEL = {
 }  # decoded and as RGB
 STRIP_PX = 4_000_000  # pixels converted at a time where the conversion needs several copies
 WHITE = (255, 255, 255)
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of the pixels / 255 that CLIP was trained on
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 ORIENTATION = 0x0112  # the EXIF tag
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

@@ -496,7 +496,7 @@ def test_tokens_equal_recorded_reference(row: dict) -> None:
 
 def test_jekyll_is_two_pieces_and_changes_no_other_word() -> None:
     tokenizer = default_tokenizer()
-    pieces = [tokenizer.pieces[i] for i in tokenizer.encode("Jekyll hyde")]
+    pieces = [tokenizer.decoder[i] for i in tokenizer.encode("Jekyll hyde")]
     assert "".join(pieces) == "jekyll</w>hyde</w>" and len(pieces) > 2
 
 

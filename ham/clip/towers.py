@@ -100,7 +100,9 @@ class VisionTower(nn.Module):
                 "expected [B, 3, height, width]: resize them, or load the weights at another image_size_px"
             )
         patches = self.conv1(images.to(self.conv1.weight.dtype)).flatten(2).transpose(1, 2)  # [B, P, width]
-        cls = self.class_embedding.to(patches.dtype).expand(len(images), 1, -1)
+        cls = self.class_embedding.to(patches.dtype).expand(
+            patches.shape[0], 1, -1
+        )  # len() would be a constant in ONNX
         x = torch.cat([cls, patches], dim=1)  # [B, 1 + P, width]
         return self.ln_pre(x + self.positional_embedding.to(x.dtype))
 

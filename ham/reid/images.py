@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ham.images import CLIP_MEAN as PIXEL_MEAN
+from ham.images import CLIP_STD as PIXEL_STD
 from ham.images import ImageError, open_image
 
 __all__ = ["PIXEL_MEAN", "PIXEL_STD", "SIZE_PX", "ImageError", "read_image", "resize"]
 
 SIZE_PX = (384, 128)  # height, width
-PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
-PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def read_image(path: str | Path, size_px: tuple[int, int] = SIZE_PX) -> np.ndarray:

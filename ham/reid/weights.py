@@ -1,6 +1,7 @@
 """Weights of the retrieval methods on disk: our checkpoint, the references' `.pth`, and what of either a method takes.
 
-python -m ham.reid.weights export CHECKPOINT OUT.pth     IRRA's / RDE's own layout
+python -m ham.reid.weights export CHECKPOINT OUT.pth                                 IRRA's / RDE's own layout
+python -m ham.reid.weights export --layout hf|open_clip|onnx CHECKPOINT FOLDER       both towers, for other libraries
 python -m ham.reid.weights import IN.pth CHECKPOINT
 """
 
@@ -16,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ham.clip import CompactEmbedding
+from ham.clip import CLIP, CompactEmbedding
+from ham.clip.export import EXPORTS, export_towers, whole_vocabulary
 from ham.clip.layouts import METADATA_KEY, Weights, read_weights, some, write_tensors
 from ham.clip.weights import clip_from_weights, facts_of
 from ham.records import atomic_write
@@ -147,24 +149,55 @@ def load_heads(method: RetrievalMethod, tensors: Mapping[str, Tensor]) -> HeadsR
     return HeadsReport(loaded, new, [name for name in tensors if name not in loaded])
 
 
-def export_pth(source: str | Path, out: str | Path) -> None:
-    """Write a checkpoint in the references' layout: {"model": {"base_model....": tensor, heads}}.
+def export(
+    source: str | Path,
+    out: str | Path,
+    layout: str = "irra",
+    image_size_px: Sequence[int] | None = None,
+    stride_px: int | None = None,
+    heads: tuple[int, int] | None = None,
+    ignore_tensors: Sequence[str] = (),
+) -> None:
+    """Write a checkpoint in another layout: `irra` (towers and heads, a .pth), or one of `ham.clip.export.EXPORTS` (towers).
 
-    A compact vocabulary is written out whole, so that IRRA's code can read it: features stay the same, and words without a
-    row of their own share one. What the layout cannot say (heads per tower, image size) stands beside "model", where readers
-    that do not know it look past it.
+    Sizes, heads and ignore_tensors: as for `load_clip`; None: the source's own.
     """
-    weights = read_weights(source)
-    clip = clip_from_weights(weights, None, None)
-    towers = {name: value for name, value in clip.state_dict().items() if name not in CLIP_ONLY}
-    heads = dict(weights.others)
+    weights = read_weights(source, ignore_tensors)
+    clip = clip_from_weights(weights, image_size_px, stride_px, None, heads)
+    if layout == "irra":
+        write_pth(clip, weights.others, out)
+        return
+    if weights.others:
+        log.warning(
+            "not exported, because --layout %s has no place for them: %s",
+            layout,
+            some(modules(weights.others)),
+        )
+    if own_method(weights) == "rde":
+        log.warning(
+            "the towers alone give RDE's global features; its score also needs its token selection layers"
+        )
+    export_towers(clip, layout, out)
+
+
+def export_pth(source: str | Path, out: str | Path) -> None:
+    """Write a checkpoint in the references' layout; see `write_pth`."""
+    export(source, out)
+
+
+def write_pth(clip: CLIP, others: Mapping[str, Tensor], out: str | Path) -> None:
+    """Write {"model": {"base_model....": tensor, heads}}, the references' layout.
+
+    A compact vocabulary is written in full, so that IRRA's code can read it: features stay the same, and words without a row
+    of their own share one. What the layout does not record (heads per tower, image size) is stored beside "model", where
+    other readers ignore it.
+    """
+    towers = {name: value for name, value in whole_vocabulary(clip).items() if name not in CLIP_ONLY}
+    heads = dict(others)
     if isinstance(clip.token_embedding, CompactEmbedding):
-        table = clip.token_embedding.table
-        towers["token_embedding.weight"] = towers["token_embedding.weight"][table]
-        del towers["token_embedding.token_ids"]
         for name in ("mlm_head.fc.weight", "mlm_head.fc.bias"):
             if name in heads:
-                heads[name] = heads[name][table]
+                heads[name] = heads[name][clip.token_embedding.table]
     model = {f"{BASE}{name}": value.contiguous() for name, value in towers.items()} | heads
     with atomic_write(out, "wb") as file:
         torch.save({"model": model, METADATA_KEY: facts_of(clip)}, file)
@@ -200,48 +233,66 @@ def modules(names: Any) -> list[str]:
     return list(dict.fromkeys(name.split(".")[0] for name in names))
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m ham.reid.weights", description=__doc__.split("\n")[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    out = commands.add_parser("export", help="write a checkpoint as an IRRA / RDE .pth")
-    out.add_argument("checkpoint", type=Path, help="our checkpoint folder, or any weights")
-    out.add_argument("pth", type=Path, help="the file to write")
-    back = commands.add_parser(
-        "import", help="write an IRRA / RDE / HAM .pth, or any weights, as our checkpoint"
+def add_source_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options about what a source does not record."""
+    parser.add_argument(
+        "--image-size-px",
+        type=int,
+        nargs=2,
+        metavar=("HEIGHT", "WIDTH"),
+        help="input size; by default the source's own, else 384 128",
     )
-    back.add_argument("pth", type=Path, help="the weights to read")
-    back.add_argument("checkpoint", type=Path, help="the folder to write")
-    back.add_argument(
-        "--image-size-px", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="input size (384 128)"
+    parser.add_argument(
+        "--stride-px", type=int, help="pixels between patches; by default the source's own, else the patch"
     )
-    back.add_argument("--stride-px", type=int, help="step between patches (16)")
-    back.add_argument(
+    parser.add_argument(
         "--heads",
         type=int,
         nargs=2,
         metavar=("VISION", "TEXT"),
-        help="attention heads, where the weights do not record them",
+        help="attention heads, where the source does not record them",
     )
-    back.add_argument(
+    parser.add_argument(
         "--ignore-tensors",
         nargs="+",
         default=[],
         metavar="NAME",
         help="tensors that may be left out, by the beginning of their names",
     )
+
+
+def main() -> int:
+    """Run `export` or `import`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ham.reid.weights",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    out = commands.add_parser("export", help="write a checkpoint in another layout")
+    out.add_argument("checkpoint", type=Path, help="our checkpoint folder, or any weights")
+    out.add_argument("out", type=Path, help="the file (irra) or new folder (all others) to write")
+    out.add_argument(
+        "--layout",
+        choices=("irra", *EXPORTS),
+        default="irra",
+        help="irra: a .pth as IRRA's and RDE's code reads it (default); hf: a Hugging Face CLIP folder; open_clip: an "
+        "open_clip folder; onnx: image.onnx and text.onnx",
+    )
+    back = commands.add_parser(
+        "import", help="write an IRRA / RDE / HAM .pth, or any weights, as our checkpoint"
+    )
+    back.add_argument("pth", type=Path, help="the weights to read")
+    back.add_argument("checkpoint", type=Path, help="the folder to write")
+    for command in (out, back):
+        add_source_options(command)
     options = parser.parse_args()
     set_up_logging()
+    source_options = (options.image_size_px, options.stride_px, options.heads, options.ignore_tensors)
     if options.command == "export":
-        export_pth(options.checkpoint, options.pth)
+        export(options.checkpoint, options.out, options.layout, *source_options)
     else:
-        import_pth(
-            options.pth,
-            options.checkpoint,
-            options.image_size_px,
-            options.stride_px,
-            options.heads,
-            options.ignore_tensors,
-        )
+        import_pth(options.pth, options.checkpoint, *source_options)
     return 0
 
 
