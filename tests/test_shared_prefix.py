@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+
+import numpy as np
 import pytest
 import torch
 from decode_helpers import K, S, V, tiny_captioner
 
+from ham.captioner.data import Collator
 from ham.captioner.shared_prefix import block_mask, first_of_each, group_images
+from ham.captioner.trainer import EpochSampler, grouped_order
 from ham.llava.conversation import IGNORE_INDEX
 from ham.llava.tokenizer import IMAGE_TOKEN_INDEX
 
@@ -114,3 +119,40 @@ def test_block_mask() -> None:
         ]
     )
     assert torch.equal(seen, expected.bool()) and K > 0 and S > 4 and V > 72
+
+
+# ------------------------------------------------------------------------------------------------------ batches and order
+
+
+def test_the_collator_gives_each_image_once() -> None:
+    batch = Collator(0, share_prefix=True)(MIXED)
+    assert batch["image_index"].tolist() == [0, 1, 0, 0, 2, 1] and len(batch["images"]) == 3
+    assert torch.equal(batch["images"][2], MIXED[4]["pixels"])
+    for samples, share in ((MIXED, False), (MIXED[:2], True)):
+        alone = Collator(0, share_prefix=share)(samples)
+        assert "image_index" not in alone and len(alone["images"]) == len(samples)
+
+
+@pytest.mark.parametrize("lengths", [None, list(range(1, 61))])
+def test_an_images_records_follow_one_another(lengths: list[int] | None) -> None:
+    groups = np.repeat(np.arange(20), [1, 2, 3, 6] * 5)
+    sampler = EpochSampler(60, 3, 1, lengths, groups)
+    orders = []
+    for epoch in (0, 1, 0):
+        sampler.set_epoch(epoch)
+        orders.append(list(sampler))
+    assert orders[0] == orders[2] != orders[1]
+    for order in orders:
+        assert sorted(order) == list(range(60))
+        met = [group for group, _ in itertools.groupby(groups[order])]
+        assert len(met) == len(set(met)) == 20  # every image once
+        assert met != sorted(met)
+    assert any(a > b for order in orders for a, b in itertools.pairwise(order) if groups[a] == groups[b])
+
+
+def test_lengths_order_the_images_of_a_megabatch() -> None:
+    groups = np.repeat(np.arange(10), 3)
+    lengths = [10 * (group % 5) + 1 for group in groups]
+    order = grouped_order(groups, lengths, 15, torch.Generator().manual_seed(0))
+    found = [lengths[index] for index in order]
+    assert found[:15] == sorted(found[:15], reverse=True) and found[15:] == sorted(found[15:], reverse=True)

@@ -127,6 +127,10 @@ class TrainingArguments(training_arguments()):
     mm_projector_lr: float | None = option(None, "learning rate of the projector; default: learning_rate")
     freeze_mm_mlp_adapter: bool = option(False, "keep the projector as it is; train the style prompts alone")
     group_by_modality_length: bool = option(False, "batches of samples of similar length")
+    share_prefix: bool = option(
+        True,
+        "compute an image's prefix once for its records in a batch, which then stand together (LLaVA only)",
+    )
     lora_enable: bool = option(False, "also train LoRA matrices in the language model (not in the paper)")
     lora_r: int = option(128, "rank of the LoRA matrices")
     lora_alpha: int = option(256, "scale of the LoRA matrices")

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from ham.captioner.shared_prefix import first_of_each, group_images
 from ham.llava.conversation import IGNORE_INDEX, Template, encode_conversation
 from ham.llava.preprocess import ImageError, open_image, preprocess
 from ham.records import path_below, read_json
@@ -28,6 +29,7 @@ class InstructionFile:
 
     words [N] int64: words of all turns, the length by which samples are grouped (negative without an image).
     style_ids [N] int64: the style of each record, -1 where it names none.
+    image_ids [N] int64: equal for records of one image.
     Source of `words`: HAM, llava/train/train.py, LazySupervisedDataset.modality_lengths.
     """
 
@@ -39,6 +41,8 @@ class InstructionFile:
             raise UsageError(f"{path}: expected a JSON list of LLaVA records, found {found}")
         self.style_ids = np.array([style_id_of(record) for record in records], dtype=np.int64)
         self.words = np.array([count_words(record) for record in records], dtype=np.int64)
+        images = [str(record.get("image", "")) if isinstance(record, dict) else "" for record in records]
+        self.image_ids = np.unique(images, return_inverse=True)[1].astype(np.int64)
         rows = [json.dumps(record, ensure_ascii=False).encode() for record in records]
         self.ends = np.cumsum([0, *map(len, rows)])
         self.block = np.frombuffer(b"".join(rows), dtype=np.uint8)
@@ -90,7 +94,7 @@ class InstructionDataset(Dataset[dict[str, Any]]):
             template,
         )
         self.image_size_px = image_size_px
-        self.lengths = file.words
+        self.lengths, self.image_ids = file.words, file.image_ids
 
     def __len__(self) -> int:
         return len(self.file)
@@ -109,19 +113,24 @@ class InstructionDataset(Dataset[dict[str, Any]]):
             "labels": labels,
             "pixels": preprocess(image, self.image_size_px),
             "style_id": self.file.style_ids[index],
+            "image": record["image"],
         }
 
 
 class Collator:
     """Pad samples on the right and stack them into what the model's forward takes.
 
+    share_prefix: give each image of the batch once, with `image_index`, where an image occurs in several samples.
     deviation: the attention mask comes from the lengths; the reference masks every position that holds the padding id.
     """
 
-    def __init__(self, pad_id: int) -> None:
-        self.pad_id = pad_id
+    def __init__(self, pad_id: int, share_prefix: bool = False) -> None:
+        self.pad_id, self.share_prefix = pad_id, share_prefix
 
     def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        index = group_images(samples) if self.share_prefix else None
+        images = samples if index is None else [samples[first] for first in first_of_each(index)]
+        shared = {} if index is None else {"image_index": index}  # [B]
         ids, labels = ([sample[name] for sample in samples] for name in ("input_ids", "labels"))
         lengths = torch.tensor([len(one) for one in ids])
         pad = torch.nn.utils.rnn.pad_sequence
@@ -130,6 +139,7 @@ class Collator:
             "input_ids": input_ids,
             "labels": pad(labels, batch_first=True, padding_value=IGNORE_INDEX),  # [B, T]
             "attention_mask": torch.arange(input_ids.shape[1])[None] < lengths[:, None],  # [B, T]
-            "images": torch.stack([sample["pixels"] for sample in samples]),  # [B, 3, s, s]
+            "images": torch.stack([sample["pixels"] for sample in images]),  # [B or N, 3, s, s]
             "style_ids": torch.tensor([int(sample["style_id"]) for sample in samples]),  # [B]
+            **shared,
         }

@@ -22,7 +22,7 @@ from ham.captioner.families import Tuning
 from ham.captioner.model import Captioner
 from ham.llava.conversation import get_template
 from ham.llava.lora import add_lora, is_lora, load_lora, save_lora
-from ham.llava.transformers_compat import set_checkpointing
+from ham.llava.transformers_compat import IS_LEGACY, set_checkpointing
 from ham.runtime import UsageError, dist_info, log
 from ham.tensor_files import index
 
@@ -65,6 +65,7 @@ def prepare(
         trained = captioner.model.projector[0].weight.dtype
         add_styles(captioner, num_styles, tokens, model_args.style_init, args.seed, trained)
         captioner.manifest["untrained_styles"] = file.unused_styles(num_styles)
+    captioner.manifest["share_prefix"] = args.share_prefix
     lora = choose_what_trains(captioner, args)
 
     dataset = InstructionDataset(
@@ -91,8 +92,21 @@ def prepare(
         named = {BANK if name == ADAPTER_STYLES else name: tensor for name, tensor in tensors.items()}
         return named | load_lora(folder)
 
-    collator = Collator(captioner.tokenizer.pad_token_id)
+    collator = Collator(
+        captioner.tokenizer.pad_token_id, can_share(args.share_prefix, model_args.attn_implementation)
+    )
     return Tuning(captioner, captioner.model, dataset, collator, save, load)
+
+
+def can_share(wanted: bool, attention: str) -> bool:
+    """Return whether prefixes are shared: the attention must take a mask of its own per sequence."""
+    is_able = not IS_LEGACY and attention != "flash_attention_2"
+    if wanted and not is_able:
+        log.info(
+            "each record computes its image's prefix itself: attention %s takes no mask for sharing it",
+            attention,
+        )
+    return wanted and is_able
 
 
 def open_base(model_args: ModelArguments) -> OpenCheckpoint:

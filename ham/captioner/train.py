@@ -100,6 +100,7 @@ def tune(
     family = family_of(model_args.model_name_or_path, model_args.family)
     made_of = settings_of(model_args, args, file, num_styles)
     checkpoint = checkpoint_to_resume(args, made_of)
+    keep_order(checkpoint, args)
     prompt = instruction_of(file)
     tuning = prepare_tuning(family, model_args, data_args, args, file, num_styles, prompt)
     made_of["--model_name_or_path"] = weights_digest(tuning.model, lambda name: not is_lora(name))
@@ -272,6 +273,17 @@ def compare_with(checkpoint: Path | None, made_of: dict[str, Any], args: Trainin
         )
         return
     compare_runs(recorded, made_of, checkpoint.parent, args.extend)
+
+
+def keep_order(checkpoint: Path | None, args: TrainingArguments) -> None:
+    """Keep --share_prefix as the run began: it decides the order of the records. Older versions did not share."""
+    if checkpoint is None:
+        return
+    manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+    began = manifest.get("share_prefix", False)
+    if began != args.share_prefix:
+        log.info("--share_prefix %s, as the run to be resumed began", began)
+        args.share_prefix = began
 
 
 def step_of(checkpoint: Path | None) -> int:

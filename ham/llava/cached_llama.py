@@ -10,7 +10,8 @@ softmax. Equal to transformers' logits (tests/test_cached_llama.py), on transfor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ class CachedLlama:
             )
         self.theta, self.scale = _rotary(config)
         self._cos = self._sin = torch.empty(0)
-        self.step_kernel = load_step_kernel(self.head_dim, llm.get_input_embeddings().weight)
+        self.kernels = load_kernels(self.head_dim, llm.get_input_embeddings().weight)
 
     # ------------------------------------------------------------------------------------------------------------- cache
 
@@ -91,31 +92,33 @@ class CachedLlama:
         group, length = suffix.shape[1:3]
         image_tokens = count * patches
         x = torch.cat([features.reshape(-1, width), suffix.reshape(-1, width)])  # [n P + n g T, D]
-        at = cache.text_length
-        image_angles = self._angles(at, at + patches, x)
+        text = cache.text_length
+        image_angles = self._angles(text, cache.prefix, x)
         suffix_angles = self._angles(cache.prefix, cache.prefix + length, x)
+        # The text has no queries here; zeros in their place make the attention square, so that `is_causal` (and a fused
+        # kernel with it) applies.
+        queries = x.new_zeros(count, cache.prefix, self.heads, self.head_dim)
+        mixed = x.new_empty(len(x), self.heads * self.head_dim)
         for number, layer in enumerate(self.layers):
             h = self._norm(x, layer.input_layernorm)
-            is_last = number + 1 == len(self.layers)
-            _, k, v = self._project(
-                layer, h[:image_tokens].view(count, patches, width), image_angles, wants_query=False
-            )
+            h_image = h[:image_tokens].view(count, patches, width)
+            h_suffix = h[image_tokens:].view(count * group, length, width)
+            _, k, v = self._project(layer, h_image, image_angles, wants_query=False)
             cache.write_prefix(number, slots, k, v)
             keys, values = cache.prefix_of(number, slots)  # [n, H, prefix, d]
-            h_suffix = h[image_tokens:].view(count * group, length, width)
-            mixed_suffix = self._attend_suffix(
+            mixed[image_tokens:] = self._attend_suffix(
                 layer, number, h_suffix, suffix_angles, cache, keys, values, rows
-            )
-            if is_last:
+            ).flatten(0, 1)
+            if number + 1 == len(self.layers):
                 break
-            q = _rotate(
-                self._split(layer.self_attn.q_proj(h[:image_tokens].view(count, patches, width)), self.heads),
-                *image_angles,
-            )
-            mixed = self._attend_image(q, keys, values)
-            x = self._finish(layer, x, torch.cat([mixed.reshape(-1, width), mixed_suffix.reshape(-1, width)]))
+            self._rotated(layer.self_attn.q_proj(h_image), self.heads, image_angles, queries[:, text:])
+            attended = F.scaled_dot_product_attention(
+                queries.transpose(1, 2), self._all_heads(keys), self._all_heads(values), is_causal=True
+            )[:, :, text:]
+            mixed[:image_tokens].view(count, patches, self.heads, -1).copy_(attended.transpose(1, 2))
+            x = self._finish(layer, x, mixed)
         cache.lengths[rows] = length
-        return self._last_layer(x[image_tokens:], mixed_suffix, (count, group, length), every)
+        return self._last_layer(x[image_tokens:], mixed[image_tokens:], (count, group, length), every)
 
     def extend(
         self,
@@ -150,19 +153,6 @@ class CachedLlama:
         if not every:
             x, mixed = x[:, :, -1], mixed[:, :, -1]
         return self._finish(self.layers[-1], x, mixed)
-
-    def _attend_image(self, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        """Attend from the image tokens [n, heads, P, d] to the prefix. Returns [n, P, D].
-
-        The text has no queries here; rows of zeros in their place make the attention square, so that `is_causal`
-        (and a fused kernel with it) applies.
-        """
-        text = keys.shape[2] - q.shape[2]
-        square = torch.cat([q.new_zeros(q.shape[0], q.shape[1], text, q.shape[3]), q], dim=2)
-        mixed = F.scaled_dot_product_attention(
-            square, self._all_heads(keys), self._all_heads(values), is_causal=True
-        )
-        return mixed[:, :, text:].transpose(1, 2).flatten(2)
 
     def _attend_suffix(
         self,
@@ -210,25 +200,23 @@ class CachedLlama:
         every = torch.arange(grid, device=x.device)
         rows = every if live is None else live
         positions = lengths[rows].clamp(max=cache.capacity - 1)  # rows that are not in use run on
-        cos, sin = (table[positions + cache.prefix][:, None] for table in self._tables(cache.end, x))
+        cos, sin = (table[positions + cache.prefix] for table in self._tables(cache.end, x))  # [rows, d]
         filled = cache.capacity if filled is None else filled
         last = lengths.clamp(max=cache.capacity - 1)
         visible = torch.arange(filled, device=x.device) <= lengths[:, None]  # [grid, C]
         for number, layer in enumerate(self.layers):
             attention = layer.self_attn
             h = self._norm(x, layer.input_layernorm)
-            k = _rotate(
-                attention.k_proj(h).unflatten(-1, (self.kv_heads, -1)), cos, sin
-            )  # [rows, kv_heads, d]
-            q = _rotate(attention.q_proj(h).unflatten(-1, (self.heads, -1)), cos, sin)
+            k = self._rotated(attention.k_proj(h)[None], self.kv_heads, (cos, sin))[0]  # [rows, kv_heads, d]
+            q = self._rotated(attention.q_proj(h)[None], self.heads, (cos, sin))[0]
             cache.keys[number][rows, :, positions] = k
             cache.values[number][rows, :, positions] = attention.v_proj(h).unflatten(-1, (self.kv_heads, -1))
             if live is not None:
                 q = q.new_zeros(grid, *q.shape[1:]).index_copy_(0, live, q)
             shared = (cache.prefix_keys[number][:slots], cache.prefix_values[number][:slots])
             own = (cache.keys[number][:grid], cache.values[number][:grid])
-            if self.step_kernel is not None and live is None:
-                mixed = self.step_kernel(q, *shared, *own, last).flatten(1)
+            if self.kernels is not None and live is None:
+                mixed = self.kernels.attend_step(q, *shared, *own, last).flatten(1)
             else:
                 mixed = attend_step(q, *shared, *(one[:, :, :filled] for one in own), visible).flatten(1)
             x = self._finish(layer, x, mixed if live is None else mixed[live])
@@ -246,19 +234,33 @@ class CachedLlama:
     ) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
         """Compute queries, keys and values [B, heads, T, d] of h [B, T, D]."""
         attention = layer.self_attn
-        k = _rotate(self._split(attention.k_proj(h), self.kv_heads), *angles)
-        v = self._split(attention.v_proj(h), self.kv_heads)
-        q = _rotate(self._split(attention.q_proj(h), self.heads), *angles) if wants_query else None
+        k = self._rotated(attention.k_proj(h), self.kv_heads, angles).transpose(1, 2)
+        v = attention.v_proj(h).unflatten(-1, (self.kv_heads, -1)).transpose(1, 2)
+        q = self._rotated(attention.q_proj(h), self.heads, angles).transpose(1, 2) if wants_query else None
         return q, k, v
+
+    def _rotated(
+        self,
+        x: torch.Tensor,
+        heads: int,
+        angles: tuple[torch.Tensor, torch.Tensor],
+        out: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Rotate projections [B, T, heads d] by the angles of their positions. Returns [B, T, heads, d], `out` if given."""
+        x = x.unflatten(-1, (heads, -1))
+        if self.kernels is not None:
+            return self.kernels.rotate(x, *angles, out)
+        rotated = _rotate(x, *(one[:, None] for one in angles))
+        return rotated if out is None else out.copy_(rotated)
 
     def _finish(self, layer: nn.Module, x: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
         """Apply the output projection and the MLP of a layer, with their residuals."""
         x = x + layer.self_attn.o_proj(mixed)
         h = self._norm(x, layer.post_attention_layernorm)
-        return x + layer.mlp.down_proj(F.silu(layer.mlp.gate_proj(h)) * layer.mlp.up_proj(h))
-
-    def _split(self, x: torch.Tensor, heads: int) -> torch.Tensor:
-        return x.unflatten(-1, (heads, self.head_dim)).transpose(1, 2)  # [B, heads, T, d]
+        gates, up = layer.mlp.gate_proj(h), layer.mlp.up_proj(h)
+        return x + layer.mlp.down_proj(
+            F.silu(gates).mul_(up) if self.kernels is None else self.kernels.gate(gates, up)
+        )
 
     def _all_heads(self, x: torch.Tensor) -> torch.Tensor:
         return x if self.kv_heads == self.heads else x.repeat_interleave(self.heads // self.kv_heads, dim=1)
@@ -285,41 +287,51 @@ class CachedLlama:
         return self._cos, self._sin
 
 
-def load_step_kernel(head_dim: int, like: torch.Tensor) -> Callable[..., torch.Tensor] | None:
-    """Return the fused attention of a step where it runs: on a GPU with Triton, after comparing it with the plain one."""
+def load_kernels(head_dim: int, like: torch.Tensor) -> ModuleType | None:
+    """Return the fused kernels where they run: on a GPU with Triton, after comparing them with the plain code."""
     if not like.is_cuda:
         return None
     try:
-        from ham.llava.step_kernel import attend_step_kernel, is_supported
+        from ham.llava import kernels
 
-        if not is_supported(head_dim):
-            return None
-        numbers = torch.Generator(like.device).manual_seed(0)
-
-        def new(*shape: int) -> torch.Tensor:
-            return torch.randn(shape, generator=numbers, device=like.device, dtype=like.dtype)
-
-        q, lengths = new(4, 1, head_dim), torch.tensor([3, 0, 69, 20], device=like.device)
-        cache = [
-            new(2, 1, 70, head_dim),
-            new(2, 1, 70, head_dim),
-            new(4, 1, 70, head_dim),
-            new(4, 1, 70, head_dim),
-        ]
-        visible = torch.arange(70, device=like.device) <= lengths[:, None]
-        difference = attend_step_kernel(q, *cache, lengths) - attend_step(q, *cache, visible)
-        worst = difference.float().abs().max().item()
+        worst = _largest_difference(kernels, head_dim, like) if kernels.is_supported(head_dim) else 0.0
     except Exception as error:  # a compiler that does not run here raises almost any type
-        log.warning("decoding without the fused attention: %s", str(error).strip().split("\n")[-1])
+        log.warning("captioning without fused kernels: %s", str(error).strip().split("\n")[-1])
         return None
     if not worst < 0.05:
-        log.warning("decoding without the fused attention: it differs by %.3g from the plain one", worst)
+        log.warning("captioning without fused kernels: they differ by %.3g from the plain code", worst)
         return None
-    return attend_step_kernel
+    return kernels if kernels.is_supported(head_dim) else None
+
+
+def _largest_difference(kernels: ModuleType, head_dim: int, like: torch.Tensor) -> float:
+    """Compare the kernels with the plain code on random numbers."""
+    numbers = torch.Generator(like.device).manual_seed(0)
+
+    def new(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=numbers, device=like.device, dtype=like.dtype)
+
+    lengths = torch.tensor([3, 0, 69, 20], device=like.device)
+    visible = torch.arange(70, device=like.device) <= lengths[:, None]
+    q, prefix, own = new(4, 2, head_dim), new(2, 2, 2, 70, head_dim), new(2, 4, 2, 70, head_dim)
+    x, cos, sin, gates, up = (
+        new(2, 5, 3, head_dim),
+        new(5, head_dim),
+        new(5, head_dim),
+        new(3, 999),
+        new(3, 999),
+    )
+    cos[:, head_dim // 2 :], sin[:, head_dim // 2 :] = cos[:, : head_dim // 2], sin[:, : head_dim // 2]
+    differences = [
+        kernels.attend_step(q, *prefix, *own, lengths) - attend_step(q, *prefix, *own, visible),
+        kernels.rotate(x, cos, sin) - _rotate(x, cos[:, None], sin[:, None]),
+        kernels.gate(gates, up) - F.silu(gates) * up,
+    ]
+    return max(one.float().abs().max().item() for one in differences)
 
 
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotate queries or keys [..., d] by their positions' angles."""
+    """Rotate queries or keys [..., d] by their positions' angles, which broadcast to them."""
     half = x.shape[-1] // 2
     return x * cos + torch.cat((-x[..., half:], x[..., :half]), dim=-1) * sin
 

@@ -113,7 +113,7 @@ def stream_case(
     bench.free()
     decoder = bench.decoder(tokens)
     if not fused:
-        decoder.llama.step_kernel = None
+        decoder.llama.kernels = None
     stream = CaptionStream(decoder, rows, each, use_graphs)
     count = stream.max_slots * waves
     few = min(count, stream.max_slots)
@@ -126,7 +126,7 @@ def stream_case(
         "captions_an_image": each,
         "rows": stream.rows,
         "graphs": use_graphs,
-        "fused_attention": decoder.llama.step_kernel is not None,
+        "fused_kernels": decoder.llama.kernels is not None,
         "images": count,
         "images_per_s": count / spent,
         "captions_per_s": count * each / spent,
@@ -294,10 +294,10 @@ def attention_cases(bench: Bench) -> None:
         "attend_step": lambda pk, pv, k, v: attend_step(q, pk, pv, k, v, visible)
     }
     if bench.is_gpu:
-        from ham.llava.step_kernel import attend_step_kernel
+        from ham.llava import kernels
 
         last = torch.full((slots * group,), own - 1, device=bench.device)
-        ways["fused kernel"] = lambda pk, pv, k, v: attend_step_kernel(q, pk, pv, k, v, last)
+        ways["fused kernel"] = lambda pk, pv, k, v: kernels.attend_step(q, pk, pv, k, v, last)
     grouped = q.view(slots, group, heads, width).transpose(1, 2)
     sdpa = torch.nn.functional.scaled_dot_product_attention
     ways["prefix by sdpa"] = lambda pk, pv, k, v: sdpa(grouped, pk, pv)

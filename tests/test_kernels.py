@@ -1,4 +1,4 @@
-"""The fused attention of a step against the plain one, in Triton's interpreter."""
+"""The fused kernels against the plain code, in Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import pytest
 
 COMPARE = """
 import torch
+from ham.llava import kernels
+from ham.llava.cached_llama import _largest_difference
 from ham.llava.shared_attention import attend_step
-from ham.llava.step_kernel import attend_step_kernel, is_supported
 
 torch.manual_seed(0)
 for slots, group, heads, repeat, prefix, capacity, width in (
@@ -28,9 +29,16 @@ for slots, group, heads, repeat, prefix, capacity, width in (
     expected = attend_step(q, *shared, *own, visible)
     for row in range(rows):
         own[:, row, :, lengths[row] + 1 :] = float("nan")  # never read
-    found = attend_step_kernel(q, *shared, *own, lengths)
+    found = kernels.attend_step(q, *shared, *own, lengths)
     assert (found - expected).abs().max() < 1e-6, (slots, group)
-assert [is_supported(width) for width in (8, 16, 24, 128)] == [False, True, False, True]
+assert [kernels.is_supported(width) for width in (8, 16, 24, 128)] == [False, True, False, True]
+out = torch.full((2, 9, 3, 16), float("nan"))
+x, angles = torch.randn(2, 5, 3, 16), torch.randn(2, 5, 8).repeat(1, 1, 2)
+kernels.rotate(x, *angles, out[:, 4:])
+assert out[:, :4].isnan().all() and torch.equal(out[:, 4:], kernels.rotate(x, *angles))
+assert _largest_difference(kernels, 32, torch.zeros(1)) < 1e-5
+broken = type("Broken", (), {**vars(kernels), "gate": staticmethod(lambda gates, up: gates)})
+assert _largest_difference(broken, 32, torch.zeros(1)) > 0.05
 print("equal")
 """
 
