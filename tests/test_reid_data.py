@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 
 from ham.clip import tokenize
 from ham.reid import data
-from ham.reid.batch import augment_images, draw_images, normalize
+from ham.reid.batch import _augment_together, augment_images, draw_images, normalize
 from ham.reid.data import (
     caption_file_pairs,
     dataset_pairs,
@@ -293,3 +293,21 @@ def test_slices_of_draws_belong_to_their_rows() -> None:
         draws, flip=np.zeros(6, bool), top=np.full(6, 10), left=np.full(6, 10), erase_height=np.zeros(6, int)
     )
     assert torch.equal(augment_images(images, still), normalize(images.permute(0, 3, 1, 2)))
+
+
+@pytest.mark.parametrize("pad_px", [0, 3, 10])
+def test_augmenting_image_by_image_equals_the_whole_batch(pad_px: int) -> None:
+    """The CPU's path with slices against the GPU's with indices, bit for bit."""
+    draw = np.random.default_rng(pad_px)
+    images = torch.from_numpy(draw.integers(0, 256, (200, 24, 8, 3), dtype=np.uint8))
+    draws = draw_images(200, (24, 8), draw, pad_px)
+    found, slow = augment_images(images, draws, pad_px), _augment_together(images, draws, pad_px)
+    assert torch.equal(found, slow) and found.is_contiguous()
+    assert len({bytes(one.numpy().tobytes()) for one in found}) > 100
+    # the corners of what may be drawn
+    ends = np.array([0, 2 * pad_px] * 100)
+    draws = replace(
+        draws, top=ends, left=ends[::-1].copy(), erase_height=np.full(200, 24), erase_width=np.full(200, 8)
+    )
+    draws = replace(draws, erase_top=np.zeros(200, int), erase_left=np.full(200, 7))
+    assert torch.equal(augment_images(images, draws, pad_px), _augment_together(images, draws, pad_px))
