@@ -217,7 +217,7 @@ def test_identity_batches_use_almost_every_group() -> None:
 
 
 def test_identity_batches_refuse_an_uneven_size() -> None:
-    with pytest.raises(UsageError, match="batch_size 10 is no multiple of instances 4"):
+    with pytest.raises(UsageError, match="batch_size 10 is not a multiple of instances 4"):
         identity_batches(np.arange(50), 10, 0, 0, instances=4)
 
 

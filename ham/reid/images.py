@@ -1,4 +1,4 @@
-"""From an image file to uint8 pixels at the model's size, whatever the file holds.
+"""Read an image file as uint8 pixels at the model's size.
 
 Decoding is exact (no JPEG draft mode) and the resize is Pillow's bilinear with antialiasing, what IRRA's torchvision
 transform does to a PIL image.

@@ -1,7 +1,7 @@
 """The matching losses of CLIP, IRRA and RDE as pure functions of features and person ids.
 
-Knows nothing of models: features come in un-normalized, any float dtype, and every loss is computed in float32 even under
-autocast (float64 stays float64). Row i of the image features and row i of the text features are one pair.
+Features are not normalized and have any float dtype; every loss is computed in float32 even under autocast (float64 stays
+float64). Row i of the image features and row i of the text features are one pair.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ from torch import Tensor
 
 from ham.runtime import UsageError
 
-NO_NEGATIVE = (
-    -1e9
-)  # stands for minus infinity in a log-sum-exp; finite, so that a row without negatives has gradient 0
+# in place of minus infinity in a log-sum-exp: finite, so that a row without negatives has gradient 0
+NO_NEGATIVE = -1e9
 
 
 def cosine_scores(image_feats: Tensor, text_feats: Tensor) -> Tensor:
-    """Compare every text with every image: [B, D], [B, D] -> cosines [B texts, B images], never in half precision."""
+    """Compute the cosine of every text and every image: [B, D], [B, D] -> [B texts, B images], never in half precision."""
     with torch.autocast(image_feats.device.type, enabled=False):
         return F.normalize(_full(text_feats), dim=1) @ F.normalize(_full(image_feats), dim=1).T
 
@@ -41,10 +40,10 @@ def sdm_loss(
 ) -> Tensor:
     """Compute IRRA's similarity distribution matching, both directions added, mean over the batch.
 
-    KL(p || q + epsilon): p [B, B] softmax of logit_scale * cosine; q the same-person indicator made a distribution.
+    KL(p || q + epsilon): p [B, B] softmax of logit_scale * cosine; q the same-person indicator normalized per row.
     person_ids, image_ids: [B] integers. With image_ids a positive pair of the same person but of another image counts
-    `factor` instead of 1; the reference then divides by the sums of the *columns*, so that rows do not add up to 1, and so
-    do we, unless rows_sum_to_one is set.
+    `factor` instead of 1; the reference then divides by the sums of the *columns*, so that rows do not add up to 1; this
+    does the same unless rows_sum_to_one is set.
     Source: IRRA, model/objectives.py, compute_sdm.
     """
     scores = cosine_scores(image_feats, text_feats)
@@ -79,7 +78,7 @@ def cmpm_loss(image_feats: Tensor, text_feats: Tensor, person_ids: Tensor, epsil
 
 
 def id_loss(image_logits: Tensor, text_logits: Tensor, person_ids: Tensor) -> Tensor:
-    """Classify the person from both sides: logits [B, persons], contiguous person_ids [B]; mean of both cross entropies.
+    """Compute IRRA's identity loss: logits [B, persons], contiguous person_ids [B]; mean of both cross entropies.
 
     Source: IRRA, model/objectives.py, compute_id.
     """
@@ -89,7 +88,7 @@ def id_loss(image_logits: Tensor, text_logits: Tensor, person_ids: Tensor) -> Te
 
 
 def mlm_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Predict the masked words: logits [..., V], labels [...] with 0 = not masked; mean over the masked positions.
+    """Compute the MLM loss: logits [..., V], labels [...] with 0 = not masked; mean over the masked positions.
 
     A batch without any masked position costs 0 (the reference: NaN). Source: IRRA, model/objectives.py, compute_mlm.
     """
@@ -216,7 +215,7 @@ def _same(ids: Tensor) -> Tensor:
 
 
 def _kl_both_ways(rows: Tensor, columns: Tensor, target: Tensor, epsilon: float) -> Tensor:
-    """Add KL(softmax(logits) || target + epsilon) of the two directions' logits [B, B]: per row, [B]."""
+    """Compute KL(softmax(logits) || target + epsilon), summed over the two directions' logits [B, B]: per row, [B]."""
     log_target = (target + epsilon).log()
 
     def one_way(logits: Tensor) -> Tensor:
@@ -227,6 +226,6 @@ def _kl_both_ways(rows: Tensor, columns: Tensor, target: Tensor, epsilon: float)
 
 
 def _soft_positive(scores: Tensor, same: Tensor, tau: float) -> Tensor:
-    """Average each row's positives, weighted by their softmax at temperature tau, no gradient through the weights: [B]."""
+    """Compute each row's positives' mean, weighted by their softmax at temperature tau without gradient: [B]."""
     weights = (scores.detach() / tau).masked_fill(~same, -math.inf).softmax(dim=1)
     return (weights * scores).sum(dim=1)

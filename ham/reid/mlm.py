@@ -18,7 +18,7 @@ AUGMENT_MASKED, AUGMENT_REPLACED = 0.6, 0.8  # RDE: 60 % mask, 20 % a random wor
 
 
 def mask_tokens(ids: Sequence[int], draw: random.Random) -> tuple[list[int], list[int]]:
-    """Mask the ids of one caption with Python's generator, draw for draw as the reference: masked ids and labels [T].
+    """Mask the ids of one caption with Python's generator, with the reference's draws: masked ids and labels [T].
 
     A label is the id that stood there, 0 where nothing is to be predicted. At least one word is chosen.
     deviation: a caption without words is left as it is; the reference overwrites its end token.

@@ -1,6 +1,6 @@
-"""Decide which training pairs make up which batch: a pure function of (seed, epoch), the same for any number of processes.
+"""Which training pairs make up which batch: a pure function of (seed, epoch), the same for any number of processes.
 
-A plan is an int64 array [batches, global batch] of pair numbers; `rank_slice` cuts a process's part out of it.
+A plan is an int64 array [batches, global batch] of pair numbers; `rank_slice` selects a process's rows.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ def random_batches(
 def identity_batches(
     person_labels: Sequence[int] | np.ndarray, batch_size: int, seed: int, epoch: int, instances: int = 4
 ) -> np.ndarray:
-    """Make batches of batch_size / instances different persons with `instances` pairs each: int64 [batches, batch_size].
+    """Build batches of batch_size / instances different persons with `instances` pairs each: int64 [batches, batch_size].
 
-    A person's pairs are shuffled and cut into groups of `instances`; a person with fewer pairs repeats some. Groups left over
-    at the end, too few for a batch of different persons, are dropped. Source: IRRA, datasets/sampler.py, RandomIdentitySampler.
+    A person's pairs are shuffled and cut into groups of `instances`; a person with fewer pairs repeats some. The last
+    groups, too few for a batch of different persons, are dropped. Source: IRRA, datasets/sampler.py, RandomIdentitySampler.
     """
     if batch_size % instances:
         raise UsageError(
-            f"batch_size {batch_size} is no multiple of instances {instances}; change one of them"
+            f"batch_size {batch_size} is not a multiple of instances {instances}; change one of them"
         )
     draw, labels = numpy_generator(seed, "identities", epoch), np.asarray(person_labels)
     order = draw.permutation(len(labels))
@@ -55,7 +55,7 @@ def identity_batches(
 
 
 def _batches_of_different_persons(groups: list[np.ndarray], labels: np.ndarray, persons: int) -> np.ndarray:
-    """Fill batches in the groups' order; a group whose person is in the batch already waits for the next one."""
+    """Fill batches in the groups' order; a group whose person is already in the batch goes to the next one."""
     waiting, batches = deque(groups), []
     while True:
         chosen: dict[int, np.ndarray] = {}
@@ -85,8 +85,8 @@ SAMPLERS = {"random": random_batches, "identity": identity_batches}
 def rank_slice(batch: np.ndarray, rank: int, world_size: int, part: int = 0, parts: int = 1) -> slice:
     """Return the rows of a global batch that fall to a process in one accumulation part: contiguous, equal and disjoint.
 
-    Part p is the p-th stretch of the batch, divided among the processes: the same pairs meet in a part whatever the number
-    of processes. Raises UsageError when the batch does not divide evenly.
+    A step covers one section of the batch, divided among the processes, so the same pairs meet in a step for any number of
+    processes. Raises UsageError when the batch does not divide evenly.
     """
     if len(batch) % (world_size * parts):
         raise UsageError(

@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the epoch: a warm-up, then one of five ways down.
+"""The learning rate as a pure function of the epoch: a warm-up, then a decay.
 
 Source: IRRA, solver/lr_scheduler.py, LRSchedulerWithWarmup; RDE's file is the same.
 """
@@ -41,7 +41,7 @@ def lr_factor(
     """Return the factor on the base learning rate during `epoch`, which counts from 0 (and may be a fraction).
 
     Warm-up: from warmup_factor, linearly to 1 over warmup_epochs (warmup_mode linear) or flat until then (constant).
-    mode: cosine | linear | exp | poly | polynomial | step. cosine, poly and polynomial head for target_factor (the target
+    mode: cosine | linear | exp | poly | polynomial | step. cosine, poly and polynomial approach target_factor (the target
     rate over the base rate) and reach it at total_epochs, one epoch after the last; step multiplies by gamma at each of the
     milestones. poly is the reference's, which rises; polynomial falls.
     Raises UsageError for an unknown mode.

@@ -61,6 +61,12 @@ def start_trackers(accelerator: Accelerator) -> None:
         ) from None
 
 
+def finish_trackers(accelerator: Accelerator) -> None:
+    """Flush and close the trackers; unlike `end_training` this keeps the process group."""
+    for tracker in accelerator.trackers:
+        tracker.finish()
+
+
 def load_start(config: TrainConfig, last: Path | None, num_persons: int) -> RetrievalMethod:
     """Load the method from a run's checkpoint, or from the weights to start from. Raises UsageError for NaN weights."""
     source = config.weights if last is None else last

@@ -39,7 +39,7 @@ from ham.reid.resume import find_run, refuse_other_data
 from ham.reid.run import Progress, Run
 from ham.reid.sampler import rank_slice
 from ham.reid.schedule import lr_factor
-from ham.reid.start import advise, load_start, start_accelerator
+from ham.reid.start import advise, finish_trackers, load_start, start_accelerator
 from ham.reid.train_log import Meter, report
 from ham.runtime import MetricsLog, dist_info, log, progress, seed_everything
 
@@ -62,7 +62,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
             if is_evaluated(config, epoch):
                 rows = evaluate_run(run)
             save_last(run)
-        run.accelerator.end_training()
+        finish_trackers(run.accelerator)
     if run.failed.seen:
         log.warning(
             "%d images could not be read; they are listed in %s", len(run.failed.seen), run.failed.path
