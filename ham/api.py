@@ -15,8 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ham.runtime import UsageError, resolve_device, resolve_dtype
 
@@ -25,9 +26,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ham.captioner.model import Captioner
-    from ham.reid.protocol import RetrievalModel
 
-ImageLike = "str | Path | Image.Image"
+ImageLike: TypeAlias = "str | Path | Image.Image"
 
 
 def load_captioner(
@@ -85,10 +85,11 @@ def caption_images(
     from ham.records import NO_STYLE
 
     opened = [_open(image) for image in images]
-    if styles is None:
-        styles = [NO_STYLE]
-    same = all(isinstance(style, int) for style in styles)
-    style_ids = [list(styles)] * len(opened) if same else [list(own) for own in styles]
+    style_ids: list[list[int]] = []
+    for style in [NO_STYLE] if styles is None else styles:
+        style_ids.append([int(style)] if isinstance(style, Integral) else list(style))
+    if styles is None or all(isinstance(style, Integral) for style in styles):
+        style_ids = [[own[0] for own in style_ids]] * len(opened)
     if len(style_ids) != len(opened):
         raise UsageError(
             f"{len(opened)} images but {len(style_ids)} lists of styles; give one list for each image"
@@ -111,7 +112,7 @@ class Retrieval:
     RDE it is the mean of its two cosines.
     """
 
-    model: RetrievalModel
+    model: Any
 
     def encode_images(self, images: Sequence[ImageLike], batch_size: int = 128) -> Tensor:
         """Encode paths or PIL images: float32 [N, D] on the CPU. Raises ImageError for an unreadable image."""
