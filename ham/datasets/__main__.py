@@ -1,4 +1,4 @@
-"""Run `python -m ham.datasets verify | template | crop`."""
+"""Run `python -m ham.datasets verify | template | crop | pack`."""
 
 import sys
 

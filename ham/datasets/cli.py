@@ -1,17 +1,20 @@
-"""The command line `python -m ham.datasets verify | template | crop`."""
+"""The command line `python -m ham.datasets verify | template | crop | pack`."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from ham.datasets.own import SETTINGS_FILE, annotations_in, is_own
+from ham.datasets.pack import QUALITY, PackJob, pack_dataset, pack_images
 from ham.datasets.person_search import SCENES, crop_scenes
 from ham.datasets.readers import DATASETS, check_names
 from ham.datasets.template import FORMATS, write_template
 from ham.datasets.verify import verify
+from ham.image_folder import list_images
 from ham.runtime import UsageError, set_up_logging
 
 
@@ -19,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     options = build_parser().parse_args(arguments)
     set_up_logging()
-    commands = {"verify": run_verify, "template": run_template, "crop": run_crop}
+    commands = {"verify": run_verify, "template": run_template, "crop": run_crop, "pack": run_pack}
     return commands[options.command](options)
 
 
@@ -55,6 +58,29 @@ def build_parser() -> argparse.ArgumentParser:
     )
     command.add_argument("root", type=Path, help="the folder that holds the dataset's folder")
     command.add_argument("--dataset", choices=list(SCENES), required=True, help="which set")
+    command = commands.add_parser(
+        "pack",
+        help="decode and resize images once, into shards that training reads fast; the same command resumes",
+    )
+    command.add_argument("root", type=Path, nargs="?", help="data root, with --dataset")
+    command.add_argument(
+        "--dataset", metavar="NAME", help="pack this dataset; --out becomes a data root with it"
+    )
+    command.add_argument(
+        "--images", type=Path, metavar="DIR", help="pack a folder of images; --out becomes the pack"
+    )
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the pack goes")
+    command.add_argument(
+        "--image-size-px", type=int, nargs=2, default=(384, 128), metavar=("HEIGHT", "WIDTH"), help="384 128"
+    )
+    command.add_argument("--quality", type=int, default=QUALITY, help=f"of the JPEGs ({QUALITY})")
+    command.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (one a core)")
+    command.add_argument(
+        "--max-failed-share",
+        type=float,
+        default=0.01,
+        help="share of broken images above which it fails (0.01)",
+    )
     return parser
 
 
@@ -89,3 +115,30 @@ def run_template(options: argparse.Namespace) -> int:
 
 def run_crop(options: argparse.Namespace) -> int:
     return 0 if crop_scenes(options.root, options.dataset) else 1
+
+
+def run_pack(options: argparse.Namespace) -> int:
+    size_px = tuple(options.image_size_px)
+    if options.workers < 1:
+        raise UsageError(f"--workers is {options.workers}; expected at least 1")
+    if (options.images is None) == (options.dataset is None):
+        raise UsageError("give either --images DIR, or ROOT --dataset NAME")
+    if options.images is not None:
+        images = tuple(sorted(list_images(options.images)))
+        job = PackJob(images, options.images, options.out, size_px, options.quality)
+        out = pack_images(job, options.workers, options.max_failed_share)
+    else:
+        if options.root is None and not is_own(options.dataset):
+            raise UsageError("--dataset needs ROOT, the folder that holds it")
+        check_names([options.dataset])
+        out = pack_dataset(
+            options.root or Path(),
+            options.dataset,
+            options.out,
+            size_px,
+            options.quality,
+            options.workers,
+            options.max_failed_share,
+        )
+    sys.stdout.write(f"{out}\n")
+    return 0

@@ -16,8 +16,10 @@ from pathlib import Path, PurePosixPath
 from PIL import Image
 
 from ham.datasets.base import SPLITS, UNKNOWN
+from ham.datasets.image_pack import find_pack
 from ham.datasets.own import is_own
 from ham.datasets.readers import DATASETS, display_name, image_root, read_dataset
+from ham.images import ImageError
 from ham.records import PersonImage, path_below
 from ham.runtime import UsageError, progress
 
@@ -51,7 +53,7 @@ def image_problem(path: Path) -> str | None:
     """
     try:
         if not path.is_file():
-            return MISSING
+            return packed_problem(path)
         if path.stat().st_size == 0:
             return "zero-byte images"
     except (OSError, ValueError):  # a name that is too long for the file system, or with a zero byte
@@ -63,6 +65,21 @@ def image_problem(path: Path) -> str | None:
     except (
         Exception
     ):  # broken bytes make decoders raise OSError, SyntaxError, struct.error, EOFError and more
+        return "unreadable images"
+    return None
+
+
+def packed_problem(path: Path) -> str | None:
+    """Return what is wrong with an image that is no file: it may be in a pack."""
+    found = find_pack(path)
+    if found is None:
+        return MISSING
+    pack, image = found
+    if pack.row_of(image) is None:
+        return MISSING
+    try:
+        pack.read(image)
+    except ImageError:
         return "unreadable images"
     return None
 
@@ -91,7 +108,9 @@ def missing_folders(missing: Sequence[str], folder: Path) -> tuple[list[str], li
     single = []
     for image in missing:
         parents = list(PurePosixPath(image).parents)[:-1]  # without "."
-        absent = [parent for parent in parents if not _is_dir(folder / parent)]
+        absent = [
+            parent for parent in parents if not _is_dir(folder / parent) and find_pack(folder / image) is None
+        ]
         if absent:
             count_of[str(absent[-1])] += 1  # the outermost
         else:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ham.datasets.image_pack import read_packed
 from ham.images import CLIP_MEAN as PIXEL_MEAN
 from ham.images import CLIP_STD as PIXEL_STD
 from ham.images import ImageError, open_image
@@ -24,9 +25,10 @@ def read_image(path: str | Path, size_px: tuple[int, int] = SIZE_PX) -> np.ndarr
     """Read one image file as uint8 [H, W, 3] of size_px = (H, W).
 
     Handles EXIF rotation, CMYK, palettes, alpha (over white), grey, 1, 16 and 32 bits a channel, any size from 1 x 1 up.
-    Raises ImageError with the reason.
+    A path in a pack (`python -m ham.datasets pack`) is read from it. Raises ImageError with the reason.
     """
-    return resize(open_image(path), size_px)
+    packed = read_packed(path, size_px)
+    return packed if packed is not None else resize(open_image(path), size_px)
 
 
 def resize(image: Image.Image, size_px: tuple[int, int] = SIZE_PX) -> np.ndarray:
