@@ -89,7 +89,8 @@ def caption(words: list[str]) -> None:
     if words[0] in ("status", "merge"):
         return
     try:
-        parse_options(GROUPS, words[1:] if words[0] == "retry" else words, "caption.py", None)
+        folder = ("folder", "") if words[0] == "retry" else None
+        parse_options(GROUPS, words[1:] if folder else words, "caption.py", None, folder)
     except UsageError as error:
         raise AssertionError(str(error)) from None
 
