@@ -189,7 +189,7 @@ def test_a_key_is_sent_and_never_shown(
 @pytest.mark.parametrize(
     ("behavior", "message"),
     [
-        (Behavior(num_styles=5), "style"),
+        (Behavior(num_styles=5), "has no style 5, export has 6 styles"),
         (Behavior(num_styles=7), "more than the 6 styles"),
         (Behavior(ignores_styles=True), "has no style 5"),
         (Behavior(always="empty"), "has no style 5"),

@@ -229,9 +229,14 @@ class ServerClient:
             plain = self._probe(expected, model, None)
             if not styles:
                 return Account(model, *_facts(plain), version, details, _text(plain))
-            last = self._probe(expected, model, styles - 1)
         except BadAnswer as error:
             raise WrongServer(f"{self.url}: not a server of an exported captioner: {error}") from None
+        try:
+            last = self._probe(expected, model, styles - 1)
+        except BadAnswer as error:
+            raise WrongServer(
+                f"{self.url}: model {model} has no style {styles - 1}, {expected.folder_name} has {styles} styles: {error}"
+            ) from None
         self._check_styles(expected, model, plain, last)
         first = last if styles == 1 else self._probe(expected, model, 0)
         return Account(model, *_facts(first), version, details, f"{_text(first)}\0{_text(last)}")
