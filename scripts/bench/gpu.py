@@ -40,17 +40,19 @@ def plan_parts(shape: str, before: Path | None, is_quick: bool) -> list[Part]:
     captions = [python, str(TOP / "scripts/bench/gpu_captions.py"), shape]
     tuning = [python, str(TOP / "scripts/bench/gpu_tuning.py"), shape]
     reid = [python, "-m", "scripts.bench.reid", *(["--quick"] if is_quick else [])]
-    parts = [Part("captions", 150, [*captions, "--cases", "main"])]
+    compiled = [python, str(TOP / "scripts/bench/gpu_compiled.py"), *(["--quick"] if is_quick else [])]
+    parts = [Part("captions", 110, [*captions, "--cases", "main"])]
     if before is not None:
-        parts.append(Part("captions before", 90, [*captions, "--cases", "before"], before))
+        parts.append(Part("captions before", 75, [*captions, "--cases", "before"], before))
     return [
         *parts,
-        Part("tuning", 100, tuning),
+        Part("tuning", 75, tuning),
         Part("captions agreement", 60, [*captions, "--cases", "agreement"]),
-        Part("captions kernels", 60, [*captions, "--cases", "kernels"]),
-        Part("retrieval step", 90, [*reid, "--only", "step"]),
+        Part("retrieval step", 60, [*reid, "--only", "step"]),
+        Part("evaluation and search", 60, [*reid, "--only", "eval,search"]),
         Part("captions batches", 80, [*captions, "--cases", "batches"]),
-        Part("evaluation and search", 90, [*reid, "--only", "eval,search"]),
+        Part("retrieval step compiled", 75, compiled),
+        Part("captions kernels", 40, [*captions, "--cases", "kernels"]),
     ]
 
 

@@ -47,7 +47,9 @@ def make_batch(
     """Make a batch of `records` with `each` records an image: the inputs of the model's forward, one image per record."""
     before, after = prompt(shape)
     chance = torch.Generator().manual_seed(0)
-    captions = torch.randint(100, shape.vocabulary, (records, words), generator=chance)
+    captions = torch.randint(
+        min(100, shape.vocabulary // 2), shape.vocabulary, (records, words), generator=chance
+    )
     start = torch.tensor([*before, IMAGE_TOKEN_INDEX, *after])
     input_ids = torch.cat([start.expand(records, -1), captions], dim=1)
     labels = input_ids.clone()

@@ -42,6 +42,9 @@ SHAPES = {
     "tiny": Shape(
         96, 256, 4, 4, 1300, 112, 16, (96, 384, 4, 4), after=14, new_tokens=32, images=192, baseline_images=24
     ),
+    "micro": Shape(
+        32, 48, 2, 2, 211, 28, 14, (32, 64, 2, 2), before=3, style_tokens=2, after=4, new_tokens=4
+    ),
     "small": Shape(512, 1376, 8, 8, 32000, 336, 14, (256, 1024, 4, 4), images=24, baseline_images=3),
     "7b": Shape(4096, 11008, 32, 32, 32000, 336, 14, (1024, 4096, 23, 16), images=512, baseline_images=8),
 }
