@@ -31,7 +31,7 @@ class EncodeSettings:
 
     Attributes:
         image_size_px: height and width of the input; None: the model's own, or 384x128 where it does not say
-        text_length: tokens per caption; None: what the model reads, at most 77
+        text_length: tokens per caption; None: as many as the model reads
         batch_size: images or captions at a time
         workers: processes that decode images
         dtype: float32, or bfloat16 / float16 by autocast
@@ -49,7 +49,7 @@ class EncodeSettings:
         """Return these settings with the model's own image size and text length where none is set."""
         config = getattr(getattr(model, "base_model", model), "config", None)
         size = self.image_size_px or getattr(config, "image_size_px", None) or SIZE_PX
-        length = self.text_length or min(TEXT_LENGTH, getattr(config, "context_length", TEXT_LENGTH))
+        length = self.text_length or getattr(config, "context_length", TEXT_LENGTH)
         return replace(self, image_size_px=tuple(size), text_length=length)
 
 

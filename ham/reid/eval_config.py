@@ -30,7 +30,9 @@ class EvalConfig:
         method: only for weights that do not say: sdm, irra or rde
         image_size_px: only for weights that do not say: height and width of the input, [384, 128]
         stride_px: only for weights that do not say: pixels between patches
-        text_length: tokens per caption
+        heads: only for weights that do not record them: attention heads of the vision and the text tower, [12, 8]
+        ignore_tensors: names, or beginnings of names, of tensors of the weights that may be left out
+        text_length: tokens per caption; null: as many as the model reads
         batch_size: images or captions at a time
         num_workers: processes that decode images
         max_failed_share: share of unreadable images above which the evaluation stops
@@ -52,7 +54,9 @@ class EvalConfig:
     method: str | None = None
     image_size_px: tuple[int, int] | None = None
     stride_px: int | None = None
-    text_length: int = 77
+    heads: tuple[int, int] | None = None
+    ignore_tensors: list[str] = field(default_factory=list)
+    text_length: int | None = None
     batch_size: int = 256
     num_workers: int = 4
     max_failed_share: float = 0.01
@@ -80,7 +84,9 @@ class SearchConfig:
         method: only for weights that do not say: sdm, irra or rde
         image_size_px: only for weights that do not say: height and width of the input, [384, 128]
         stride_px: only for weights that do not say: pixels between patches
-        text_length: tokens per sentence
+        heads: only for weights that do not record them: attention heads of the vision and the text tower, [12, 8]
+        ignore_tensors: names, or beginnings of names, of tensors of the weights that may be left out
+        text_length: tokens per caption; null: as many as the model reads
         batch_size: images at a time
         num_workers: processes that decode images
         max_failed_share: share of unreadable images above which the search stops
@@ -102,7 +108,9 @@ class SearchConfig:
     method: str | None = None
     image_size_px: tuple[int, int] | None = None
     stride_px: int | None = None
-    text_length: int = 77
+    heads: tuple[int, int] | None = None
+    ignore_tensors: list[str] = field(default_factory=list)
+    text_length: int | None = None
     batch_size: int = 256
     num_workers: int = 4
     max_failed_share: float = 0.1
@@ -123,7 +131,9 @@ class EmbedConfig:
         method: only for weights that do not say: sdm, irra or rde
         image_size_px: only for weights that do not say: height and width of the input, [384, 128]
         stride_px: only for weights that do not say: pixels between patches
-        text_length: tokens per caption
+        heads: only for weights that do not record them: attention heads of the vision and the text tower, [12, 8]
+        ignore_tensors: names, or beginnings of names, of tensors of the weights that may be left out
+        text_length: tokens per caption; null: as many as the model reads
         batch_size: images or captions at a time
         num_workers: processes that decode images
         max_failed_share: share of unreadable images above which no file is written
@@ -139,7 +149,9 @@ class EmbedConfig:
     method: str | None = None
     image_size_px: tuple[int, int] | None = None
     stride_px: int | None = None
-    text_length: int = 77
+    heads: tuple[int, int] | None = None
+    ignore_tensors: list[str] = field(default_factory=list)
+    text_length: int | None = None
     batch_size: int = 256
     num_workers: int = 4
     max_failed_share: float = 0.01
@@ -162,7 +174,9 @@ class ServeConfig:
         method: only for weights that do not say: sdm, irra or rde
         image_size_px: only for weights that do not say: height and width of the input, [384, 128]
         stride_px: only for weights that do not say: pixels between patches
-        text_length: tokens per sentence
+        heads: only for weights that do not record them: attention heads of the vision and the text tower, [12, 8]
+        ignore_tensors: names, or beginnings of names, of tensors of the weights that may be left out
+        text_length: tokens per caption; null: as many as the model reads
         batch_size: images at a time
         num_workers: processes that decode images
         max_failed_share: share of unreadable images above which the page is not started
@@ -180,7 +194,9 @@ class ServeConfig:
     method: str | None = None
     image_size_px: tuple[int, int] | None = None
     stride_px: int | None = None
-    text_length: int = 77
+    heads: tuple[int, int] | None = None
+    ignore_tensors: list[str] = field(default_factory=list)
+    text_length: int | None = None
     batch_size: int = 256
     num_workers: int = 4
     max_failed_share: float = 0.1

@@ -29,12 +29,14 @@ def open_model(
     device = resolve_device(config.device)
     if grouped and dist_info().world_size > 1:
         PartialState(cpu=device.type == "cpu")
-    weights = read_weights(checkpoint or config.checkpoint)
-    model = load_method(weights, config.method, config.image_size_px, config.stride_px).to(device)
+    weights = read_weights(checkpoint or config.checkpoint, config.ignore_tensors)
+    model = load_method(weights, config.method, config.image_size_px, config.stride_px, config.heads).to(
+        device
+    )
     clip = model.base_model.config
     settings = EncodeSettings(
         clip.image_size_px,
-        min(config.text_length, clip.context_length),
+        min(config.text_length or clip.context_length, clip.context_length),
         config.batch_size,
         config.num_workers,
         resolve_dtype(config.precision, device),
