@@ -1,4 +1,4 @@
-"""Neutralisers: what is replaced and what survives, the checks on a language model's answers, the cache."""
+"""Neutralizers: what is replaced and what survives, the checks on a language model's answers, the cache."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def test_lists_are_sound() -> None:
         assert len(entries) == len(set(entries)), f"[{name}] repeats an entry"
     known = lexicon()
     assert known.phrases["shorts"] == ("lower", "plural") and known.phrases["short"] == ("quality", "any")
-    assert known.kind_of("Navy") == "colour" and known.kind_of("camera") is None
+    assert known.kind_of("Navy") == "color" and known.kind_of("camera") is None
     assert all(phrase == phrase.lower().strip() for phrase in known.phrases)
 
 

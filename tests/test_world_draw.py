@@ -1,4 +1,4 @@
-"""The drawn half of the world: what is drawn can be seen, what is said to be hidden cannot, colours survive the camera."""
+"""The drawn half of the world: what is drawn can be seen, what is said to be hidden cannot, colors survive the camera."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from ham.runtime import numpy_generator
-from ham.world.attributes import ABSENT_WITH, COLOURS, FIELDS, PERSON_FIELDS, SHADES
+from ham.world.attributes import ABSENT_WITH, COLORS, FIELDS, PERSON_FIELDS, SHADES
 from ham.world.camera import Camera, expose, jpeg_bytes, sample_camera
 from ham.world.domains import DOMAINS
 from ham.world.draw import Looks, Scene, draw_person, sample_scene, visible_attributes
@@ -53,7 +53,7 @@ def drawn(
 
 
 def changed(person: dict[str, str], field: str, value: str) -> dict[str, str]:
-    """The person with another value, with the colours that come with it."""
+    """The person with another value, with the colors that come with it."""
     return consistent(
         {"headwear_colour": "red", "bag_colour": "orange", "hair_colour": "brown", **person, field: value}
     )
@@ -169,7 +169,7 @@ def test_outlines_by_hand() -> None:
 
 
 @pytest.mark.parametrize("pattern", ["striped", "checked", "dotted"])
-def test_patterned_cloth_keeps_its_colour_in_the_majority(pattern: str) -> None:
+def test_patterned_cloth_keeps_its_color_in_the_majority(pattern: str) -> None:
     canvas = Image.new("RGB", (120, 120), (255, 0, 255))
     Pen(canvas, 3.0, (60, 0)).box(-15, 5, 15, 35, Cloth((36, 88, 200), pattern), edge=False)
     patch = np.asarray(canvas)[20:100, 20:100].reshape(-1, 3)
@@ -206,7 +206,7 @@ def test_look_alikes_differ_in_one_to_three_things() -> None:
             sum(person.attributes.get(field) != earlier.attributes.get(field) for field in PERSON_FIELDS)
             for earlier in persons[:place]
         )
-        assert nearest <= 6  # three things and their colours
+        assert nearest <= 6  # three things and their colors
     strangers = sample_persons(numpy_generator(1, "test"), wardrobe, 60, 0, 0.0)
     distances = [
         sum(a.attributes.get(field) != b.attributes.get(field) for field in PERSON_FIELDS)
@@ -228,4 +228,4 @@ def test_domains_dress_differently() -> None:
         sample_wardrobe(numpy_generator(0, "wardrobe", name), "mixed", 0.8).tilt["upper_colour"]
         for name in "ab"
     )
-    assert len(one) == len(COLOURS) and np.abs(np.array(one) - np.array(two)).max() > 0.3
+    assert len(one) == len(COLORS) and np.abs(np.array(one) - np.array(two)).max() > 0.3

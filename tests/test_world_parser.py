@@ -1,4 +1,4 @@
-"""The attribute parser reads back what annotators mention, attaches colours to the right noun, and survives anything."""
+"""The attribute parser reads back what annotators mention, attaches colors to the right noun, and survives anything."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ CASES = {
         "hair_length": "bald",
         "headwear": "none",
     },
-    "There is no hat. There is a red cap.": {"headwear": "none"},  # what is denied keeps no colour
+    "There is no hat. There is a red cap.": {"headwear": "none"},  # what is denied keeps no color
     "green": {},
     "A phone that is red, with short sleeves": {"carried": "phone", "sleeve": "short"},
     "A man in flip flops and a black belt, wearing jeans.": {
@@ -189,9 +189,9 @@ def test_word_salad_gives_only_known_values(words: list[str]) -> None:
 
 
 def check_values(found: dict[str, str]) -> None:
-    colours = set(FIELDS["upper_colour"]) | {"grey", "green", "blue"}
+    colors = set(FIELDS["upper_colour"]) | {"grey", "green", "blue"}
     for name, value in found.items():
-        assert value in (colours if name.endswith("_colour") and name != "hair_colour" else FIELDS[name])
+        assert value in (colors if name.endswith("_colour") and name != "hair_colour" else FIELDS[name])
 
 
 def test_truncated_captions_never_say_more() -> None:

@@ -21,7 +21,7 @@ from ham.world.annotators import (
     short_description,
 )
 from ham.world.attributes import ABSENT_WITH, FIELDS, agree
-from ham.world.lexicon import COLOURS, REGISTERS, colour_words
+from ham.world.lexicon import COLORS, REGISTERS, color_words
 from ham.world.manners import SYNTAX_HABITS, SYNTAXES, WORD_HABITS, manner_frequencies, worth_telling
 from ham.world.syntax import syntax_of
 
@@ -109,11 +109,11 @@ def test_thorough_manners_word_for_word() -> None:
         "The slim man has short black hair. He wears a navy striped jacket and orange jeans. He wears brown boots. He carries "
         "a red backpack. He holds a phone. He is walking and seen from behind."
     )
-    assert write(syntax="list", order="shoes", register="british", colours="tones") == (
+    assert write(syntax="list", order="shoes", register="british", colors="tones") == (
         "Slim bloke, dark brown boots, bright orange jeans, dark blue stripy jacket, short black hair, mobile, bright red "
         "rucksack, strolling, seen from the back."
     )
-    assert write(syntax="keyvalue", capitals="lower", colours="simple") == (
+    assert write(syntax="keyvalue", capitals="lower", colors="simple") == (
         "who: slim man; hair: short black; top: blue striped jacket; bottoms: orange jeans; shoes: brown boots; bag: red "
         "backpack; hand: phone; pose: walking and seen from behind."
     )
@@ -124,7 +124,7 @@ def test_thorough_manners_word_for_word() -> None:
         "stripes is being worn; orange denim trousers are being worn; brown boots are being worn; short black hair can be "
         "seen; he can be seen walking and facing away."
     )
-    assert write(syntax="relative", register="american", pairs="pair", colours="coloured") == (
+    assert write(syntax="relative", register="american", pairs="pair", colors="coloured") == (
         "It is a thin man whose hair is short and black, whose windbreaker is navy-colored and striped, whose denim pants are "
         "orange-colored, whose boots are brown-colored, whose backpack is red-colored, who has a cell phone and who is walking "
         "and seen from behind."
@@ -290,14 +290,13 @@ def test_short_texts_tell_one_to_three_things() -> None:
     assert short_description({"gender": "man"}, rng).text
 
 
-def test_colour_words_convey_what_they_name() -> None:
-    assert colour_words("fashion", "exact")["dark red"] == ("burgundy", "dark red")
-    assert colour_words("american", "simple")["dark grey"] == ("gray", "grey")
-    assert colour_words("plain", "tones")["navy"] == ("dark blue", "navy")
-    assert colour_words("american", "coloured")["navy"] == ("navy-colored", "navy")
+def test_color_words_convey_what_they_name() -> None:
+    assert color_words("fashion", "exact")["dark red"] == ("burgundy", "dark red")
+    assert color_words("american", "simple")["dark grey"] == ("gray", "grey")
+    assert color_words("plain", "tones")["navy"] == ("dark blue", "navy")
+    assert color_words("american", "coloured")["navy"] == ("navy-colored", "navy")
     for register in REGISTERS:
         for granularity in WORD_HABITS["colours"]:
             assert all(
-                agree("upper_colour", colour_words(register, granularity)[shade][1], shade)
-                for shade in COLOURS
+                agree("upper_colour", color_words(register, granularity)[shade][1], shade) for shade in COLORS
             )

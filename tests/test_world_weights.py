@@ -62,11 +62,11 @@ def told_of(tokenizer: object) -> list[list[dict[str, torch.Tensor]]]:
             )
             for hint, text in (
                 ("", "A man."),
-                ("(full; brief)", f"He wears a {colour} coat and shoes."),
-                ("", colour),
+                ("(full; brief)", f"He wears a {color} coat and shoes."),
+                ("", color),
             )
         ]
-        for colour in ("red", "light grey")
+        for color in ("red", "light grey")
     ]
 
 

@@ -1,4 +1,4 @@
-"""Judge styles: do clusters follow manners, do features tell manner and hide the person, are rare manners reached?
+"""Measure styles: do clusters follow manners, do features tell manner and hide the person, are rare manners reached?
 
 Pure functions of features, clusters and labels, and what the inspect page shows of a styles/ folder. Labels come from outside:
 this package knows no annotator.

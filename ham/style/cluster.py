@@ -63,7 +63,7 @@ class Clusters:
         return [tuple(ids) for ids in found]
 
     def joined(self, other: Clusters) -> Clusters:
-        """Place another scheme's clusters of the same captions behind these."""
+        """Return these clusters followed by another scheme's of the same captions."""
         return Clusters(
             np.concatenate([self.centres, other.centres]), self.members + other.members, self.num_captions
         )
@@ -145,7 +145,7 @@ def dbscan_clusters(
 ) -> Clusters:
     """Cluster features with DBSCAN; rows in sparse places are in no cluster. centres are the members' means.
 
-    eps: radius of a neighbourhood; None takes the median distance from a row to its `min_samples`-th neighbour, over 1000
+    eps: radius of a neighborhood; None takes the median distance from a row to its `min_samples`-th neighbor, over 1000
     random rows. Raises UsageError when nothing is dense enough to be a cluster. Source: HAM, ablation of the clustering.
     """
     from sklearn.cluster import DBSCAN
@@ -206,13 +206,13 @@ def starting_rows(features: NDArray[np.float32], k: int, seed: int) -> NDArray[n
     return kmeans_plusplus(pool, k, random_state=int(generator.integers(2**32)))[0]
 
 
-def typical_radius(features: NDArray[np.float32], neighbour: int, seed: int) -> float:
-    """Return the median distance from a row to its `neighbour`-th neighbour (itself counted), over at most 1000 random rows."""
+def typical_radius(features: NDArray[np.float32], neighbor: int, seed: int) -> float:
+    """Return the median distance from a row to its `neighbour`-th neighbor (itself counted), over at most 1000 random rows."""
     from sklearn.neighbors import NearestNeighbors
 
     rows = numpy_generator(seed, "dbscan").permutation(len(features))[:1000]
     found = (
-        NearestNeighbors(n_neighbors=neighbour, algorithm="brute")
+        NearestNeighbors(n_neighbors=neighbor, algorithm="brute")
         .fit(features)
         .kneighbors(features[rows])[0][:, -1]
     )
@@ -258,7 +258,7 @@ def prepared(features: ArrayLike, distance: str, standardize: bool) -> NDArray[n
 
 
 def unit_rows(array: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Bring rows to length 1; a row of zeros stays."""
+    """Scale rows to length 1; a row of zeros stays."""
     length = np.linalg.norm(array, axis=1, keepdims=True)
     return array / np.where(length > 0, length, 1)
 

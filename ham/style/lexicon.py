@@ -34,8 +34,8 @@ GENERAL: dict[str, dict[str, str]] = {
     "pattern": {"singular": "pattern", "plural": "patterns"},
     "part": {"singular": "part", "plural": "parts"},
     "scene": {"singular": "place", "plural": "places"},
-    "colour_noun": {"singular": "color", "plural": "colors"},
-    "colour": {"modifier": "colored", "else": "color"},
+    "color_noun": {"singular": "color", "plural": "colors"},
+    "color": {"modifier": "colored", "else": "color"},
     "quality": {"modifier": "certain", "else": "certain"},
     "material": {"modifier": "certain", "else": "material"},
     "view": {"modifier": "side on", "else": "side on"},
@@ -60,7 +60,7 @@ PRONOUNS = {
     "himself": "themself",
     "herself": "themself",
 }
-SAME_KIND = {"shade": "colour", "origin": "quality"}  # sections that only keep the list readable
+SAME_KIND = {"shade": "color", "origin": "quality"}  # sections that only keep the list readable
 
 
 @dataclass(frozen=True)

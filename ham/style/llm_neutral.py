@@ -1,4 +1,4 @@
-"""The neutraliser `llm`: an instruction-tuned language model rewrites captions, and its answers are checked.
+"""The neutralizer `llm`: an instruction-tuned language model rewrites captions, and its answers are checked.
 
 An answer that is refused gives the lexicon's neutral text in its place, marked as a fallback with the reason. The paper's
 wording of the request is not published; this one is ours. Source: HAM, section 3.2 (Qwen2.5-7B).
@@ -27,7 +27,7 @@ Description: {caption}"""
 PROMPT_VERSION = hashlib.sha256((SYSTEM + REQUEST).encode()).hexdigest()[:8]
 
 IDENTITY_KINDS = (
-    "colour",
+    "color",
     "upper",
     "lower",
     "garment",
@@ -118,7 +118,7 @@ class LlmNeutralizer:
 
 
 def checked(caption: str, answer: str) -> NeutralText:
-    """Use an answer or, where it is refused, the lexicon's neutral text with the reason."""
+    """Return an answer or, where it is refused, the lexicon's neutral text with the reason."""
     reason = refusal(caption, answer)
     if reason is None:
         return NeutralText(caption, answer)
@@ -146,7 +146,7 @@ def refusal(caption: str, answer: str) -> str | None:
 
 
 def identity_words(text: str) -> set[str]:
-    """Return the lower-case single words of a text that the lists count as colour, garment, shoe, accessory or belonging."""
+    """Return the lower-case single words of a text that the lists count as color, garment, shoe, accessory or belonging."""
     return {word for word in words_of(text) - GENERAL_WORDS if lexicon().kind_of(word) in IDENTITY_KINDS}
 
 

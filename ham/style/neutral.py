@@ -19,7 +19,7 @@ from ham.style.lexicon import GENERAL, MODIFIERS, NOUNS, PRONOUNS, facts_of_word
 from ham.style.part_of_speech import resolve
 
 WORD = re.compile(r"[^\W\d_]+|\d+(?:[.,]\d+)*")
-COMPOUND = frozenset(NOUNS) - {"person", "colour_noun"}  # nouns that form compounds ("suit jacket")
+COMPOUND = frozenset(NOUNS) - {"person", "color_noun"}  # nouns that form compounds ("suit jacket")
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ def resolve_place(words: list[Word], at: int) -> None:
 
 
 def resolve_quality(words: list[Word], at: int) -> None:
-    """Distinguish a size from a degree ("a little blurry"), an adjective from an adverb, a garment named by its quality."""
+    """Distinguish a size from a degree ("a little blurry"), an adjective from an adverb, and a garment called by its quality."""
     word, before = words[at], word_before(words, at)
     join_compound(words, at)
     if is_attributive(words, at):
@@ -170,7 +170,7 @@ def resolve_color_noun(words: list[Word], at: int) -> None:
     """Make a modifier of "color" in "a reddish color handbag"."""
     before, after = word_before(words, at), word_after(words, at)
     if before is not None and before.role == ADJECTIVE and after is not None and after.role == NOUN:
-        words[at].set_kind("colour", "any")
+        words[at].set_kind("color", "any")
 
 
 def degree_follows(words: list[Word], at: int) -> bool:
@@ -241,5 +241,5 @@ RULES = {
     "place": resolve_place,
     "quality": resolve_quality,
     "material": resolve_material,
-    "colour_noun": resolve_color_noun,
+    "color_noun": resolve_color_noun,
 }

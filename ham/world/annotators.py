@@ -65,7 +65,7 @@ PLAIN_MANNER |= {"omits": "nothing", "idiolect": "nothing"}
 
 @dataclass(frozen=True)
 class Description:
-    """A caption and exactly what it conveys: field -> value, colours as said (the shade or its plain colour)."""
+    """A caption and exactly what it conveys: field -> value, colors as said (the shade or its plain color)."""
 
     text: str
     mentioned: dict[str, str]

@@ -7,7 +7,7 @@ image are those that its viewpoint, crop and occluders leave visible; annotators
 
 from __future__ import annotations
 
-# shade -> (the plain colour it belongs to, its RGB)
+# shade -> (the plain color it belongs to, its RGB)
 SHADES: dict[str, tuple[str, tuple[int, int, int]]] = {
     "black": ("black", (24, 24, 28)),
     "white": ("white", (240, 240, 238)),
@@ -27,29 +27,29 @@ SHADES: dict[str, tuple[str, tuple[int, int, int]]] = {
     "brown": ("brown", (108, 68, 40)),
     "beige": ("beige", (212, 190, 150)),
 }
-COLOURS = tuple(SHADES)
-HAIR_COLOURS = ("black", "brown", "blond", "red", "grey")
+COLORS = tuple(SHADES)
+HAIR_COLORS = ("black", "brown", "blond", "red", "grey")
 
 # Of the person: the same in every image of an identity.
 PERSON_FIELDS: dict[str, tuple[str, ...]] = {
     "gender": ("man", "woman"),
     "build": ("slim", "average", "heavy"),
     "hair_length": ("bald", "short", "shoulder", "long", "ponytail"),
-    "hair_colour": HAIR_COLOURS,  # absent when bald
+    "hair_colour": HAIR_COLORS,  # absent when bald
     "headwear": ("none", "cap", "hat", "beanie"),
-    "headwear_colour": COLOURS,
+    "headwear_colour": COLORS,
     "glasses": ("none", "glasses", "sunglasses"),
     "upper": ("t-shirt", "shirt", "sweater", "hoodie", "jacket", "coat"),
-    "upper_colour": COLOURS,
+    "upper_colour": COLORS,
     "upper_pattern": ("plain", "striped", "checked", "dotted", "logo"),
     "sleeve": ("sleeveless", "short", "long"),  # sleeveless and short only for t-shirt and shirt
     "lower": ("trousers", "jeans", "shorts", "skirt"),
-    "lower_colour": COLOURS,
+    "lower_colour": COLORS,
     "lower_length": ("short", "knee", "long"),  # shorts: short, knee; skirt: all; trousers and jeans: long
     "shoes": ("sneakers", "boots", "sandals", "heels"),
-    "shoes_colour": COLOURS,
+    "shoes_colour": COLORS,
     "bag": ("none", "backpack", "handbag", "shoulder bag", "suitcase"),
-    "bag_colour": COLOURS,
+    "bag_colour": COLORS,
     "carried": ("none", "phone", "umbrella", "book", "cup"),
 }
 
@@ -69,17 +69,17 @@ ABSENT_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
-def base_colour(shade: str) -> str:
-    """Return the plain colour of a shade ("navy" -> "blue"); hair colours and plain colours stand for themselves."""
+def base_color(shade: str) -> str:
+    """Return the plain color of a shade ("navy" -> "blue"); hair colors and plain colors stand for themselves."""
     return SHADES[shade][0] if shade in SHADES else shade
 
 
 def agree(field: str, said: str, drawn: str) -> bool:
     """Return whether what a caption says fits what was drawn.
 
-    A colour fits when it names the shade ("navy") or its plain colour ("blue"); a wrong shade of the right colour ("light blue"
+    A color fits when it names the shade ("navy") or its plain color ("blue"); a wrong shade of the right color ("light blue"
     for navy) does not fit. Every other value must be equal.
     """
     if field.endswith("_colour") and field != "hair_colour":
-        return said in (drawn, base_colour(drawn))
+        return said in (drawn, base_color(drawn))
     return said == drawn

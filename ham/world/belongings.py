@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ham.world.attributes import SHADES
 from ham.world.figure import GROUND, HIP, Body, Limb, Pose
-from ham.world.pen import Colour, Pen, both_sides, brightness, smooth, tint
+from ham.world.pen import Color, Pen, both_sides, brightness, smooth, tint
 from ham.world.tops import mark_of
 
 METAL = (150, 152, 158)
@@ -14,7 +14,7 @@ def draw_bag_behind(pen: Pen, person: dict[str, str], body: Body, view: str) -> 
     """Draw the part of a backpack behind the trunk: seen from the front it is visible at both sides, from the side whole."""
     if person["bag"] != "backpack":
         return
-    colour = SHADES[person["bag_colour"]][1]
+    color = SHADES[person["bag_colour"]][1]
     if view == "front":
         pen.shape(
             smooth(
@@ -22,7 +22,7 @@ def draw_bag_behind(pen: Pen, person: dict[str, str], body: Body, view: str) -> 
                     [(body.shoulder - 1, 20.5), (body.shoulder + 1.6, 26), (body.waist + 3.6, 42), (3, 44)]
                 )
             ),
-            tint(colour, 0.85),
+            tint(color, 0.85),
         )
     elif view == "side":
         back = -body.depth
@@ -37,11 +37,11 @@ def draw_bag_behind(pen: Pen, person: dict[str, str], body: Body, view: str) -> 
                     (back + 2, 40),
                 ]
             ),
-            colour,
+            color,
         )
         pen.shape(
             smooth([(back - 4.5, 33), (back - 9.2, 34.5), (back - 8.8, 42.5), (back - 4, 42.5)], 1),
-            tint(colour, 1.12),
+            tint(color, 1.12),
         )
 
 
@@ -49,17 +49,17 @@ def draw_bag_over(pen: Pen, person: dict[str, str], body: Body, view: str, near:
     """Draw the part of the bag in front of the trunk: straps, a backpack from behind, a shoulder bag at the hip."""
     if person["bag"] not in ("backpack", "shoulder bag"):
         return
-    colour = SHADES[person["bag_colour"]][1]
+    color = SHADES[person["bag_colour"]][1]
     if person["bag"] == "backpack":
-        _backpack(pen, body, view, colour)
+        _backpack(pen, body, view, color)
     elif view != "side" or near:
-        _shoulder_bag(pen, body, view, colour)
+        _shoulder_bag(pen, body, view, color)
     else:
-        pen.line([(-1.6, 20.6), (0.5 * body.depth, 26)], colour, 2.4)
+        pen.line([(-1.6, 20.6), (0.5 * body.depth, 26)], color, 2.4)
 
 
-def _backpack(pen: Pen, body: Body, view: str, colour: Colour) -> None:
-    mark = mark_of(colour)
+def _backpack(pen: Pen, body: Body, view: str, color: Color) -> None:
+    mark = mark_of(color)
     if view == "back":
         wide = min(body.shoulder, 9.0)
         pen.line([(-2.2, 20.4), (0, 18.6), (2.2, 20.4)], mark, 0.9)
@@ -69,11 +69,11 @@ def _backpack(pen: Pen, body: Body, view: str, colour: Colour) -> None:
                     [(3, 20), (wide * 0.84, 22.5), (wide, 31), (wide, 43), (wide * 0.7, 46.5), (2, 46.8)]
                 )
             ),
-            colour,
+            color,
         )
         pen.shape(
             smooth(both_sides([(4, 33.0), (wide * 0.76, 34), (wide * 0.76, 43.6), (3, 44.4)]), 1),
-            tint(colour, 1.14),
+            tint(color, 1.14),
         )
         pen.line([(-wide * 0.66, 36.2), (wide * 0.66, 36.2)], METAL, 0.6)
         pen.line([(-wide * 0.8, 27.5), (0, 25.5), (wide * 0.8, 27.5)], mark, 0.7)
@@ -89,7 +89,7 @@ def _backpack(pen: Pen, body: Body, view: str, colour: Colour) -> None:
                     (x * 0.72, 40),
                     (x * 0.54, 30),
                 ],
-                colour,
+                color,
             )
             pen.line([(x * 0.55, 29), (x * 0.92, 29)], METAL, 0.7)
     else:
@@ -104,26 +104,26 @@ def _backpack(pen: Pen, body: Body, view: str, colour: Colour) -> None:
                 (-1.6, 32),
                 (-0.2, 26),
             ],
-            colour,
+            color,
         )
 
 
-def _shoulder_bag(pen: Pen, body: Body, view: str, colour: Colour) -> None:
+def _shoulder_bag(pen: Pen, body: Body, view: str, color: Color) -> None:
     half = body.depth if view == "side" else body.hip
     pen.line(
         [
             (body.shoulder * 0.62 if view != "side" else 1.6, 20.8),
             (-half * (0.9 if view != "side" else 0.4), HIP - 3),
         ],
-        tint(colour, 0.82) if brightness(colour) > 60 else tint(colour, 1.12),
+        tint(color, 0.82) if brightness(color) > 60 else tint(color, 1.12),
         2.4,
     )
     x = -half - 1.6 if view != "side" else -1.5
-    _pouch(pen, x, HIP - 4.5, 6.0, 11.0, colour)
+    _pouch(pen, x, HIP - 4.5, 6.0, 11.0, color)
 
 
-def _pouch(pen: Pen, x: float, y: float, half: float, high: float, colour: Colour) -> None:
-    pen.shape(smooth([(x - half, y), (x + half, y), (x + half, y + high), (x - half, y + high)], 1), colour)
+def _pouch(pen: Pen, x: float, y: float, half: float, high: float, color: Color) -> None:
+    pen.shape(smooth([(x - half, y), (x + half, y), (x + half, y + high), (x - half, y + high)], 1), color)
     pen.shape(
         smooth(
             [
@@ -134,7 +134,7 @@ def _pouch(pen: Pen, x: float, y: float, half: float, high: float, colour: Colou
             ],
             1,
         ),
-        tint(colour, 1.15),
+        tint(color, 1.15),
     )
     pen.oval(x, y + 0.42 * high, 0.9, 0.8, (222, 190, 96), edge=False)
 
@@ -143,13 +143,13 @@ def draw_bag_in_hand(pen: Pen, person: dict[str, str], arm: Limb, pose: Pose) ->
     """Draw a handbag hanging from the hand or a suitcase standing beside it."""
     if person["bag"] not in ("handbag", "suitcase"):
         return
-    colour, (x, y) = SHADES[person["bag_colour"]][1], arm.end
+    color, (x, y) = SHADES[person["bag_colour"]][1], arm.end
     if person["bag"] == "handbag":
         pen.line(
-            [(x - 2.8, y + 6.4), (x - 1.6, y + 1), (x + 1.6, y + 1), (x + 2.8, y + 6.4)], mark_of(colour), 0.9
+            [(x - 2.8, y + 6.4), (x - 1.6, y + 1), (x + 1.6, y + 1), (x + 2.8, y + 6.4)], mark_of(color), 0.9
         )
-        pen.shape([(x - 4.6, y + 5.8), (x + 4.6, y + 5.8), (x + 6.2, y + 17.5), (x - 6.2, y + 17.5)], colour)
-        pen.line([(x - 4.8, y + 8.6), (x + 4.8, y + 8.6)], tint(colour, 1.3), 0.7)
+        pen.shape([(x - 4.6, y + 5.8), (x + 4.6, y + 5.8), (x + 6.2, y + 17.5), (x - 6.2, y + 17.5)], color)
+        pen.line([(x - 4.8, y + 8.6), (x + 4.8, y + 8.6)], tint(color, 1.3), 0.7)
         pen.oval(x, y + 9.6, 0.9, 0.9, (222, 190, 96), edge=False)
         return
     middle = x - 4.0 if pose.view == "side" else x - 0.8
@@ -160,10 +160,10 @@ def draw_bag_in_hand(pen: Pen, person: dict[str, str], arm: Limb, pose: Pose) ->
             [(middle - 6.0, 59), (middle + 6.0, 59), (middle + 6.0, GROUND - 1), (middle - 6.0, GROUND - 1)],
             1,
         ),
-        colour,
+        color,
     )
     for share in (-0.5, 0.0, 0.5):
-        pen.line([(middle + share * 6.0, 62), (middle + share * 6.0, GROUND - 4)], mark_of(colour), 0.6)
+        pen.line([(middle + share * 6.0, 62), (middle + share * 6.0, GROUND - 4)], mark_of(color), 0.6)
     for wheel in (-3.8, 3.8):
         pen.oval(middle + wheel, GROUND, 1.4, 1.4, (40, 40, 44))
 

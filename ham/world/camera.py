@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from ham.world.pen import Colour, Point, tint
+from ham.world.pen import Color, Point, tint
 
-# place -> (sky or wall, ground, colours of the things that stand about)
-PLACES: dict[str, tuple[Colour, Colour, tuple[Colour, ...]]] = {
+# place -> (sky or wall, ground, colors of the things that stand about)
+PLACES: dict[str, tuple[Color, Color, tuple[Color, ...]]] = {
     "campus": (
         (176, 196, 206),
         (168, 164, 152),
@@ -74,7 +74,7 @@ class CameraStyle:
 
 
 def sample_camera(rng: np.random.Generator, style: CameraStyle) -> Camera:
-    """Draw one camera; a dim one also hazes, so that navy stays apart from black."""
+    """Sample one camera; a dim one also hazes, so that navy stays apart from black."""
     bright, warm = rng.uniform(*style.brightness), rng.uniform(*style.warmth)
     green = 1 + rng.uniform(-0.02, 0.02)
     return Camera(
@@ -102,11 +102,11 @@ def paint_background(size_px: tuple[int, int], camera: Camera, rng: np.random.Ge
             int(rng.integers(4, 14)),
             int(rng.integers(-4, max(1, horizon - 4))),
         )
-        colour = tint(things[int(rng.integers(len(things)))], float(rng.uniform(0.8, 1.15)))
+        color = tint(things[int(rng.integers(len(things)))], float(rng.uniform(0.8, 1.15)))
         if camera.place in ("park", "campus") and rng.random() < 0.5:
-            ink.ellipse([x, top, x + w, top + 2 * w], fill=colour)
+            ink.ellipse([x, top, x + w, top + 2 * w], fill=color)
         else:
-            ink.rectangle([x, top, x + w, horizon + 2], fill=colour)
+            ink.rectangle([x, top, x + w, horizon + 2], fill=color)
     ink.rectangle([0, horizon, 24, 72], fill=tint(ground, float(rng.uniform(0.88, 1.08))))
     slope = int(rng.integers(-8, 9))
     for step in range(int(rng.integers(1, 4))):
@@ -128,26 +128,26 @@ def paint_occluder(
     ink = ImageDraw.Draw(canvas)
     width, height = canvas.size
     if kind != "bottom":
-        colour = tint(
+        color = tint(
             ((112, 112, 116), (150, 140, 126), (86, 94, 88))[int(rng.integers(3))],
             float(rng.uniform(0.85, 1.1)),
         )
         edge = origin[0] + (at if kind == "right" else -at) * scale_px
-        ink.rectangle([edge, 0, width, height] if kind == "right" else [0, 0, edge, height], fill=colour)
-        ink.line([(edge, 0), (edge, height)], fill=tint(colour, 0.7), width=max(1, int(scale_px * 0.6)))
+        ink.rectangle([edge, 0, width, height] if kind == "right" else [0, 0, edge, height], fill=color)
+        ink.line([(edge, 0), (edge, height)], fill=tint(color, 0.7), width=max(1, int(scale_px * 0.6)))
         return
     top = origin[1] + at * scale_px
     what = int(rng.integers(3))
     if what == 0:
-        colour = ((150, 154, 160), (196, 196, 198), (120, 60, 60), (70, 84, 110))[int(rng.integers(4))]
+        color = ((150, 154, 160), (196, 196, 198), (120, 60, 60), (70, 84, 110))[int(rng.integers(4))]
         ink.rounded_rectangle(
             [-width * 0.2, top, width * 1.2, height * 1.2],
             radius=width * 0.25,
-            fill=colour,
-            outline=tint(colour, 0.6),
+            fill=color,
+            outline=tint(color, 0.6),
             width=max(1, int(scale_px * 0.6)),
         )
-        ink.rectangle([0, top + 8 * scale_px, width, top + 9 * scale_px], fill=tint(colour, 0.75))
+        ink.rectangle([0, top + 8 * scale_px, width, top + 9 * scale_px], fill=tint(color, 0.75))
     elif what == 1:
         ink.rectangle([0, top + 4 * scale_px, width, height], fill=(72, 104, 62))
         for x in np.arange(-2.0, 3.1, 0.5):
@@ -158,13 +158,13 @@ def paint_occluder(
                 fill=tint((82, 118, 70), float(rng.uniform(0.85, 1.12))),
             )
     else:
-        colour = tint((140, 122, 100), float(rng.uniform(0.8, 1.1)))
-        ink.rectangle([0, top, width, height], fill=colour)
-        ink.rectangle([0, top, width, top + 2.4 * scale_px], fill=tint(colour, 1.2))
+        color = tint((140, 122, 100), float(rng.uniform(0.8, 1.1)))
+        ink.rectangle([0, top, width, height], fill=color)
+        ink.rectangle([0, top, width, top + 2.4 * scale_px], fill=tint(color, 1.2))
 
 
 def expose(image: Image.Image, camera: Camera, rng: np.random.Generator) -> Image.Image:
-    """Return what the camera records of a clean picture: blur, cast, contrast, haze and noise, different every time."""
+    """Return what the camera records of a clean picture: blur, cast, contrast, haze and noise, a little different every time."""
     blur = camera.blur_px * image.height / 144 * float(rng.uniform(0.7, 1.3))
     if blur > 0.15:
         image = image.filter(ImageFilter.GaussianBlur(blur))

@@ -16,7 +16,7 @@ WORLD_VERSION = 1  # raise it when the same settings give other files
 class Domain:
     """One dataset.
 
-    season: what people wear; taste: how far colours lean from the common (0 to 1); height_px: range of the stored height at
+    season: what people wear; taste: how far colors lean from the common (0 to 1); height_px: range of the stored height at
     height_scale 1; crop and occlusion: shares of the pictures; captions: per image.
     """
 

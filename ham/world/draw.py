@@ -48,7 +48,7 @@ class Scene:
 
 
 def sample_scene(rng: np.random.Generator, crop_rate: float, occlusion_rate: float) -> Scene:
-    """Draw viewpoint, action, crop and occlusion."""
+    """Sample viewpoint, action, crop and occlusion."""
     view = ("front", "back", "side")[int(rng.choice(3, p=(0.42, 0.27, 0.31)))]
     action = "walking" if rng.random() < 0.6 else "standing"
     cropped = rng.random() < crop_rate

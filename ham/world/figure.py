@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ham.world.pen import Colour, Point
+from ham.world.pen import Color, Point
 
-SKIN_TONES: tuple[Colour, ...] = (
+SKIN_TONES: tuple[Color, ...] = (
     (246, 214, 188),
     (234, 192, 156),
     (208, 158, 118),

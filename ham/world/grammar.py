@@ -81,7 +81,7 @@ class Scene:
         ]
 
     def clauses(self, form: str, most: int) -> list[str]:
-        """Return "wears a navy jacket and boots", "carries a bag": neighbours of one verb go together, at most `most`."""
+        """Return phrases such as "wears a navy jacket and boots", "carries a bag": neighbors of one verb go together, at most `most`."""
         groups: list[list[Item]] = []
         for item in self.items:
             if groups and verb_of(groups[-1][0]) == verb_of(item) and len(groups[-1]) < most:

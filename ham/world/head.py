@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ham.world.attributes import SHADES
 from ham.world.figure import CHIN, HEAD_RX, HEAD_RY, HEAD_Y, Body
-from ham.world.pen import Colour, Pen, both_sides, brightness, oval_points, smooth, tint
+from ham.world.pen import Color, Pen, both_sides, brightness, oval_points, smooth, tint
 
-HAIR_RGB: dict[str, Colour] = {
+HAIR_RGB: dict[str, Color] = {
     "black": (30, 26, 28),
     "brown": (98, 60, 34),
     "blond": (226, 190, 104),
@@ -29,7 +29,7 @@ def draw_hair_behind(pen: Pen, person: dict[str, str], view: str) -> None:
         )
 
 
-def draw_head(pen: Pen, person: dict[str, str], body: Body, view: str, skin: Colour, beard: bool) -> None:
+def draw_head(pen: Pen, person: dict[str, str], body: Body, view: str, skin: Color, beard: bool) -> None:
     """Draw the head with everything on it."""
     if view == "side":
         pen.oval(0.8, HEAD_Y, HEAD_RX * 0.98, HEAD_RY, skin)
@@ -47,7 +47,7 @@ def draw_head(pen: Pen, person: dict[str, str], body: Body, view: str, skin: Col
         _headwear(pen, person["headwear"], SHADES[person["headwear_colour"]][1], view)
 
 
-def _face(pen: Pen, person: dict[str, str], view: str, skin: Colour, beard: bool) -> None:
+def _face(pen: Pen, person: dict[str, str], view: str, skin: Color, beard: bool) -> None:
     hair = HAIR_RGB[person.get("hair_colour", "black")]
     woman = person["gender"] == "woman"
     if beard and not woman:
@@ -87,7 +87,7 @@ def _hair(pen: Pen, person: dict[str, str], view: str) -> None:
     )
 
 
-def _hair_front(pen: Pen, length: str, hair: Colour, woman: bool) -> None:
+def _hair_front(pen: Pen, length: str, hair: Color, woman: bool) -> None:
     end = HAIR_END.get(length)
     fringe = [(5.4, 6.2), (2.6, 4.9), (-0.6, 5.6), (-3.4, 4.8), (-5.4, 6.4)]
     side_y = 9.6 if length in ("short", "ponytail") else end - 1.5
@@ -111,7 +111,7 @@ def _hair_front(pen: Pen, length: str, hair: Colour, woman: bool) -> None:
         pen.shape([(-5.6, 8), (-7.6, 7), (-7.2, 14.5), (-5.6, 14)], hair, edge=False)
 
 
-def _hair_back(pen: Pen, length: str, hair: Colour, woman: bool) -> None:
+def _hair_back(pen: Pen, length: str, hair: Color, woman: bool) -> None:
     strand = tint(hair, 0.8) if brightness(hair) > 50 else tint(hair, 1.15)
     end = HAIR_END.get(length)
     if end is None:
@@ -132,7 +132,7 @@ def _hair_back(pen: Pen, length: str, hair: Colour, woman: bool) -> None:
         pen.box(-2.4, 7.6, 2.4, 9.8, (206, 60, 90))
 
 
-def _hair_side(pen: Pen, length: str, hair: Colour, woman: bool) -> None:
+def _hair_side(pen: Pen, length: str, hair: Color, woman: bool) -> None:
     end = HAIR_END.get(length)
     cap = [(6.6, 5.6), (5.6, 1.8), (2.0, -0.4), (-3.0, 0.4), (-6.4, 4.4), (-7.0, 9.4)]
     if end is None:
@@ -170,13 +170,13 @@ def _glasses(pen: Pen, kind: str, view: str) -> None:
             pen.shadow(oval_points(x - 0.8, 8.9, 0.7, 0.5), (255, 255, 255, 110))
 
 
-def _headwear(pen: Pen, kind: str, colour: Colour, view: str) -> None:
-    {"cap": _cap, "hat": _hat, "beanie": _beanie}[kind](pen, colour, view)
+def _headwear(pen: Pen, kind: str, color: Color, view: str) -> None:
+    {"cap": _cap, "hat": _hat, "beanie": _beanie}[kind](pen, color, view)
 
 
-def _cap(pen: Pen, colour: Colour, view: str) -> None:
-    peak = tint(colour, 0.8) if brightness(colour) > 60 else tint(colour, 1.15)
-    pen.shape([*oval_points(0.2 if view == "side" else 0, 5.6, 7.8, 7.6, 180, 360)], colour)
+def _cap(pen: Pen, color: Color, view: str) -> None:
+    peak = tint(color, 0.8) if brightness(color) > 60 else tint(color, 1.15)
+    pen.shape([*oval_points(0.2 if view == "side" else 0, 5.6, 7.8, 7.6, 180, 360)], color)
     pen.oval(0, -1.8, 0.9, 0.7, peak)
     if view == "front":
         pen.line([(0, -1.6), (0, 4)], peak, 0.4)
@@ -188,29 +188,29 @@ def _cap(pen: Pen, colour: Colour, view: str) -> None:
         pen.line([(-2.8, 5.6), (2.8, 5.6)], peak, 0.9)
 
 
-def _hat(pen: Pen, colour: Colour, view: str) -> None:
-    band = tint(colour, 0.55) if brightness(colour) > 60 else tint(colour, 1.35)
+def _hat(pen: Pen, color: Color, view: str) -> None:
+    band = tint(color, 0.55) if brightness(color) > 60 else tint(color, 1.35)
     pen.shape(
         smooth([(-6.2, 4.4), (-5.6, -3.4), (-2.0, -4.6), (0, -3.8), (2.0, -4.6), (5.6, -3.4), (6.2, 4.4)], 1),
-        colour,
+        color,
     )
     pen.box(-6.3, 1.2, 6.3, 3.8, band, edge=False)
-    pen.oval(0.6 if view == "side" else 0, 4.6, 12.0, 2.2, colour)
+    pen.oval(0.6 if view == "side" else 0, 4.6, 12.0, 2.2, color)
 
 
-def _beanie(pen: Pen, colour: Colour, view: str) -> None:
+def _beanie(pen: Pen, color: Color, view: str) -> None:
     middle = 0.3 if view == "side" else 0.0
-    pen.oval(middle, -4.0, 2.3, 2.1, tint(colour, 1.25))
-    pen.shape([*oval_points(middle, 4.4, 7.6, 7.6, 180, 360)], colour)
+    pen.oval(middle, -4.0, 2.3, 2.1, tint(color, 1.25))
+    pen.shape([*oval_points(middle, 4.4, 7.6, 7.6, 180, 360)], color)
     pen.shape(
         smooth([(middle - 8.0, 2.4), (middle + 8.0, 2.4), (middle + 8.0, 6.4), (middle - 8.0, 6.4)], 1),
-        tint(colour, 1.2),
+        tint(color, 1.2),
     )
-    rib = tint(colour, 0.75)
+    rib = tint(color, 0.75)
     for x in (-6, -4, -2, 0, 2, 4, 6):
         pen.line([(middle + x, 3.0), (middle + x, 6.0)], rib, 0.35)
 
 
-def draw_neck(pen: Pen, body: Body, view: str, skin: Colour) -> None:
+def draw_neck(pen: Pen, body: Body, view: str, skin: Color) -> None:
     middle = -0.6 if view == "side" else 0.0
     pen.box(middle - body.neck, CHIN - 4, middle + body.neck, 23.0, tint(skin, 0.9), edge=False)

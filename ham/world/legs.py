@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from ham.world.attributes import SHADES
 from ham.world.figure import CROTCH, HIP, WAIST, Body, Limb, Pose
-from ham.world.pen import Colour, Pen, Point, brightness, edge_of, limb_points, smooth, tint
+from ham.world.pen import Color, Pen, Point, brightness, edge_of, limb_points, smooth, tint
 
 HEM = {"shorts": {"short": 60.0, "knee": 70.5}, "skirt": {"short": 60.0, "knee": 72.5, "long": 86.0}}
 FAR_SHADE = 0.86  # the leg behind, from the side
 
 
-def draw_legs(pen: Pen, person: dict[str, str], body: Body, pose: Pose, skin: Colour) -> None:
+def draw_legs(pen: Pen, person: dict[str, str], body: Body, pose: Pose, skin: Color) -> None:
     """Draw legs, shoes and the lower garment, the far leg first."""
-    colour = SHADES[person["lower_colour"]][1]
+    color = SHADES[person["lower_colour"]][1]
     shoes = SHADES[person["shoes_colour"]][1]
     kind = person["lower"]
     for side in ("b", "a"):
         leg = pose.legs[side]
         behind = pose.view == "side" and side == "b"
         bare = tint(skin, FAR_SHADE) if behind else skin
-        cloth = tint(colour, FAR_SHADE) if behind else colour
+        cloth = tint(color, FAR_SHADE) if behind else color
         if kind in ("shorts", "skirt"):
             _leg(pen, leg, body.leg * 0.8, bare)
         if person["shoes"] != "boots":
@@ -31,17 +31,17 @@ def draw_legs(pen: Pen, person: dict[str, str], body: Body, pose: Pose, skin: Co
         if person["shoes"] == "boots":
             _shoe(pen, "boots", leg.end, pose, side, shoes, bare)
     if kind == "skirt":
-        _skirt(pen, body, pose, colour, HEM["skirt"][person["lower_length"]])
+        _skirt(pen, body, pose, color, HEM["skirt"][person["lower_length"]])
     else:
-        _seat(pen, kind, body, pose.view, colour)
+        _seat(pen, kind, body, pose.view, color)
 
 
-def _leg(pen: Pen, leg: Limb, radius: float, skin: Colour) -> None:
+def _leg(pen: Pen, leg: Limb, radius: float, skin: Color) -> None:
     pen.limb(leg.root, leg.middle, radius, radius * 0.78, skin)
     pen.limb(leg.middle, leg.end, radius * 0.78, radius * 0.55, skin)
 
 
-def _seat(pen: Pen, kind: str, body: Body, view: str, colour: Colour) -> None:
+def _seat(pen: Pen, kind: str, body: Body, view: str, color: Color) -> None:
     if view == "side":
         half = body.depth * 1.02
         pen.shape(
@@ -56,7 +56,7 @@ def _seat(pen: Pen, kind: str, body: Body, view: str, colour: Colour) -> None:
                 ],
                 1,
             ),
-            colour,
+            color,
             edge=False,
         )
         return
@@ -70,29 +70,29 @@ def _seat(pen: Pen, kind: str, body: Body, view: str, colour: Colour) -> None:
             (-body.hip * 0.9, CROTCH + 2),
             (-body.hip - 0.2, HIP),
         ],
-        colour,
+        color,
         edge=False,
     )
-    pen.line([(0, HIP - 2), (0, CROTCH + 3)], edge_of(colour), 0.5)
+    pen.line([(0, HIP - 2), (0, CROTCH + 3)], edge_of(color), 0.5)
     if kind == "jeans" and view == "back":
         for x in (-0.62, 0.12):
-            pen.box(x * body.hip, HIP - 1, (x + 0.5) * body.hip, HIP + 3.6, tint(colour, 1.12))
+            pen.box(x * body.hip, HIP - 1, (x + 0.5) * body.hip, HIP + 3.6, tint(color, 1.12))
 
 
-def _trouser_leg(pen: Pen, kind: str, leg: Limb, body: Body, colour: Colour, view: str) -> None:
+def _trouser_leg(pen: Pen, kind: str, leg: Limb, body: Body, color: Color, view: str) -> None:
     top, low = body.leg, body.leg * (0.8 if kind == "trousers" else 0.66)
     end = (leg.end[0], leg.end[1] + 0.4)
-    pen.limb(leg.root, leg.middle, top, (top + low) / 2, colour)
-    pen.limb(leg.middle, end, (top + low) / 2, low, colour)
+    pen.limb(leg.root, leg.middle, top, (top + low) / 2, color)
+    pen.limb(leg.middle, end, (top + low) / 2, low, color)
     if kind == "trousers":
-        crease = tint(colour, 0.75) if brightness(colour) > 60 else tint(colour, 1.16)
+        crease = tint(color, 0.75) if brightness(color) > 60 else tint(color, 1.16)
         pen.line([leg.root, leg.middle, end], crease, 0.5)
         return
     wash = (255, 255, 255, 64)
     for a, b, radius in ((leg.root, leg.middle, 0.42 * top), (leg.middle, end, 0.36 * low)):
         upper, lower = _between(a, b, 0.28), _between(a, b, 0.72)
         pen.shadow(limb_points(upper, lower, radius, radius), wash)
-    seam = (226, 160, 70) if brightness(colour) < 170 else (150, 110, 60)
+    seam = (226, 160, 70) if brightness(color) < 170 else (150, 110, 60)
     shift = 0.72 * top if leg.root[0] >= 0 or view == "side" else -0.72 * top
     pen.line(
         [
@@ -104,10 +104,10 @@ def _trouser_leg(pen: Pen, kind: str, leg: Limb, body: Body, colour: Colour, vie
         0.45,
     )
     cuff = low + 0.5
-    pen.box(end[0] - cuff, end[1] - 2.4, end[0] + cuff, end[1] + 0.4, tint(colour, 1.4))
+    pen.box(end[0] - cuff, end[1] - 2.4, end[0] + cuff, end[1] + 0.4, tint(color, 1.4))
 
 
-def _shorts_leg(pen: Pen, leg: Limb, body: Body, colour: Colour, hem: float) -> None:
+def _shorts_leg(pen: Pen, leg: Limb, body: Body, color: Color, hem: float) -> None:
     share = min(1.0, (hem - leg.root[1]) / (leg.middle[1] - leg.root[1]))
     end = _between(leg.root, leg.middle, share)
     half, slope = body.leg * 1.12, 0.0
@@ -118,12 +118,12 @@ def _shorts_leg(pen: Pen, leg: Limb, body: Body, colour: Colour, hem: float) -> 
             (end[0] + half, end[1] + slope),
             (end[0] - half, end[1]),
         ],
-        colour,
+        color,
     )
-    pen.line([(end[0] - half, end[1] - 1.3), (end[0] + half, end[1] - 1.3)], edge_of(colour), 0.5)
+    pen.line([(end[0] - half, end[1] - 1.3), (end[0] + half, end[1] - 1.3)], edge_of(color), 0.5)
 
 
-def _skirt(pen: Pen, body: Body, pose: Pose, colour: Colour, hem: float) -> None:
+def _skirt(pen: Pen, body: Body, pose: Pose, color: Color, hem: float) -> None:
     half = body.depth if pose.view == "side" else body.hip
     knees = [leg.middle[0] for leg in pose.legs.values()]
     reach = 0.35 * (hem - HIP) ** 0.8
@@ -140,8 +140,8 @@ def _skirt(pen: Pen, body: Body, pose: Pose, colour: Colour, hem: float) -> None
         (left, hem - 1),
         (-half - 0.5, HIP),
     ]
-    pen.shape(outline, colour)
-    fold = tint(colour, 0.78) if brightness(colour) > 60 else tint(colour, 1.16)
+    pen.shape(outline, color)
+    fold = tint(color, 0.78) if brightness(color) > 60 else tint(color, 1.16)
     for share in (-0.55, -0.1, 0.4):
         foot = (right if share > 0 else -left) * share
         pen.line([(share * half, HIP), (foot, hem - 0.6)], fold, 0.45)
@@ -151,21 +151,21 @@ def _between(a: Point, b: Point, share: float) -> Point:
     return (a[0] + (b[0] - a[0]) * share, a[1] + (b[1] - a[1]) * share)
 
 
-def _shoe(pen: Pen, kind: str, ankle: Point, pose: Pose, side: str, colour: Colour, skin: Colour) -> None:
+def _shoe(pen: Pen, kind: str, ankle: Point, pose: Pose, side: str, color: Color, skin: Color) -> None:
     x, y = ankle[0], ankle[1] + 0.4
     lifted = pose.walking and side == "b"
     if pose.view == "side":
-        _shoe_side(pen, kind, x, y, colour, skin, pitch=2.0 if lifted else 0.0)
+        _shoe_side(pen, kind, x, y, color, skin, pitch=2.0 if lifted else 0.0)
     else:
-        _shoe_front(pen, kind, x, y, colour, skin, pose.view, out=0.5 if x > 0 else -0.5)
+        _shoe_front(pen, kind, x, y, color, skin, pose.view, out=0.5 if x > 0 else -0.5)
 
 
-def _sole_of(colour: Colour) -> Colour:
-    return (250, 250, 250) if brightness(colour) < 200 else (158, 160, 166)
+def _sole_of(color: Color) -> Color:
+    return (250, 250, 250) if brightness(color) < 200 else (158, 160, 166)
 
 
 def _shoe_front(
-    pen: Pen, kind: str, x: float, y: float, colour: Colour, skin: Colour, view: str, out: float
+    pen: Pen, kind: str, x: float, y: float, color: Color, skin: Color, view: str, out: float
 ) -> None:
     floor, half, x = y + 6.6, 4.3, x + out
     foot = smooth(
@@ -180,23 +180,23 @@ def _shoe_front(
         1,
     )
     if kind == "sneakers":
-        pen.shape(foot, colour)
-        pen.box(x - half, floor - 2.0, x + half, floor + 0.2, _sole_of(colour))
+        pen.shape(foot, color)
+        pen.box(x - half, floor - 2.0, x + half, floor + 0.2, _sole_of(color))
         for row in (0.4, 2.0) if view == "front" else ():
-            pen.line([(x - 1.5, y + row), (x + 1.5, y + row)], _sole_of(colour), 0.6)
+            pen.line([(x - 1.5, y + row), (x + 1.5, y + row)], _sole_of(color), 0.6)
     elif kind == "boots":
-        pen.shape([(x - 3.5, y - 13.0), (x + 3.5, y - 13.0), (x + 3.1, y), (x - 3.1, y)], colour)
-        pen.shape(foot, colour)
-        pen.box(x - half, floor - 1.0, x + half, floor + 0.3, tint(colour, 0.5))
-        pen.box(x - 3.8, y - 14.2, x + 3.8, y - 11.6, tint(colour, 1.3))
+        pen.shape([(x - 3.5, y - 13.0), (x + 3.5, y - 13.0), (x + 3.1, y), (x - 3.1, y)], color)
+        pen.shape(foot, color)
+        pen.box(x - half, floor - 1.0, x + half, floor + 0.3, tint(color, 0.5))
+        pen.box(x - 3.8, y - 14.2, x + 3.8, y - 11.6, tint(color, 1.3))
     elif kind == "sandals":
         pen.shape(foot, skin)
-        pen.box(x - half - 0.3, floor - 0.9, x + half + 0.3, floor + 0.3, tint(colour, 0.7))
-        pen.line([(x - 2.8, y + 0.0), (x + 2.8, y + 0.0)], colour, 1.8)
-        pen.line([(x - half, floor - 2.6), (x + half, floor - 2.6)], colour, 2.0)
+        pen.box(x - half - 0.3, floor - 0.9, x + half + 0.3, floor + 0.3, tint(color, 0.7))
+        pen.line([(x - 2.8, y + 0.0), (x + 2.8, y + 0.0)], color, 1.8)
+        pen.line([(x - half, floor - 2.6), (x + half, floor - 2.6)], color, 2.0)
     elif view == "back":
-        pen.shape([(x - 2.6, y - 1.2), (x + 2.6, y - 1.2), (x + 1.9, y + 3.2), (x - 1.9, y + 3.2)], colour)
-        pen.line([(x, y + 2.4), (x, floor + 0.3)], colour, 1.3)
+        pen.shape([(x - 2.6, y - 1.2), (x + 2.6, y - 1.2), (x + 1.9, y + 3.2), (x - 1.9, y + 3.2)], color)
+        pen.line([(x, y + 2.4), (x, floor + 0.3)], color, 1.3)
     else:
         pen.oval(x, y - 0.4, 2.1, 1.8, skin, edge=False)
         pen.shape(
@@ -208,11 +208,11 @@ def _shoe_front(
                 (x, floor + 1.0),
                 (x - 2.2, floor - 1.4),
             ],
-            colour,
+            color,
         )
 
 
-def _shoe_side(pen: Pen, kind: str, x: float, y: float, colour: Colour, skin: Colour, pitch: float) -> None:
+def _shoe_side(pen: Pen, kind: str, x: float, y: float, color: Color, skin: Color, pitch: float) -> None:
     floor, heel, toe = y + 6.6, x - 3.2, x + 8.6
     low = floor + pitch  # the toe of a lifted foot points down
     foot = smooth(
@@ -228,7 +228,7 @@ def _shoe_side(pen: Pen, kind: str, x: float, y: float, colour: Colour, skin: Co
         1,
     )
     if kind == "sneakers":
-        pen.shape(foot, colour)
+        pen.shape(foot, color)
         pen.shape(
             [
                 (heel - 0.2, floor - 2.0),
@@ -236,16 +236,16 @@ def _shoe_side(pen: Pen, kind: str, x: float, y: float, colour: Colour, skin: Co
                 (toe + 0.2, low + 0.2),
                 (heel - 0.2, floor + 0.2),
             ],
-            _sole_of(colour),
+            _sole_of(color),
         )
-        pen.line([(x + 1.2, y + 1.4), (x + 3.2, y + 0.4)], _sole_of(colour), 0.8)
+        pen.line([(x + 1.2, y + 1.4), (x + 3.2, y + 0.4)], _sole_of(color), 0.8)
     elif kind == "boots":
-        pen.shape([(x - 3.3, y - 13.0), (x + 3.3, y - 13.0), (x + 2.9, y), (x - 2.9, y)], colour)
-        pen.shape(foot, colour)
+        pen.shape([(x - 3.3, y - 13.0), (x + 3.3, y - 13.0), (x + 2.9, y), (x - 2.9, y)], color)
+        pen.shape(foot, color)
         pen.shape(
-            [(heel, floor - 1.0), (toe, low - 0.8), (toe, low + 0.3), (heel, floor + 0.3)], tint(colour, 0.5)
+            [(heel, floor - 1.0), (toe, low - 0.8), (toe, low + 0.3), (heel, floor + 0.3)], tint(color, 0.5)
         )
-        pen.box(x - 3.6, y - 14.2, x + 3.6, y - 11.6, tint(colour, 1.3))
+        pen.box(x - 3.6, y - 14.2, x + 3.6, y - 11.6, tint(color, 1.3))
     elif kind == "sandals":
         pen.shape(foot, skin)
         pen.shape(
@@ -255,10 +255,10 @@ def _shoe_side(pen: Pen, kind: str, x: float, y: float, colour: Colour, skin: Co
                 (toe + 0.3, low + 0.3),
                 (heel - 0.2, floor + 0.3),
             ],
-            tint(colour, 0.7),
+            tint(color, 0.7),
         )
-        pen.line([(x - 2.8, y + 0.6), (x + 2.8, y + 0.4)], colour, 1.8)
-        pen.line([(x + 3.4, y + 2.0), (x + 4.6, floor)], colour, 2.0)
+        pen.line([(x - 2.8, y + 0.6), (x + 2.8, y + 0.4)], color, 1.8)
+        pen.line([(x + 3.4, y + 2.0), (x + 4.6, floor)], color, 2.0)
     else:
         pen.shape(
             smooth([(x - 2.0, y - 2), (x + 1.8, y - 2), (x + 4.8, y + 2.4), (x - 2.2, y + 1.4)], 1),
@@ -277,5 +277,5 @@ def _shoe_side(pen: Pen, kind: str, x: float, y: float, colour: Colour, skin: Co
                 (x - 2.2, floor + 0.2),
                 (x - 3.4, floor + 0.2),
             ],
-            colour,
+            color,
         )

@@ -7,7 +7,7 @@ that hair and clothes share ("silver", "short"), one value for each of the two.
 
 from __future__ import annotations
 
-from ham.world.attributes import COLOURS, base_colour
+from ham.world.attributes import COLORS, base_color
 
 REGISTERS = ("plain", "casual", "formal", "american", "british", "fashion")
 
@@ -188,17 +188,17 @@ def words_of(register: str) -> dict[str, str]:
     return {key: phrases[column] for key, phrases in ROWS.items()}
 
 
-def colour_words(register: str, granularity: str) -> dict[str, tuple[str, str]]:
-    """Return for every shade (the phrase written, the colour it conveys).
+def color_words(register: str, granularity: str) -> dict[str, tuple[str, str]]:
+    """Return for every shade (the phrase written, the color it conveys).
 
-    granularity: "exact" (the register's name of the shade), "simple" (its plain colour), "tones" (light, dark, bright),
+    granularity: "exact" (the register's name of the shade), "simple" (its plain color), "tones" (light, dark, bright),
     "coloured" ("navy-coloured", "navy-colored").
     """
     column = REGISTERS.index(register)
     suffix = "-colored" if register == "american" else "-coloured"
     said = {}
-    for shade in COLOURS:
-        exact, base = ROWS[f"colour:{shade}"][column], base_colour(shade)
+    for shade in COLORS:
+        exact, base = ROWS[f"colour:{shade}"][column], base_color(shade)
         if granularity == "simple":
             said[shade] = (ROWS.get(f"base:{base}", (base,) * len(REGISTERS))[column], base)
         elif granularity == "tones":

@@ -5,8 +5,8 @@ A manner is a `dict[str, str]` with these fields:
     syntax       the sentence grammar, one of SYNTAXES
     register     the column of the lexicon: plain, casual, formal, american, british, fashion
     order        hair | clothes | shoes | bag (what comes first), or random (another order in every caption)
-    colours      exact ("navy") | simple ("blue") | tones ("dark blue") | coloured ("navy-coloured")
-    length       brief | medium | thorough: how much is mentioned
+    colors      exact ("navy") | simple ("blue") | tones ("dark blue") | colored ("navy-coloured")
+    length       brief | medium | thorough: how much is told
     omits        what this annotator never tells: names of OMISSIONS joined by "+", or "nothing"
     opening      words before the description, or "none"
     closing      words after it, or "none"
@@ -178,7 +178,7 @@ def draw_manner(
     vocabulary_spread: float,
     syntax_spread: float,
 ) -> dict[str, str]:
-    """Draw the habits of one annotator.
+    """Sample the habits of one annotator.
 
     Each habit is the common one with probability 1 - spread and else drawn by its frequency: so a spread of 0 makes everybody
     alike in words (vocabulary_spread) or in sentences, order and omissions (syntax_spread).
@@ -205,7 +205,7 @@ def worth_telling(attributes: dict[str, str]) -> dict[str, str]:
 
 
 def hint_of(manner: dict[str, str]) -> str:
-    """Describe a manner in 8 to 12 words of a small vocabulary: "(list; casual words; exact colours; hair first; brief)"."""
+    """Return a manner in 8 to 12 words of a small closed vocabulary: "(list; casual words; exact colours; hair first; brief)"."""
     parts = [
         manner["syntax"],
         f"{manner['register']} words",

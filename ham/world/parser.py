@@ -11,7 +11,7 @@ from __future__ import annotations
 from ham.world.attributes import ABSENT_WITH, FIELDS, agree
 from ham.world.manners import worth_telling
 from ham.world.parser_words import (
-    COLOURED,
+    COLORED,
     FUNCTION_WORDS,
     LINKING,
     LONGEST,
@@ -31,7 +31,7 @@ OTHER = Mark(
 def marks_of(caption: str) -> list[Mark]:
     """Return a caption as marks, the longest phrase first at every place."""
     text = caption.lower().replace("\u2019", "'").replace("'s", "")
-    text = COLOURED.sub("", text) if "colo" in text else text
+    text = COLORED.sub("", text) if "colo" in text else text
     tokens = [known_word(token) if token[0].isalpha() else token for token in TOKEN.findall(text)]
     marks, place = [], 0
     while place < len(tokens):

@@ -14,7 +14,7 @@ from ham.world.lexicon import BEHIND, ROWS, TONES
 from ham.world.typos import MISSPELLINGS
 
 TOKEN = re.compile(r"[a-z]+(?:-[a-z]+)*|[^\sa-z]")
-COLOURED = re.compile(r"[ -]+colou?red\b")  # "navy-coloured", "navy colored"
+COLORED = re.compile(r"[ -]+colou?red\b")  # "navy-coloured", "navy colored"
 LEAST_FUZZY = 6  # letters of a word before one wrong letter in it is forgiven
 STOPS = frozenset(".;!?")  # after them nothing belongs to an earlier noun
 GENDER_WORDS = {
@@ -81,7 +81,7 @@ LINKING = frozenset(("is", "are", "was", "were", "looks", "look"))
 class Mark:
     """One meaningful stretch of a caption."""
 
-    kind: str  # noun | colour | length | fact | no | word (unknown) | link (is, are) | and | break | stop
+    kind: str  # noun | color | length | fact | no | word (unknown) | link (is, are) | and | break | stop
     thing: str = ""  # of a noun: the thing ("upper", "hair"); of a fact: its field
     values: dict[str, str] = field(
         default_factory=dict

@@ -10,39 +10,39 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 Point = tuple[float, float]
 
 SHADOW = (0, 0, 0, 34)
 
 
-def tint(colour: Colour, factor: float) -> Colour:
+def tint(color: Color, factor: float) -> Color:
     """Darken (factor < 1) or lighten towards white (factor > 1: 1.3 goes 30 % of the way)."""
     if factor <= 1:
-        return tuple(int(channel * factor) for channel in colour)
-    return tuple(int(channel + (255 - channel) * min(1.0, factor - 1)) for channel in colour)
+        return tuple(int(channel * factor) for channel in color)
+    return tuple(int(channel + (255 - channel) * min(1.0, factor - 1)) for channel in color)
 
 
-def brightness(colour: Colour) -> float:
+def brightness(color: Color) -> float:
     """Perceived brightness, 0 to 255."""
-    return 0.3 * colour[0] + 0.59 * colour[1] + 0.11 * colour[2]
+    return 0.3 * color[0] + 0.59 * color[1] + 0.11 * color[2]
 
 
-def edge_of(colour: Colour) -> Colour:
-    """Return the outline that separates two parts of the same colour: darker, or lighter where darker cannot be seen."""
-    return tint(colour, 0.7) if brightness(colour) > 60 else tint(colour, 1.22)
+def edge_of(color: Color) -> Color:
+    """Return the outline that separates two parts of the same color: darker, or lighter where darker cannot be seen."""
+    return tint(color, 0.7) if brightness(color) > 60 else tint(color, 1.22)
 
 
-def accent_of(colour: Colour) -> Colour:
-    """Return the second colour of stripes, checks, dots and logos: near white on dark cloth, near black on light cloth."""
-    return (236, 236, 232) if brightness(colour) < 150 else (52, 52, 60)
+def accent_of(color: Color) -> Color:
+    """Return the second color of stripes, checks, dots and logos: near white on dark cloth, near black on light cloth."""
+    return (236, 236, 232) if brightness(color) < 150 else (52, 52, 60)
 
 
 @dataclass(frozen=True)
 class Cloth:
-    """A colour and what is woven or printed on it: plain | striped | checked | dotted (a logo is drawn apart)."""
+    """A color and what is woven or printed on it: plain | striped | checked | dotted (a logo is drawn apart)."""
 
-    colour: Colour
+    color: Color
     pattern: str = "plain"
 
 
@@ -98,36 +98,34 @@ class Pen:
             self.origin[1] + self.scale_px * point[1],
         )
 
-    def shape(self, points: list[Point], fill: Colour | Cloth, edge: bool = True) -> None:
-        """Fill a closed outline and line its edge in a shade of its own colour."""
+    def shape(self, points: list[Point], fill: Color | Cloth, edge: bool = True) -> None:
+        """Fill a closed outline and line its edge in a shade of its own color."""
         cloth = fill if isinstance(fill, Cloth) else Cloth(fill)
         pixels = [self.at(point) for point in points]
         if cloth.pattern in PATTERNS:
             self._weave(pixels, cloth)
         else:
-            self.ink.polygon(pixels, fill=cloth.colour)
+            self.ink.polygon(pixels, fill=cloth.color)
         if edge:
-            self.ink.line([*pixels, pixels[0]], fill=edge_of(cloth.colour), width=self.width_px(0.45))
+            self.ink.line([*pixels, pixels[0]], fill=edge_of(cloth.color), width=self.width_px(0.45))
 
     def shadow(self, points: list[Point], ink: tuple[int, int, int, int] = SHADOW) -> None:
         self.ink.polygon([self.at(point) for point in points], fill=ink)
 
-    def oval(self, x: float, y: float, rx: float, ry: float, fill: Colour | Cloth, edge: bool = True) -> None:
+    def oval(self, x: float, y: float, rx: float, ry: float, fill: Color | Cloth, edge: bool = True) -> None:
         self.shape(oval_points(x, y, rx, ry), fill, edge)
 
-    def box(
-        self, x0: float, y0: float, x1: float, y1: float, fill: Colour | Cloth, edge: bool = True
-    ) -> None:
+    def box(self, x0: float, y0: float, x1: float, y1: float, fill: Color | Cloth, edge: bool = True) -> None:
         self.shape([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], fill, edge)
 
-    def limb(self, a: Point, b: Point, ra: float, rb: float, fill: Colour | Cloth) -> None:
+    def limb(self, a: Point, b: Point, ra: float, rb: float, fill: Color | Cloth) -> None:
         """Draw a tapered limb, its far side in shadow."""
         self.shape(limb_points(a, b, ra, rb), fill)
         self.shadow(limb_points((a[0] + 0.5 * ra, a[1]), (b[0] + 0.5 * rb, b[1]), 0.4 * ra, 0.4 * rb))
 
-    def line(self, points: list[Point], colour: Colour, width: float) -> None:
+    def line(self, points: list[Point], color: Color, width: float) -> None:
         self.ink.line(
-            [self.at(point) for point in points], fill=colour, width=self.width_px(width), joint="curve"
+            [self.at(point) for point in points], fill=color, width=self.width_px(width), joint="curve"
         )
 
     def width_px(self, width: float) -> int:
@@ -144,11 +142,11 @@ class Pen:
             return
         mask = Image.new("L", (right - left, bottom - top))
         ImageDraw.Draw(mask).polygon([(x - left, y - top) for x, y in pixels], fill=255)
-        weave = Image.new("RGB", mask.size, cloth.colour)
+        weave = Image.new("RGB", mask.size, cloth.color)
         # Patterns are fixed to the body, so stripes run on from the trunk into the sleeves.
         start = (left - self.origin[0], top - self.origin[1])
         PATTERNS[cloth.pattern](
-            ImageDraw.Draw(weave), mask.size, start, self.scale_px, accent_of(cloth.colour)
+            ImageDraw.Draw(weave), mask.size, start, self.scale_px, accent_of(cloth.color)
         )
         self.canvas.paste(weave, (left, top), mask)
 
@@ -159,14 +157,14 @@ def _bands(length: int, start: float, period: float) -> list[float]:
 
 
 def _stripes(
-    ink: ImageDraw.ImageDraw, size: tuple[int, int], start: Point, unit: float, accent: Colour
+    ink: ImageDraw.ImageDraw, size: tuple[int, int], start: Point, unit: float, accent: Color
 ) -> None:
     for y in _bands(size[1], start[1], 5.4 * unit):
         ink.rectangle([0, y, size[0], y + 2.0 * unit], fill=accent)
 
 
 def _checks(
-    ink: ImageDraw.ImageDraw, size: tuple[int, int], start: Point, unit: float, accent: Colour
+    ink: ImageDraw.ImageDraw, size: tuple[int, int], start: Point, unit: float, accent: Color
 ) -> None:
     for y in _bands(size[1], start[1], 5.4 * unit):
         ink.rectangle([0, y, size[0], y + 0.9 * unit], fill=accent)
@@ -174,7 +172,7 @@ def _checks(
         ink.rectangle([x, 0, x + 0.9 * unit, size[1]], fill=accent)
 
 
-def _dots(ink: ImageDraw.ImageDraw, size: tuple[int, int], start: Point, unit: float, accent: Colour) -> None:
+def _dots(ink: ImageDraw.ImageDraw, size: tuple[int, int], start: Point, unit: float, accent: Color) -> None:
     for y in _bands(size[1], start[1], 9.2 * unit):
         for step in (0.0, 4.6):
             for x in _bands(size[0], start[0] + (2.6 * unit if step else 0.0), 5.2 * unit):

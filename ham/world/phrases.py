@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ham.world.lexicon import BEHIND, MASS_NOUNS, PLURAL_NOUNS, colour_words, words_of
+from ham.world.lexicon import BEHIND, MASS_NOUNS, PLURAL_NOUNS, color_words, words_of
 from ham.world.manners import CHANCES, LENGTH_POWER
 
 ITEMS = ("hair", "headwear", "glasses", "upper", "lower", "shoes", "bag", "carried")
@@ -101,12 +101,12 @@ def series(phrases: list[str], last: str = " and ") -> str:
 
 
 def with_article(words: str) -> str:
-    """Add "a" or "an" before `words`."""
+    """Return `words` with "a" or "an" before them."""
     return ("an " if words[0] in "aeiou" else "a ") + words
 
 
 class Speech:
-    """The words of one manner, looked up once: concept -> phrase, shade -> (phrase, colour conveyed)."""
+    """The words of one manner, looked up once: concept -> phrase, shade -> (phrase, color conveyed)."""
 
     def __init__(self, manner: dict[str, str]) -> None:
         self.manner = manner
@@ -114,7 +114,7 @@ class Speech:
         for own in manner["idiolect"].split("+") if manner["idiolect"] != "nothing" else ():
             key, register = own.split("=")
             self.words[key] = words_of(register)[key]
-        self.colours = colour_words(manner["register"], manner["colours"])
+        self.colors = color_words(manner["register"], manner["colours"])
         self.hedge = HEDGES.get(manner["hedging"])
         self.behind = manner["details"] == "behind"
         self.pair = manner["pairs"] == "pair"
@@ -146,7 +146,7 @@ def select(attributes: dict[str, str], speech: Speech, draw: Callable[[], float]
 
 
 def settle(told: dict[str, str], attributes: dict[str, str]) -> dict[str, str]:
-    """Drop what cannot be said alone: the colour of headwear and the length of legwear of untold kind, a bald head's colour."""
+    """Drop what cannot be said alone: the color of headwear and the length of legwear of untold kind, a bald head's color."""
     if "headwear" not in told:
         told.pop("headwear_colour", None)
     if "lower" not in told:
@@ -157,11 +157,11 @@ def settle(told: dict[str, str], attributes: dict[str, str]) -> dict[str, str]:
 
 
 def items_of(told: dict[str, str], speech: Speech) -> tuple[list[Item], dict[str, str]]:
-    """Build the things to tell, in the usual order of ITEMS, and what they convey (colours as said)."""
+    """Build the things to tell, in the usual order of ITEMS, and what they convey (colors as said)."""
     conveyed = dict(told)
     for name in ("headwear", "upper", "lower", "shoes", "bag"):
         if (shade := told.get(f"{name}_colour")) is not None:
-            conveyed[f"{name}_colour"] = speech.colours[shade][1]
+            conveyed[f"{name}_colour"] = speech.colors[shade][1]
     items = [
         item for item in (_hair(told, speech), *(_thing(name, told, speech) for name in ITEMS[1:])) if item
     ]
@@ -169,11 +169,11 @@ def items_of(told: dict[str, str], speech: Speech) -> tuple[list[Item], dict[str
 
 
 def _hair(told: dict[str, str], speech: Speech) -> Item | None:
-    length, colour = told.get("hair_length"), told.get("hair_colour")
-    if length is None and colour is None:
+    length, color = told.get("hair_length"), told.get("hair_colour")
+    if length is None and color is None:
         return None
     word = speech.words[f"hair_length:{length}"] if length else ""
-    tail = [speech.words[f"hair_colour:{colour}"]] if colour else []
+    tail = [speech.words[f"hair_colour:{color}"]] if color else []
     if length == "bald":
         return Item("hair", "head", [word])
     if word == "ponytail":
@@ -192,11 +192,11 @@ def _thing(name: str, told: dict[str, str], speech: Speech) -> Item | None:
     if value is None and shade is None and not details:
         return None
     noun = speech.words[f"{name}:{value}" if value else f"part:{name}"]
-    colour = [speech.colours[shade][0]] if shade else []
+    color = [speech.colors[shade][0]] if shade else []
     if speech.behind and name == "upper":
-        return Item(name, noun, colour, [BEHIND[key] for key in details], pair=speech.pair)
+        return Item(name, noun, color, [BEHIND[key] for key in details], pair=speech.pair)
     adjectives = [speech.words[key] for key in details]
-    return Item(name, noun, adjectives + colour if name == "lower" else colour + adjectives, pair=speech.pair)
+    return Item(name, noun, adjectives + color if name == "lower" else color + adjectives, pair=speech.pair)
 
 
 def person_words(told: dict[str, str], speech: Speech) -> str:

@@ -36,7 +36,7 @@ class WriterGroup:
     shares: np.ndarray
 
     def draw(self, rng: np.random.Generator, count: int) -> list[Annotator]:
-        """Draw `count` different annotators."""
+        """Sample `count` different annotators."""
         chosen = rng.choice(len(self.annotators), size=count, replace=False, p=self.shares)
         return [self.annotators[int(index)] for index in chosen]
 
@@ -64,7 +64,7 @@ class WorldPlan:
 
 
 def plan_world(preset: Preset, seed: int) -> WorldPlan:
-    """Draw cameras, wardrobes, annotators, persons and the list of pictures."""
+    """Sample cameras, wardrobes, annotators, persons and the list of pictures."""
     shots: list[Shot] = []
     cameras, wardrobes = {}, {}
     for name, domain in DOMAINS.items():
@@ -104,7 +104,7 @@ def _shots_of(
 
 
 def image_path_of(domain: str, person_id: int, index: int, camera: int, folder: str) -> str:
-    """Return a picture's file name as in the real dataset. folder: of ICFG-PEDES; its `train` and `test` are no splits."""
+    """Return an image's path as the real dataset does. folder: of ICFG-PEDES, whose `train` and `test` are not the split."""
     if domain == "CUHK-PEDES":
         return f"cam_{'ab'[camera % 2]}/{person_id:04d}_{index}_{camera}.jpg"
     if domain == "ICFG-PEDES":

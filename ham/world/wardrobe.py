@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ham.world.attributes import ABSENT_WITH, COLOURS, PERSON_FIELDS
+from ham.world.attributes import ABSENT_WITH, COLORS, PERSON_FIELDS
 from ham.world.draw import Looks
 
 # How often each value is worn, in the order of PERSON_FIELDS (only the ratios count).
@@ -48,7 +48,7 @@ POPULAR = {
     "beige": 5,
 }
 DENIM = {"blue": 10, "light blue": 8, "navy": 8, "black": 4, "light grey": 2, "dark grey": 3, "white": 2}
-# What a look-alike may wear differently; colours go with their garments.
+# What a look-alike may wear differently; colors go with their garments.
 CHANGES = (
     "shoes",
     "bag",
@@ -74,7 +74,7 @@ class Person:
 
 @dataclass(frozen=True)
 class Wardrobe:
-    """The frequencies of one domain. tilt: per garment, how much more or less often each colour is worn here than elsewhere."""
+    """The frequencies of one domain. tilt: per garment, how much more or less often each color is worn here than elsewhere."""
 
     season: str
     women: float
@@ -82,9 +82,9 @@ class Wardrobe:
 
 
 def sample_wardrobe(rng: np.random.Generator, season: str, variety: float) -> Wardrobe:
-    """Draw a domain's own taste in colours. variety: 0 = as everywhere, 1 = some colours thrice as common as others."""
+    """Sample a domain's own taste in colors. variety: 0 = as everywhere, 1 = some colors thrice as common as others."""
     tilt = {
-        field: tuple(float(1 + variety * rng.uniform(-0.65, 1.0)) for _ in COLOURS)
+        field: tuple(float(1 + variety * rng.uniform(-0.65, 1.0)) for _ in COLORS)
         for field in PERSON_FIELDS
         if field.endswith("_colour") and field != "hair_colour"
     }
@@ -92,7 +92,7 @@ def sample_wardrobe(rng: np.random.Generator, season: str, variety: float) -> Wa
 
 
 def sample_person(rng: np.random.Generator, wardrobe: Wardrobe) -> dict[str, str]:
-    """Draw the attributes of one person."""
+    """Sample the attributes of one person."""
     person: dict[str, str] = {"gender": "woman" if rng.random() < wardrobe.women else "man"}
     for field in PERSON_FIELDS:
         if field not in person:
@@ -109,7 +109,7 @@ def consistent(person: dict[str, str]) -> dict[str, str]:
 def sample_persons(
     rng: np.random.Generator, wardrobe: Wardrobe, count: int, first_id: int, look_alikes: float
 ) -> list[Person]:
-    """Draw `count` persons; a share `look_alikes` of them resembles an earlier one in all but one to three fields."""
+    """Sample `count` persons; a share `look_alikes` of them resembles an earlier one in all but one to three fields."""
     persons: list[Person] = []
     for person_id in range(first_id, first_id + count):
         if persons and rng.random() < look_alikes:
@@ -122,7 +122,7 @@ def sample_persons(
 
 
 def _look_alike(rng: np.random.Generator, wardrobe: Wardrobe, model: dict[str, str]) -> dict[str, str]:
-    # An absent colour is drawn again, so that a bag or a hat that is put on has one.
+    # An absent color is drawn anew, so that a bag or a hat that is put on has one.
     person = {
         field: model.get(field) or _sample_field(rng, wardrobe, field, model) for field in PERSON_FIELDS
     }
@@ -143,7 +143,7 @@ def _weights(wardrobe: Wardrobe, field: str, person: dict[str, str]) -> tuple[fl
     coat = person.get("upper") == "coat"
     if field in wardrobe.tilt:
         popular = DENIM if field == "lower_colour" and person["lower"] == "jeans" else POPULAR
-        return tuple(popular.get(colour, 0) * tilt for colour, tilt in zip(COLOURS, wardrobe.tilt[field]))
+        return tuple(popular.get(color, 0) * tilt for color, tilt in zip(COLORS, wardrobe.tilt[field]))
     if field == "hair_length":
         return HAIR_LENGTH[person["gender"]]
     if field == "upper":

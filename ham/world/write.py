@@ -24,7 +24,7 @@ def image_root_of(out: Path, domain: str) -> Path:
 
 
 def take_shot(plan: WorldPlan, shot: Shot, out: Path) -> dict[str, Any]:
-    """Draw and keep one picture; give what is to be written about it.
+    """Draw and write one image; return what is to be written about it.
 
     Returns: {"image": the row of truth, "captions": rows of truth, and for the pool "plain" and "short", for the foundation
     "hinted" and "short"}.

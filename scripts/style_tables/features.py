@@ -13,7 +13,7 @@ from ham.style.analysis import linear_probe, mutual_information
 from ham.style.cluster import kmeans_clusters
 from ham.style.features import chars_features, clip_features, hf_features
 from ham.style.neutral import keep, lexicon_neutralizer
-from ham.world.attributes import FIELDS, base_colour
+from ham.world.attributes import FIELDS, base_color
 from scripts.style_tables.captions import SimulatedCaption
 
 NEUTRALIZERS = {
@@ -84,7 +84,7 @@ def attribute_skills(features: NDArray[np.float32], captions: list[SimulatedCapt
     skills = {}
     for field in FIELDS:
         rows = [row for row, one in enumerate(captions) if field in one.mentioned]
-        labels = [base_colour(captions[row].mentioned[field]) for row in rows]
+        labels = [base_color(captions[row].mentioned[field]) for row in rows]
         if len({label for label in labels if labels.count(label) >= 5}) > 1:
             skills[field] = linear_probe(features[rows], labels).skill
     return skills

@@ -1,4 +1,4 @@
-"""Judge a captioner on the world, where what was drawn and who wrote are known.
+"""Measure a captioner on the synthetic dataset, where what was drawn and who wrote are known.
 
     python -m scripts.world.judge_captioner --checkpoint ham/world/weights/llava --world runs/world
     python -m scripts.world.judge_captioner --checkpoint checkpoints/ham --world runs/world --styles runs/styles

@@ -1,4 +1,4 @@
-"""Judge a folder of captions of the world's pool: how true they are and how varied, beside the untuned model's and people's.
+"""Measure a folder of captions of the synthetic dataset's pool: how true they are and how varied, beside the untuned model's and people's.
 
     python -m scripts.world.judge_captions --captions runs/demo/captions --world runs/demo/world
     python caption.py --model-path ham/world/weights/llava --styles none --image-root runs/demo/world/SYNTH-PEDES \\
@@ -147,7 +147,7 @@ def percent(shares: dict[str, float]) -> dict[str, float]:
 
 
 def format_table(rows: list[dict[str, Any]]) -> str:
-    """Format the rows as a Markdown table."""
+    """Return the rows as a Markdown table."""
     head = ["writer", "images", "captions", *COLUMNS]
     cells = [
         [

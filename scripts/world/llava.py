@@ -99,7 +99,7 @@ def build_llava() -> CaptionerModel:
 
 
 class AttributeHeads(nn.Module):
-    """Predict every field from the image tokens: one learned query per field. [B, P, W] -> {field: [B, values]}."""
+    """Predict every field from the image tokens: a learned query per field attends to them. [B, P, W] -> {field: [B, values]}."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -192,7 +192,7 @@ def train_tokenizer(texts: list[str], folder: Path) -> None:
 
 
 def words_of(world: Path, seen: list[Picture], seed: int) -> list[str]:
-    """Collect what the tokenizer is made from: all manners, bare facts, hints, and the prompt."""
+    """Return what the tokenizer is made from: all manners, bare facts, hints, and the prompt."""
     rng = numpy_generator(seed, "tokenizer")
     texts = [row["caption"] for row in read_jsonl(world / "foundation" / "texts.jsonl")]
     texts += [facts_of(picture.attributes, rng) for picture in seen]

@@ -108,7 +108,7 @@ def main() -> None:
 
 
 def words_of(world: Path) -> tuple[int, ...]:
-    """Collect the token ids of everything that the foundation's annotators write; the model keeps rows for these."""
+    """Return the token ids of everything that the foundation's annotators write; the model keeps rows for these."""
     folder = world / "foundation"
     texts = [
         row["caption"]
