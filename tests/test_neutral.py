@@ -206,10 +206,10 @@ def test_answers_are_checked(answer: str, reason: str | None) -> None:
 
 def test_refused_answer_becomes_a_marked_fallback() -> None:
     answers = {"A man in red.": "Sure, here it is", "A man in blue.": '"A person in colour."'}
-    neutraliser = LlmNeutralizer(
+    neutralizer = LlmNeutralizer(
         "", answer=lambda texts: [answers[text.rsplit("Description: ")[-1]] for text in texts]
     )
-    refused, taken = neutraliser(list(answers))
+    refused, taken = neutralizer(list(answers))
     assert refused == NeutralText("A man in red.", "A person in color.", "fallback", "chatter")
     assert taken == NeutralText("A man in blue.", "A person in colour.")
     assert tidy(" “a b” ") == "a b" and tidy('say "a"') == 'say "a"'
@@ -270,12 +270,12 @@ def tiny_chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_model_answers_in_batches_as_one_by_one(tiny_chat_model: Path) -> None:
-    neutraliser = LlmNeutralizer(str(tiny_chat_model), max_new_tokens=8, device="cpu")
+    neutralizer = LlmNeutralizer(str(tiny_chat_model), max_new_tokens=8, device="cpu")
     requests = ["A man in red .", "A woman in a blue coat walks , walks , walks ."]
-    together = neutraliser.answer(requests)
-    assert together == [neutraliser.answer([request])[0] for request in requests]
+    together = neutralizer.answer(requests)
+    assert together == [neutralizer.answer([request])[0] for request in requests]
     assert all(
-        row.status == "fallback" and row.reason for row in neutraliser(requests)
+        row.status == "fallback" and row.reason for row in neutralizer(requests)
     )  # a random model babbles
 
 
@@ -285,7 +285,7 @@ def test_model_answers_in_batches_as_one_by_one(tiny_chat_model: Path) -> None:
 def test_cache_asks_nothing_twice_and_survives_a_torn_line(tmp_path: Path) -> None:
     asked: list[str] = []
 
-    def neutraliser(captions):
+    def neutralizer(captions):
         asked.extend(captions)
         if "boom" in captions:
             raise RuntimeError("killed")
@@ -293,13 +293,13 @@ def test_cache_asks_nothing_twice_and_survives_a_torn_line(tmp_path: Path) -> No
 
     cache = tmp_path / "cache" / "neutral.jsonl"
     with pytest.raises(RuntimeError):
-        neutralize_cached(["a", "b", "a", "boom"], neutraliser, cache, batch_size=2)
+        neutralize_cached(["a", "b", "a", "boom"], neutralizer, cache, batch_size=2)
     with cache.open("a") as file:
         file.write('{"caption": "torn')
-    rows = neutralize_cached(["b", "c", "a", "ü\u2028"], neutraliser, cache, batch_size=2)
+    rows = neutralize_cached(["b", "c", "a", "ü\u2028"], neutralizer, cache, batch_size=2)
     assert [row.neutral for row in rows] == ["B", "C", "A", "Ü\u2028"]
     assert asked == ["a", "b", "boom", "c", "ü\u2028"]
-    assert [row.caption for row in neutralize_cached(["ü\u2028", "a"], neutraliser, cache)] == [
+    assert [row.caption for row in neutralize_cached(["ü\u2028", "a"], neutralizer, cache)] == [
         "ü\u2028",
         "a",
     ]
@@ -313,6 +313,6 @@ def test_damaged_cache_is_named(tmp_path: Path) -> None:
         neutralize_cached(["a"], keep, cache)
 
 
-def test_neutralisers_return_one_row_per_caption() -> None:
+def test_neutralizers_return_one_row_per_caption() -> None:
     assert [row.neutral for row in keep(["in red", ""])] == ["in red", ""]
     assert [row.neutral for row in lexicon_neutralizer()(["in red", ""])] == ["in color", ""]

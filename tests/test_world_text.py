@@ -109,11 +109,11 @@ def test_thorough_manners_word_for_word() -> None:
         "The slim man has short black hair. He wears a navy striped jacket and orange jeans. He wears brown boots. He carries "
         "a red backpack. He holds a phone. He is walking and seen from behind."
     )
-    assert write(syntax="list", order="shoes", register="british", colors="tones") == (
+    assert write(syntax="list", order="shoes", register="british", colours="tones") == (
         "Slim bloke, dark brown boots, bright orange jeans, dark blue stripy jacket, short black hair, mobile, bright red "
         "rucksack, strolling, seen from the back."
     )
-    assert write(syntax="keyvalue", capitals="lower", colors="simple") == (
+    assert write(syntax="keyvalue", capitals="lower", colours="simple") == (
         "who: slim man; hair: short black; top: blue striped jacket; bottoms: orange jeans; shoes: brown boots; bag: red "
         "backpack; hand: phone; pose: walking and seen from behind."
     )
@@ -124,7 +124,7 @@ def test_thorough_manners_word_for_word() -> None:
         "stripes is being worn; orange denim trousers are being worn; brown boots are being worn; short black hair can be "
         "seen; he can be seen walking and facing away."
     )
-    assert write(syntax="relative", register="american", pairs="pair", colors="coloured") == (
+    assert write(syntax="relative", register="american", pairs="pair", colours="coloured") == (
         "It is a thin man whose hair is short and black, whose windbreaker is navy-colored and striped, whose denim pants are "
         "orange-colored, whose boots are brown-colored, whose backpack is red-colored, who has a cell phone and who is walking "
         "and seen from behind."

@@ -1,6 +1,6 @@
 """Stage 1: from human captions to style clusters to instruction data.
 
-    neutral       identity words made general, so that what stays is how a caption is said   (words, llm_neutral)
+    neutral       descriptive words replaced by general ones (lexicon, context, part_of_speech, spelling, llm_neutral)
     features      a vector for each neutral text
     cluster       KMeans, uniform prototype sampling (UPS), DBSCAN
     instructions  the LLaVA conversation list: one record for each caption and style it belongs to

@@ -1,7 +1,7 @@
-"""Measure styles: do clusters follow manners, do features tell manner and hide the person, are rare manners reached?
+"""Measure styles: do clusters follow annotators' manners, do features hide the person, are rare manners reached?
 
-Pure functions of features, clusters and labels, and what the inspect page shows of a styles/ folder. Labels come from outside:
-this package knows no annotator.
+Pure functions of features, clusters and labels, and what the inspect page shows of a styles/ folder. Labels come from
+the caller. A manner is the true style of a simulated annotator.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Probe:
     """How well a linear classifier on the features predicts a label on held-out captions, percent.
 
     accuracy: right; majority: right when always guessing the commonest; skill: the share of the rest that is right,
-    100 * (accuracy - majority) / (100 - majority), about 0 when the features do not tell.
+    100 * (accuracy - majority) / (100 - majority), about 0 when the features do not reveal it.
     """
 
     accuracy: float
@@ -111,10 +111,10 @@ def reach(clusters: Clusters, labels: Sequence[str], rare_share: float = 0.005) 
 
 @dataclass(frozen=True)
 class StylesView:
-    """What the inspect page shows; everything already computed.
+    """What the inspect page shows.
 
     facts: styles.json. points: a sample of captions on a plane, [n, 2]. By scheme: centres on that plane; outside, how many of
-    them lie beyond all captions shown; sizes, captions of each cluster; times_covered, clusters of each caption.
+    them are outside the captions shown; sizes, captions of each cluster; times_covered, clusters of each caption.
     examples: (scheme, style id, size, captions nearest to the centre). explained_pct: variance that the plane shows.
     """
 
@@ -131,7 +131,7 @@ class StylesView:
 def look_at(
     styles: Path, clusters_shown: int = 12, captions_shown: int = 6, seed: int = 0, points: int = 5000
 ) -> StylesView:
-    """Read a styles/ folder and work out what the inspect page shows.
+    """Read a styles/ folder and compute what the inspect page shows.
 
     The plane is that of the two first principal components of the features, in z-scores when the clusters are.
     Raises UsageError when the folder is not whole.
@@ -197,7 +197,7 @@ def clusters_of(assignments: Sequence[dict], centres: NDArray[np.float32]) -> Cl
 def distances(
     features: NDArray[np.float32], centre: NDArray[np.float32], distance: str
 ) -> NDArray[np.float32]:
-    """Rank features by their distance to a centre (l2, or cosine as 1 - cosine)."""
+    """Return what ranks features by their distance to a centre (l2, or cosine as 1 - cosine)."""
     if distance == "l2":
         return np.linalg.norm(features - centre, axis=1)
     return 1 - features @ centre / np.maximum(

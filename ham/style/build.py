@@ -20,8 +20,16 @@ from safetensors.numpy import save
 from ham.datasets import image_prefix, read_dataset
 from ham.records import FileLock, StyleAssignment, atomic_write, write_json, write_jsonl
 from ham.runtime import MetricsLog, UsageError, WorkError, git_revision, log
+from ham.style.arrays import moments
 from ham.style.check import check_counts, check_settings
-from ham.style.cluster import Clusters, dbscan_clusters, kmeans_clusters, moments, ups_clusters
+from ham.style.cluster import (
+    Clusters,
+    dbscan_clusters,
+    join_schemes,
+    kmeans_clusters,
+    scheme_ranges,
+    ups_clusters,
+)
 from ham.style.config import ClusterSettings, FeatureSettings, StyleSettings, feature_facts, neutral_facts
 from ham.style.features import chars_features, clip_features, hf_features
 from ham.style.folder import cached_features, changes, fingerprint, is_done, old_facts
@@ -245,20 +253,3 @@ def cluster_stage(settings: ClusterSettings, features: NDArray[np.float32], seed
     if settings.ups:
         schemes["ups"] = ups_clusters(features, settings.ups, settings.beta, settings.nearest, seed, **common)
     return schemes
-
-
-def join_schemes(schemes: dict[str, Clusters]) -> Clusters:
-    """Return all schemes' clusters in one; style ids count on from scheme to scheme."""
-    first, *others = schemes.values()
-    for other in others:
-        first = first.joined(other)
-    return first
-
-
-def scheme_ranges(schemes: dict[str, Clusters]) -> dict[str, list[int]]:
-    """Return scheme -> [first style id, one past its last]."""
-    ranges, at = {}, 0
-    for name, clusters in schemes.items():
-        ranges[name] = [at, at + len(clusters)]
-        at += len(clusters)
-    return ranges

@@ -13,12 +13,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ham.runtime import UsageError, derive_seed, log, numpy_generator
+from ham.style.arrays import check_count, check_distance, moments, prepared, unit_rows
 
-DISTANCES = ("l2", "cosine")
 CHUNK_ELEMENTS = 16_000_000  # of one block of distances: 64 MB
-INIT_ROWS_PER_CLUSTER = (
-    10  # k-means++ looks at this many rows for each cluster, at random, when there are more
-)
+INIT_ROWS_PER_CLUSTER = 10  # k-means++ takes this many random rows for each cluster, when there are more
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ def kmeans_clusters(
     """Cluster features with KMeans (Lloyd, k-means++ start on a random subset, one run).
 
     features: [N, D]. distance: l2, or cosine (rows are brought to length 1 first). standardize: z-scores per dimension; centres
-    are then in z-scores, too. Fewer than k clusters come back when fewer than k rows differ: an empty one is dropped.
+    are then in z-scores too. Fewer than k clusters are returned when fewer than k rows differ: an empty one is dropped.
     Raises UsageError for k < 1, k > N, empty or non-finite features.
     Source: HAM, section 3.2.
     """
@@ -90,7 +88,7 @@ def kmeans_clusters(
     check_count("k", k, len(features), "clusters")
     start = starting_rows(features, k, seed)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Number of distinct clusters")  # from_labels says so in our words
+        warnings.filterwarnings("ignore", "Number of distinct clusters")  # from_labels logs it
         fit = KMeans(
             k,
             init=start,
@@ -118,7 +116,7 @@ def ups_clusters(
     A prototype is uniform in [mean - beta * deviation, mean + beta * deviation] of every dimension.
 
     features: [N, D]. distance: l2 or cosine. A dimension without spread (deviation 0) has its mean in every prototype. Clusters
-    overlap, and a caption may be in none. centres are the prototypes. Memory stays flat: distances are made in blocks.
+    overlap, and a caption may be in none. centres are the prototypes. Memory stays flat: distances are computed in blocks.
     Raises UsageError for k < 1, nearest < 1, nearest > N, beta < 0, empty or non-finite features.
     Source: HAM, section 3.2 (beta 7, 200 nearest captions; the distance is not stated there).
     """
@@ -154,7 +152,7 @@ def dbscan_clusters(
     check_count("min_samples", min_samples, len(features), "captions")
     if eps is None:
         eps = typical_radius(features, min_samples, seed)
-        log.info("DBSCAN: eps %.4g, the median distance to the neighbour number %d", eps, min_samples)
+        log.info("DBSCAN: eps %.4g, the median distance to neighbor number %d", eps, min_samples)
     labels = DBSCAN(eps=eps, min_samples=min_samples).fit_predict(features)
     count = labels.max() + 1
     if count == 0:
@@ -166,12 +164,6 @@ def dbscan_clusters(
 
 
 # ------------------------------------------------------------------------------------------------------------------ parts
-
-
-def moments(features: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return mean and deviation per dimension, [D] each, summed in float64."""
-    mean = features.mean(0, dtype=np.float64)
-    return mean.astype(np.float32), features.std(0, dtype=np.float64).astype(np.float32)
 
 
 def nearest_rows(
@@ -192,12 +184,12 @@ def nearest_rows(
             limit = np.partition(row, count - 1)[count - 1]
             closer, tied = np.flatnonzero(row < limit), np.flatnonzero(row == limit)
             found.append(np.sort(np.concatenate([closer, tied[: count - len(closer)]])))
-        del gaps  # before the next block is made
+        del gaps  # before the next block is computed
         yield found
 
 
 def starting_rows(features: NDArray[np.float32], k: int, seed: int) -> NDArray[np.float32]:
-    """Pick k rows as first centres: k-means++ on at most INIT_ROWS_PER_CLUSTER * k random rows."""
+    """Choose k rows as first centres: k-means++ on at most INIT_ROWS_PER_CLUSTER * k random rows."""
     from sklearn.cluster import kmeans_plusplus
 
     generator = numpy_generator(seed, "kmeans++")
@@ -207,7 +199,7 @@ def starting_rows(features: NDArray[np.float32], k: int, seed: int) -> NDArray[n
 
 
 def typical_radius(features: NDArray[np.float32], neighbor: int, seed: int) -> float:
-    """Return the median distance from a row to its `neighbour`-th neighbor (itself counted), over at most 1000 random rows."""
+    """Return the median distance from a row to its `neighbor`-th neighbor (itself counted), over at most 1000 random rows."""
     from sklearn.neighbors import NearestNeighbors
 
     rows = numpy_generator(seed, "dbscan").permutation(len(features))[:1000]
@@ -220,7 +212,7 @@ def typical_radius(features: NDArray[np.float32], neighbor: int, seed: int) -> f
 
 
 def from_labels(centres: NDArray[np.floating], labels: NDArray[np.integer]) -> Clusters:
-    """Make clusters of one label per caption; labels without captions are dropped, -1 is no cluster."""
+    """Return the clusters of one label per caption; labels without captions are dropped, -1 is no cluster."""
     order = np.argsort(labels, kind="stable").astype(np.int64)
     bounds = np.searchsorted(labels[order], np.arange(len(centres) + 1))
     members = [order[bounds[label] : bounds[label + 1]] for label in range(len(centres))]
@@ -236,42 +228,18 @@ def from_labels(centres: NDArray[np.floating], labels: NDArray[np.integer]) -> C
     )
 
 
-def prepared(features: ArrayLike, distance: str, standardize: bool) -> NDArray[np.float32]:
-    """Check features [N, D] and give a float32 copy: z-scores if asked (constant dimensions become 0), unit rows for cosine."""
-    check_distance(distance)
-    array = np.array(features, dtype=np.float32)
-    if array.ndim != 2 or 0 in array.shape:
-        raise UsageError(
-            f"features have the shape {list(array.shape)}; expected [captions, dimensions], neither of them 0"
-        )
-    broken = np.flatnonzero(~np.isfinite(array).all(1))
-    if len(broken):
-        raise UsageError(
-            f"{len(broken)} of {len(array)} feature rows are not finite, the first is row {broken[0]}: "
-            "look for a broken encoder or an overflow of half precision"
-        )
-    if standardize:
-        mean, deviation = moments(array)
-        array -= mean
-        array /= np.where(deviation > 1e-6 * (np.abs(mean) + 1e-12), deviation, np.inf)
-    return unit_rows(array) if distance == "cosine" else array
+def join_schemes(schemes: dict[str, Clusters]) -> Clusters:
+    """Return all schemes' clusters in one; style ids count on from scheme to scheme."""
+    first, *others = schemes.values()
+    for other in others:
+        first = first.joined(other)
+    return first
 
 
-def unit_rows(array: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scale rows to length 1; a row of zeros stays."""
-    length = np.linalg.norm(array, axis=1, keepdims=True)
-    return array / np.where(length > 0, length, 1)
-
-
-def check_count(name: str, value: int, most: int | None, what: str) -> None:
-    if value < 1:
-        raise UsageError(f"{name} {value}: expected at least 1 {what}")
-    if most is not None and value > most:
-        raise UsageError(
-            f"{name} {value}: more {what} than the {most} captions that there are; lower it or add captions"
-        )
-
-
-def check_distance(distance: str) -> None:
-    if distance not in DISTANCES:
-        raise UsageError(f"distance '{distance}' is not known; use one of {', '.join(DISTANCES)}")
+def scheme_ranges(schemes: dict[str, Clusters]) -> dict[str, list[int]]:
+    """Return scheme -> [first style id, one past its last]."""
+    ranges, at = {}, 0
+    for name, clusters in schemes.items():
+        ranges[name] = [at, at + len(clusters)]
+        at += len(clusters)
+    return ranges

@@ -2,7 +2,7 @@
 
     clip    a CLIP text tower, EOT token, as in the paper
     hf      any local text encoder of Hugging Face's layout, mean over its tokens
-    chars   character n-grams, function words and punctuation, TF-IDF and SVD: authorship attribution's classic, offline
+    chars   character n-grams, function words and punctuation, TF-IDF and SVD: as in authorship attribution, offline
 
 Every encoder maps texts to float32 [N, D]. Source: HAM, section 3.2 (style feature F_s of the text encoder).
 """
@@ -35,7 +35,7 @@ def chars_features(
     """Encode texts by their surface: character 2- to 4-grams within words, sentence skeletons, punctuation and capitals.
 
     Three TF-IDF blocks (sublinear, unit rows) side by side, reduced by a truncated SVD to at most `dim` dimensions, rows
-    brought to length 1. Works for every alphabet; a text that shares nothing with any other has a row of zeros.
+    scaled to length 1. Works for every alphabet; a text that shares nothing with any other has a row of zeros.
     Raises UsageError when there is nothing to count.
     """
     from scipy.sparse import hstack
@@ -43,7 +43,7 @@ def chars_features(
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.preprocessing import normalize
 
-    least = 2 if len(texts) >= 100 else 1  # what occurs once tells no style
+    least = 2 if len(texts) >= 100 else 1  # what occurs once describes no style
     common = {"sublinear_tf": True, "min_df": least, "dtype": np.float32}
     vectorizers = {
         "n-grams": TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), max_features=max_ngrams, **common),
@@ -58,13 +58,13 @@ def chars_features(
             log.warning("chars features: no %s in %d texts", name, len(texts))
     if not blocks:
         raise UsageError(
-            f"chars features: {len(texts)} texts have nothing in common that could be counted; give more captions"
+            f"chars features: {len(texts)} texts have nothing in common that could be counted; pass more captions"
         )
     counts = hstack(blocks, format="csr")
     dim = min(dim, min(counts.shape) - 1)
     if dim < 1:
         raise UsageError(
-            f"chars features: {counts.shape[0]} texts with {counts.shape[1]} countable pieces; give more captions"
+            f"chars features: {counts.shape[0]} texts with {counts.shape[1]} countable pieces; pass more captions"
         )
     reduced = TruncatedSVD(dim, random_state=derive_seed(seed, "svd") % 2**32).fit_transform(counts)
     return normalize(reduced).astype(np.float32)
@@ -79,7 +79,7 @@ def skeleton_of(text: str) -> list[str]:
 
 
 def marks_of(text: str) -> list[str]:
-    """Return the punctuation and capitals of a text, each with what stands before it, and its length in steps of six words."""
+    """Return the punctuation and capitals of a text, each with what precedes it, and its length in steps of six words."""
     kinds = [
         "Cc"[piece.islower()]
         if len(piece) == 1 and piece.isalpha()
@@ -133,7 +133,7 @@ def hf_features(
     """Encode texts with a Hugging Face text encoder: last hidden state, mean over tokens, length 1 if `normalize`.
 
     Raises UsageError when a text has no token that the encoder knows (an alphabet outside its vocabulary): its feature would
-    say nothing.
+    mean nothing.
     """
     from transformers import AutoModel, AutoTokenizer
 

@@ -1,4 +1,4 @@
-"""Instruction data: the LLaVA conversation list that the captioner's finetuning takes, one record per caption and style.
+"""Instruction data: the LLaVA conversation list that training the captioner takes, one record per caption and style.
 
 A record: id, image (relative to one image folder), conversations (a human turn "<image>\\n<instruction>", a gpt turn with the
 caption), style_id and class_id. class_id chooses the style prompt's row; style_id is the same number here.

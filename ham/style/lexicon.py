@@ -156,14 +156,14 @@ def lexicon() -> Lexicon:
 
 @cache
 def kept_words() -> frozenset[str]:
-    """Words of how a caption is said (keep.txt), with their plurals, which `generalize` leaves alone."""
+    """Return the words of how a caption is written (keep.txt), with their plurals, which `generalize` leaves alone."""
     words = [word for entries in read_sections(HERE / "keep.txt").values() for word in entries]
     return frozenset(words) | frozenset(plural_of(word) for word in words)
 
 
 @cache
 def function_words() -> frozenset[str]:
-    """Words that a writer does not choose by topic (function_words.txt)."""
+    """Return the words that a writer does not choose by topic (function_words.txt)."""
     return frozenset(
         word for entries in read_sections(HERE / "function_words.txt").values() for word in entries
     )

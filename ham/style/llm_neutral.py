@@ -1,6 +1,6 @@
 """The neutralizer `llm`: an instruction-tuned language model rewrites captions, and its answers are checked.
 
-An answer that is refused gives the lexicon's neutral text in its place, marked as a fallback with the reason. The paper's
+An answer that is refused is replaced by the lexicon's neutral text, marked as a fallback with the reason. The paper's
 wording of the request is not published; this one is ours. Source: HAM, section 3.2 (Qwen2.5-7B).
 """
 
@@ -84,7 +84,7 @@ class LlmNeutralizer:
             self.model = loaded.to(place).eval()
         except (OSError, ValueError) as error:
             raise UsageError(
-                f"neutral.model {model}: transformers cannot load it: {error}; give a local folder, or "
+                f"neutral.model {model}: transformers cannot load it: {error}; pass a local folder, or "
                 "neutral.method lexicon, which needs no model"
             ) from None
         if not self.tokenizer.chat_template:

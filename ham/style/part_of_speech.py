@@ -116,7 +116,7 @@ def resolve_place(words: list[Word], at: int) -> None:
 
 
 def resolve_quality(words: list[Word], at: int) -> None:
-    """Distinguish a size from a degree ("a little blurry"), an adjective from an adverb, and a garment called by its quality."""
+    """Distinguish size and degree ("a little blurry"), adjective and adverb, and garments called by their quality."""
     word, before = words[at], word_before(words, at)
     join_compound(words, at)
     if is_attributive(words, at):

@@ -1,6 +1,6 @@
-"""Simulated annotators: people with a persistent manner who describe a pedestrian in words.
+"""Simulated annotators: each has a manner, the persistent true style in which it describes pedestrians.
 
-Nothing here knows of pixels: an annotator is given the attributes that the image shows.
+Annotators see no pixels, only the attributes that the image shows.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ PLAIN_MANNER |= {"omits": "nothing", "idiolect": "nothing"}
 
 @dataclass(frozen=True)
 class Description:
-    """A caption and exactly what it conveys: field -> value, colors as said (the shade or its plain color)."""
+    """A caption and exactly what it conveys: field -> value, colors as written (the shade or its plain color)."""
 
     text: str
     mentioned: dict[str, str]
@@ -73,9 +73,9 @@ class Description:
 
 @dataclass(frozen=True)
 class Annotator:
-    """One simulated person.
+    """One simulated annotator.
 
-    manner: the fields of `ham.world.manners`; weight: how much this person writes, as a share of the population's captions.
+    manner: the fields of `ham.world.manners`; weight: how much this annotator writes, as a share of the population's captions.
     """
 
     annotator_id: str
@@ -87,7 +87,7 @@ class Annotator:
         return Speech(self.manner)
 
     def describe(self, attributes: dict[str, str], rng: np.random.Generator) -> Description:
-        """Describe a pedestrian in this person's manner: at least 8 words, no line breaks, none of < and >.
+        """Return a description of a pedestrian in this manner: at least 8 words, no line breaks, none of < and >.
 
         attributes: the visible fields of `ham.world.attributes`; the same generator state gives the same caption.
         """
@@ -155,7 +155,7 @@ def punctuate(sentences: list[str], punctuation: str, capitals: str) -> str:
 def annotator_population(
     seed: int, group: str, count: int, vocabulary_spread: float = 1.0, syntax_spread: float = 1.0
 ) -> list[Annotator]:
-    """Make `count` annotators, the staff of one `group` ("CUHK-PEDES"); the first writes most (weights by Zipf's law, sum 1).
+    """Return the `count` annotators of one `group` ("CUHK-PEDES"); the first writes most (weights by Zipf's law, sum 1).
 
     vocabulary_spread, syntax_spread: 0 (everyone uses the same words / the same sentences) to 1 (full variety).
     """
@@ -185,9 +185,9 @@ _PLAIN = Speech(PLAIN_MANNER)
 
 
 def plain_description(attributes: dict[str, str], rng: np.random.Generator | None = None) -> Description:
-    """Describe completely in one neutral manner, the same for the same attributes: what an untuned multimodal model writes.
+    """Return a complete description in one fixed manner, as an untuned multimodal model writes.
 
-    rng: not used; it stands here so that every way of describing is called alike.
+    rng: not used; it is here so that all description functions have one signature.
     """
     told = settle(worth_telling(attributes), attributes)
     text, conveyed = _plainly(told)

@@ -70,12 +70,12 @@ ABSENT_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
 
 
 def base_color(shade: str) -> str:
-    """Return the plain color of a shade ("navy" -> "blue"); hair colors and plain colors stand for themselves."""
+    """Return the plain color of a shade ("navy" -> "blue"); hair colors and plain colors are returned as they are."""
     return SHADES[shade][0] if shade in SHADES else shade
 
 
 def agree(field: str, said: str, drawn: str) -> bool:
-    """Return whether what a caption says fits what was drawn.
+    """Return whether a caption's value agrees with what was drawn.
 
     A color fits when it names the shade ("navy") or its plain color ("blue"); a wrong shade of the right color ("light blue"
     for navy) does not fit. Every other value must be equal.

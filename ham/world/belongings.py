@@ -1,4 +1,4 @@
-"""Bags and what the hands hold."""
+"""Bags and hand-held objects."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ METAL = (150, 152, 158)
 
 
 def draw_bag_behind(pen: Pen, person: dict[str, str], body: Body, view: str) -> None:
-    """Draw the part of a backpack behind the trunk: seen from the front it is visible at both sides, from the side whole."""
+    """Draw the part of a backpack behind the trunk: both edges from the front, all of it from the side."""
     if person["bag"] != "backpack":
         return
     color = SHADES[person["bag_colour"]][1]
@@ -46,7 +46,7 @@ def draw_bag_behind(pen: Pen, person: dict[str, str], body: Body, view: str) -> 
 
 
 def draw_bag_over(pen: Pen, person: dict[str, str], body: Body, view: str, near: bool) -> None:
-    """Draw the part of the bag in front of the trunk: straps, a backpack from behind, a shoulder bag at the hip."""
+    """Draw the part of a bag over the trunk: straps, a backpack from behind, a shoulder bag at the hip."""
     if person["bag"] not in ("backpack", "shoulder bag"):
         return
     color = SHADES[person["bag_colour"]][1]
@@ -140,7 +140,7 @@ def _pouch(pen: Pen, x: float, y: float, half: float, high: float, color: Color)
 
 
 def draw_bag_in_hand(pen: Pen, person: dict[str, str], arm: Limb, pose: Pose) -> None:
-    """Draw a handbag hanging from the hand or a suitcase standing beside it."""
+    """Draw a handbag hanging from the hand or a suitcase on the ground beside it."""
     if person["bag"] not in ("handbag", "suitcase"):
         return
     color, (x, y) = SHADES[person["bag_colour"]][1], arm.end

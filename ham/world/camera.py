@@ -1,4 +1,4 @@
-"""What stands between a person and the file: the place, things in the way, the camera's response and JPEG."""
+"""Everything between a person and the file: background, occluders, the camera's response and JPEG."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from ham.world.pen import Color, Point, tint
 
-# place -> (sky or wall, ground, colors of the things that stand about)
+# background -> (sky or wall, ground, colors of the objects in it)
 PLACES: dict[str, tuple[Color, Color, tuple[Color, ...]]] = {
     "campus": (
         (176, 196, 206),
@@ -74,7 +74,7 @@ class CameraStyle:
 
 
 def sample_camera(rng: np.random.Generator, style: CameraStyle) -> Camera:
-    """Sample one camera; a dim one also hazes, so that navy stays apart from black."""
+    """Sample one camera; a dim one also adds haze, so that navy can be told from black."""
     bright, warm = rng.uniform(*style.brightness), rng.uniform(*style.warmth)
     green = 1 + rng.uniform(-0.02, 0.02)
     return Camera(
@@ -90,7 +90,7 @@ def sample_camera(rng: np.random.Generator, style: CameraStyle) -> Camera:
 
 
 def paint_background(size_px: tuple[int, int], camera: Camera, rng: np.random.Generator) -> Image.Image:
-    """Paint the place, out of focus. size_px: (height, width)."""
+    """Paint the background, out of focus. size_px: (height, width)."""
     height, width = size_px
     wall, ground, things = PLACES[camera.place]
     small = Image.new("RGB", (24, 72), tint(wall, float(rng.uniform(0.9, 1.08))))
@@ -122,7 +122,7 @@ def paint_background(size_px: tuple[int, int], camera: Camera, rng: np.random.Ge
 def paint_occluder(
     canvas: Image.Image, scale_px: float, origin: Point, kind: str, at: float, rng: np.random.Generator
 ) -> None:
-    """Paint what stands in the way: a bonnet, a bush or a bin from below, a post or a wall from the side."""
+    """Paint an occluder: a bonnet, a bush or a bin from below, a post or a wall from the side."""
     if kind == "none":
         return
     ink = ImageDraw.Draw(canvas)
@@ -164,7 +164,7 @@ def paint_occluder(
 
 
 def expose(image: Image.Image, camera: Camera, rng: np.random.Generator) -> Image.Image:
-    """Return what the camera records of a clean picture: blur, cast, contrast, haze and noise, a little different every time."""
+    """Return what the camera records of a clean image: blur, cast, contrast, haze and noise, varying a little."""
     blur = camera.blur_px * image.height / 144 * float(rng.uniform(0.7, 1.3))
     if blur > 0.15:
         image = image.filter(ImageFilter.GaussianBlur(blur))

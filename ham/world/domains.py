@@ -1,6 +1,6 @@
-"""The worlds one can build: three benchmarks, the pool, the foundation, and how large they are in each preset.
+"""The domains of a world (three benchmarks, the pool, the foundation) and their sizes in each preset.
 
-A domain is what a dataset is in reality: its own cameras, persons, taste in clothes and annotators.
+A domain corresponds to a real dataset: it has its own cameras, persons, clothes and annotators.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ WORLD_VERSION = 1  # raise it when the same settings give other files
 class Domain:
     """One dataset.
 
-    season: what people wear; taste: how far colors lean from the common (0 to 1); height_px: range of the stored height at
-    height_scale 1; crop and occlusion: shares of the pictures; captions: per image.
+    season: what people wear; taste: how far color frequencies differ from the common ones (0 to 1); height_px: range
+    of the stored height at height_scale 1; crop and occlusion: shares of the images; captions: per image.
     """
 
     name: str
@@ -141,9 +141,9 @@ class Share:
 
 @dataclass(frozen=True)
 class Preset:
-    """The size of a world. annotators: (train, val and test) of each domain; the foundation employs the sum.
+    """The size of a world. annotators: (train, val and test) of each domain; the foundation has the sum.
 
-    vocabulary_spread, syntax_spread: the two knobs of how differently annotators write, 0 to 1. look_alikes: share of the
+    vocabulary_spread, syntax_spread: how differently annotators write, 0 to 1. look_alikes: share of the
     persons that resemble another, except in the foundation. height_scale: factor on the stored image heights. texts:
     captions without image.
     """
@@ -161,7 +161,7 @@ class Preset:
 def _splits(
     cuhk: tuple[int, int, int], icfg: tuple[int, int], rstp: tuple[int, int, int], pool: int, foundation: int
 ) -> dict[str, dict[str, Share]]:
-    """Arrange (train, val, test) persons; images of each as in the real datasets, but in the tests four captions a person."""
+    """Return the shares of (train, val, test) persons; images as in the real datasets, but four captions a person in tests."""
     return {
         "CUHK-PEDES": {
             "train": Share(cuhk[0], (2, 4)),

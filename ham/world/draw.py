@@ -1,4 +1,4 @@
-"""One picture of one pedestrian: the figure in its place, an occluder, the camera, and what of the person can be seen."""
+"""One image of one pedestrian: the figure in its place, an occluder, the camera, and what of the person can be seen."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ham.world.legs import draw_legs
 from ham.world.pen import Pen, oval_points
 from ham.world.tops import draw_arm, draw_trunk
 
-HIGH = 103.0  # body units from the top to the bottom of a picture of a whole person at scale 1
+HIGH = 103.0  # body units from the top to the bottom of an image of a whole person at scale 1
 HEADROOM = 6.0
 
 
 @dataclass(frozen=True)
 class Looks:
-    """What of a person no annotator mentions but every picture shows."""
+    """Details of a person that every image shows and no annotator mentions."""
 
     skin: int
     beard: bool
@@ -29,9 +29,9 @@ class Looks:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything about one picture that is not the person.
+    """Everything about one image except the person.
 
-    bottom: the height, in body units, at which the picture ends. headroom, shift: above the crown and sideways, in body units.
+    bottom: the height, in body units, at which the image ends. headroom, shift: above the crown and sideways, in body units.
     occluder: none | bottom | left | right, where it begins in `occluder_at`. bag_near: from the side, whether the bag hangs on
     the side of the viewer.
     """
@@ -78,7 +78,7 @@ def draw_person(
     size_px: tuple[int, int],
     rng: np.random.Generator,
 ) -> Image.Image:
-    """Draw one picture. size_px: (height, width) of the result. Returns an RGB image."""
+    """Draw one image. size_px: (height, width) of the result. Returns an RGB image."""
     height, width = size_px
     factor = 3 if height <= 200 else 2
     canvas = paint_background((height * factor, width * factor), camera, rng)
@@ -131,7 +131,7 @@ def bag_arm_of(scene: Scene) -> str:
 
 
 def visible_attributes(person: dict[str, str], scene: Scene) -> dict[str, str]:
-    """Return the fields that can be seen in the picture: what an annotator may write about.
+    """Return the fields that can be seen in the image: what an annotator may write about.
 
     From behind one sees neither glasses nor what a bent arm holds, from the side no bag on the far shoulder; a crop or an
     occluder takes the shoes, the hem, a bag or what hangs from a hand; headwear hides that a head is bald; an arm or a backpack
@@ -170,6 +170,6 @@ def visible_attributes(person: dict[str, str], scene: Scene) -> dict[str, str]:
 
 
 def _side_is_hidden(person: dict[str, str], scene: Scene) -> bool:
-    """Return whether a post at the picture's left or right stands before what the hands hold (either hand: to be sure)."""
+    """Return whether a post at the image's left or right covers what a hand may hold (either hand)."""
     by_hand = person["bag"] in ("handbag", "shoulder bag", "suitcase") or person["carried"] != "none"
     return by_hand and (scene.view != "side" or person["carried"] in HELD_UP)

@@ -1,6 +1,6 @@
 """The body: its measures by gender and build, its joints by viewpoint and action.
 
-Front and back views share one skeleton; arm and leg "a" stand at +x, "b" at -x. In the side view the person faces +x and "a" is
+Front and back views share one skeleton; arm and leg "a" are at +x, "b" at -x. In the side view the person faces +x and "a" is
 the near side. The arm that carries an object is "a", the arm that holds a handbag or a suitcase is "b".
 """
 
@@ -18,7 +18,7 @@ SKIN_TONES: tuple[Color, ...] = (
     (112, 76, 56),
 )
 
-# Heights, in body units. Head and feet are larger than life: they carry hair, glasses and shoes.
+# Heights, in body units. Head and feet are larger than real ones: they show hair, glasses and shoes.
 CHIN, WAIST, HIP, CROTCH, KNEE, ANKLE, GROUND = 18.0, 40.0, 48.0, 52.0, 69.5, 87.0, 94.0
 HEAD_Y, HEAD_RX, HEAD_RY = 10.0, 6.4, 8.0
 
@@ -27,7 +27,7 @@ HELD_UP = ("phone", "book", "cup")  # carried in a bent arm; an umbrella hangs f
 
 @dataclass(frozen=True)
 class Body:
-    """Half widths in body units; `depth` is the trunk's half width from the side, `belly` what stands out in front."""
+    """Half widths in body units; `depth` is the trunk's half width from the side, `belly` how far the front protrudes."""
 
     shoulder: float
     chest: float
@@ -42,7 +42,7 @@ class Body:
 
 
 def body_of(gender: str, build: str) -> Body:
-    """Measure the body: men have wide shoulders and a straight trunk, women narrow shoulders, a waist and hips."""
+    """Return the body's measures: men have wide shoulders and a straight trunk, women narrow shoulders, a waist and hips."""
     narrow, wide = {"slim": (0.9, 0.82), "average": (1.0, 1.0), "heavy": (1.12, 1.32)}[build]
     paunch = {"slim": 0.92, "average": 1.0, "heavy": 1.18}[build]
     if gender == "man":
@@ -83,7 +83,7 @@ class Limb:
 
 @dataclass(frozen=True)
 class Pose:
-    """The joints of one picture."""
+    """The joints of one image."""
 
     view: str
     walking: bool
@@ -92,7 +92,7 @@ class Pose:
 
 
 def pose_of(body: Body, view: str, action: str, carried: str, holds_bag: bool, bag_arm: str) -> Pose:
-    """DistInfo the joints. A hand that holds something up is bent, one that holds a bag hangs straight."""
+    """Return the joints. A hand that holds something up is bent, one that holds a bag hangs straight."""
     walking = action == "walking"
     build = _side_limbs if view == "side" else _front_limbs
     arms, legs = build(body, walking)

@@ -1,6 +1,6 @@
 """Sentence grammars: one function for each syntax, from a scene to sentences without capitals and final stops.
 
-Punctuation, capitals, openings and closings are put on in annotators.py; noun phrases come from phrases.py.
+Punctuation, capitals, openings and closings are added in annotators.py; noun phrases come from phrases.py.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ WHERE = ("at the crossing", "near the shop", "on the street", "by the station", 
 
 @dataclass
 class Scene:
-    """What one caption tells, in its order, with the words of its annotator."""
+    """What one caption mentions, in its order, with the words of its annotator."""
 
     who: str  # "slim man"
     gender: str | None
@@ -81,7 +81,7 @@ class Scene:
         ]
 
     def clauses(self, form: str, most: int) -> list[str]:
-        """Return phrases such as "wears a navy jacket and boots", "carries a bag": neighbors of one verb go together, at most `most`."""
+        """Return phrases such as "wears a navy jacket and boots": at most `most` neighbors with one verb are joined."""
         groups: list[list[Item]] = []
         for item in self.items:
             if groups and verb_of(groups[-1][0]) == verb_of(item) and len(groups[-1]) < most:
@@ -101,7 +101,7 @@ def is_or_are(item: Item) -> str:
 
 
 def pairs_of(items: list[Item], draw: Callable[[], float]) -> list[list[Item]]:
-    """Cut the items into runs of one or two."""
+    """Split the items into runs of one or two."""
     runs, place = [], 0
     while place < len(items):
         size = 2 if draw() < 0.5 else 1

@@ -19,7 +19,7 @@ TOP = HEAD_Y - HEAD_RY
 
 
 def draw_hair_behind(pen: Pen, person: dict[str, str], view: str) -> None:
-    """Draw the hair that hangs behind the neck and the trunk, seen from the front; from elsewhere it covers them."""
+    """Draw the hair that hangs behind the neck and the trunk, seen from the front; from elsewhere it is drawn over them."""
     end = HAIR_END.get(person["hair_length"])
     if view == "front" and end:
         hair = HAIR_RGB[person["hair_colour"]]

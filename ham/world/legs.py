@@ -1,10 +1,11 @@
-"""Everything below the waist: bare legs, trousers, jeans, shorts, skirts and the four kinds of shoes."""
+"""Everything below the waist: bare legs, trousers, jeans, shorts, and skirts."""
 
 from __future__ import annotations
 
 from ham.world.attributes import SHADES
 from ham.world.figure import CROTCH, HIP, WAIST, Body, Limb, Pose
 from ham.world.pen import Color, Pen, Point, brightness, edge_of, limb_points, smooth, tint
+from ham.world.shoes import draw_shoe
 
 HEM = {"shorts": {"short": 60.0, "knee": 70.5}, "skirt": {"short": 60.0, "knee": 72.5, "long": 86.0}}
 FAR_SHADE = 0.86  # the leg behind, from the side
@@ -23,13 +24,13 @@ def draw_legs(pen: Pen, person: dict[str, str], body: Body, pose: Pose, skin: Co
         if kind in ("shorts", "skirt"):
             _leg(pen, leg, body.leg * 0.8, bare)
         if person["shoes"] != "boots":
-            _shoe(pen, person["shoes"], leg.end, pose, side, shoes, bare)
+            draw_shoe(pen, person["shoes"], leg.end, pose, side, shoes, bare)
         if kind in ("trousers", "jeans"):
             _trouser_leg(pen, kind, leg, body, cloth, pose.view)
         elif kind == "shorts":
             _shorts_leg(pen, leg, body, cloth, HEM["shorts"][person["lower_length"]])
         if person["shoes"] == "boots":
-            _shoe(pen, "boots", leg.end, pose, side, shoes, bare)
+            draw_shoe(pen, "boots", leg.end, pose, side, shoes, bare)
     if kind == "skirt":
         _skirt(pen, body, pose, color, HEM["skirt"][person["lower_length"]])
     else:
@@ -149,133 +150,3 @@ def _skirt(pen: Pen, body: Body, pose: Pose, color: Color, hem: float) -> None:
 
 def _between(a: Point, b: Point, share: float) -> Point:
     return (a[0] + (b[0] - a[0]) * share, a[1] + (b[1] - a[1]) * share)
-
-
-def _shoe(pen: Pen, kind: str, ankle: Point, pose: Pose, side: str, color: Color, skin: Color) -> None:
-    x, y = ankle[0], ankle[1] + 0.4
-    lifted = pose.walking and side == "b"
-    if pose.view == "side":
-        _shoe_side(pen, kind, x, y, color, skin, pitch=2.0 if lifted else 0.0)
-    else:
-        _shoe_front(pen, kind, x, y, color, skin, pose.view, out=0.5 if x > 0 else -0.5)
-
-
-def _sole_of(color: Color) -> Color:
-    return (250, 250, 250) if brightness(color) < 200 else (158, 160, 166)
-
-
-def _shoe_front(
-    pen: Pen, kind: str, x: float, y: float, color: Color, skin: Color, view: str, out: float
-) -> None:
-    floor, half, x = y + 6.6, 4.3, x + out
-    foot = smooth(
-        [
-            (x - 2.6, y - 1.8),
-            (x + 2.6, y - 1.8),
-            (x + half, floor - 2.4),
-            (x + half, floor),
-            (x - half, floor),
-            (x - half, floor - 2.4),
-        ],
-        1,
-    )
-    if kind == "sneakers":
-        pen.shape(foot, color)
-        pen.box(x - half, floor - 2.0, x + half, floor + 0.2, _sole_of(color))
-        for row in (0.4, 2.0) if view == "front" else ():
-            pen.line([(x - 1.5, y + row), (x + 1.5, y + row)], _sole_of(color), 0.6)
-    elif kind == "boots":
-        pen.shape([(x - 3.5, y - 13.0), (x + 3.5, y - 13.0), (x + 3.1, y), (x - 3.1, y)], color)
-        pen.shape(foot, color)
-        pen.box(x - half, floor - 1.0, x + half, floor + 0.3, tint(color, 0.5))
-        pen.box(x - 3.8, y - 14.2, x + 3.8, y - 11.6, tint(color, 1.3))
-    elif kind == "sandals":
-        pen.shape(foot, skin)
-        pen.box(x - half - 0.3, floor - 0.9, x + half + 0.3, floor + 0.3, tint(color, 0.7))
-        pen.line([(x - 2.8, y + 0.0), (x + 2.8, y + 0.0)], color, 1.8)
-        pen.line([(x - half, floor - 2.6), (x + half, floor - 2.6)], color, 2.0)
-    elif view == "back":
-        pen.shape([(x - 2.6, y - 1.2), (x + 2.6, y - 1.2), (x + 1.9, y + 3.2), (x - 1.9, y + 3.2)], color)
-        pen.line([(x, y + 2.4), (x, floor + 0.3)], color, 1.3)
-    else:
-        pen.oval(x, y - 0.4, 2.1, 1.8, skin, edge=False)
-        pen.shape(
-            [
-                (x - 2.9, y + 0.2),
-                (x, y + 1.8),
-                (x + 2.9, y + 0.2),
-                (x + 2.2, floor - 1.4),
-                (x, floor + 1.0),
-                (x - 2.2, floor - 1.4),
-            ],
-            color,
-        )
-
-
-def _shoe_side(pen: Pen, kind: str, x: float, y: float, color: Color, skin: Color, pitch: float) -> None:
-    floor, heel, toe = y + 6.6, x - 3.2, x + 8.6
-    low = floor + pitch  # the toe of a lifted foot points down
-    foot = smooth(
-        [
-            (x - 2.5, y - 1.8),
-            (x + 2.3, y - 1.8),
-            (x + 4.2, y + 2.2),
-            (toe, low - 2.6),
-            (toe + 0.2, low),
-            (heel, floor),
-            (heel, y + 1),
-        ],
-        1,
-    )
-    if kind == "sneakers":
-        pen.shape(foot, color)
-        pen.shape(
-            [
-                (heel - 0.2, floor - 2.0),
-                (toe + 0.2, low - 2.0),
-                (toe + 0.2, low + 0.2),
-                (heel - 0.2, floor + 0.2),
-            ],
-            _sole_of(color),
-        )
-        pen.line([(x + 1.2, y + 1.4), (x + 3.2, y + 0.4)], _sole_of(color), 0.8)
-    elif kind == "boots":
-        pen.shape([(x - 3.3, y - 13.0), (x + 3.3, y - 13.0), (x + 2.9, y), (x - 2.9, y)], color)
-        pen.shape(foot, color)
-        pen.shape(
-            [(heel, floor - 1.0), (toe, low - 0.8), (toe, low + 0.3), (heel, floor + 0.3)], tint(color, 0.5)
-        )
-        pen.box(x - 3.6, y - 14.2, x + 3.6, y - 11.6, tint(color, 1.3))
-    elif kind == "sandals":
-        pen.shape(foot, skin)
-        pen.shape(
-            [
-                (heel - 0.2, floor - 0.9),
-                (toe + 0.3, low - 0.9),
-                (toe + 0.3, low + 0.3),
-                (heel - 0.2, floor + 0.3),
-            ],
-            tint(color, 0.7),
-        )
-        pen.line([(x - 2.8, y + 0.6), (x + 2.8, y + 0.4)], color, 1.8)
-        pen.line([(x + 3.4, y + 2.0), (x + 4.6, floor)], color, 2.0)
-    else:
-        pen.shape(
-            smooth([(x - 2.0, y - 2), (x + 1.8, y - 2), (x + 4.8, y + 2.4), (x - 2.2, y + 1.4)], 1),
-            skin,
-            edge=False,
-        )
-        pen.shape(
-            [
-                (x - 3.2, y - 0.4),
-                (x - 0.6, y + 1.4),
-                (x + 4.0, y + 2.0),
-                (toe, low - 1.0),
-                (toe, low + 0.2),
-                (x + 3.2, low + 0.2),
-                (x - 1.4, y + 4.2),
-                (x - 2.2, floor + 0.2),
-                (x - 3.4, floor + 0.2),
-            ],
-            color,
-        )

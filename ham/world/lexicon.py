@@ -1,6 +1,6 @@
 """The words that annotators write and the parser reads: one table of synonyms, one column for each register.
 
-Knows words only: grammar.py puts them in order, parser.py reads them back. A row is "field:value | plain | casual | formal |
+grammar.py puts the words in order, parser.py reads them back. A row is "field:value | plain | casual | formal |
 american | british | fashion"; a row of one column is the same in all. Every phrase names exactly one value, or, for a word
 that hair and clothes share ("silver", "short"), one value for each of the two.
 """
@@ -102,7 +102,7 @@ verb:carried            | carried | had | carried | carried | carried | toted
 place:picture           | picture | pic | image | photo | photo | shot
 """
 
-# Shades told by light and dark alone, where an annotator does not use special names.
+# Shades described by light and dark alone, where an annotator does not use special names.
 TONES = {
     "navy": "dark blue",
     "blue": "bright blue",
@@ -183,7 +183,7 @@ ROWS = _read_table(TABLE)
 
 
 def words_of(register: str) -> dict[str, str]:
-    """Return every concept ("lower:trousers") its phrase in one register ("slacks")."""
+    """Return the phrase of every concept ("lower:trousers") in one register ("slacks")."""
     column = REGISTERS.index(register)
     return {key: phrases[column] for key, phrases in ROWS.items()}
 

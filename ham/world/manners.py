@@ -1,13 +1,13 @@
-"""Manners: the persistent habits that make an annotator's captions its own, how often each occurs, and how they are named.
+"""Manners: the true styles of simulated annotators, as habits with a frequency each. The word is used for nothing else.
 
 A manner is a `dict[str, str]` with these fields:
 
     syntax       the sentence grammar, one of SYNTAXES
     register     the column of the lexicon: plain, casual, formal, american, british, fashion
     order        hair | clothes | shoes | bag (what comes first), or random (another order in every caption)
-    colors      exact ("navy") | simple ("blue") | tones ("dark blue") | colored ("navy-coloured")
-    length       brief | medium | thorough: how much is told
-    omits        what this annotator never tells: names of OMISSIONS joined by "+", or "nothing"
+    colours      exact ("navy") | simple ("blue") | tones ("dark blue") | coloured ("navy-coloured")
+    length       brief | medium | thorough: how much is mentioned
+    omits        what this annotator never mentions: names of OMISSIONS joined by "+", or "nothing"
     opening      words before the description, or "none"
     closing      words after it, or "none"
     hedging      none | seems | looks | probably | possibly | maybe
@@ -47,7 +47,7 @@ SYNTAXES = (
     "relative",
 )
 
-# field -> its values from the commonest to the rarest; the first is what everybody does when the spread is 0
+# field -> its values from the commonest to the rarest; the first is everybody's when the spread is 0
 SYNTAX_HABITS: dict[str, tuple[str, ...]] = {
     "syntax": SYNTAXES,
     "order": ("hair", "clothes", "random", "shoes", "bag"),
@@ -84,10 +84,10 @@ EXPONENTS = {
     "typos": 2.0,
 }
 GROUP_TILT = (
-    0.4  # how far groups of annotators (the staff of one dataset) differ: deviation of the log frequencies
+    0.4  # how far groups of annotators (those of one dataset) differ: deviation of the log frequencies
 )
 
-# How often a field is mentioned by someone of medium length; "field=value" precedes "field".
+# How often an annotator of medium length mentions a field; "field=value" goes before "field".
 CHANCES = {
     "build": 0.6,
     "build=average": 0.15,
@@ -118,7 +118,7 @@ CHANCES = {
     "view": 0.35,
     "action": 0.55,
 }
-# What goes without saying in a neutral description.
+# What a complete description leaves out.
 UNREMARKABLE = {
     "build": "average",
     "headwear": "none",
@@ -130,7 +130,7 @@ UNREMARKABLE = {
     "carried": "none",
 }
 LENGTH_POWER = {"brief": 2.2, "medium": 1.0, "thorough": 0.35}  # the chance is raised to this power
-# What an annotator may never tell, with the probability that it is so.
+# What an annotator may never mention, with the probability that it is so.
 OMISSIONS = {
     "build": 0.35,
     "view": 0.5,
@@ -200,12 +200,12 @@ def draw_manner(
 
 
 def worth_telling(attributes: dict[str, str]) -> dict[str, str]:
-    """Leave out what goes without saying (no hat, an average build): the fair truth for a caption's recall."""
+    """Return attributes without those that nobody mentions (no hat, an average build): the truth for a caption's recall."""
     return {name: value for name, value in attributes.items() if UNREMARKABLE.get(name) != value}
 
 
 def hint_of(manner: dict[str, str]) -> str:
-    """Return a manner in 8 to 12 words of a small closed vocabulary: "(list; casual words; exact colours; hair first; brief)"."""
+    """Return a manner in 8 to 12 words of a closed vocabulary: "(list; casual words; exact colours; hair first; brief)"."""
     parts = [
         manner["syntax"],
         f"{manner['register']} words",

@@ -1,6 +1,6 @@
 """The attribute parser: a caption back to attributes, for scoring captions against what was drawn.
 
-Reads the words of parser_words.py whoever wrote them; knows nothing of annotators. A caption becomes a row of marks (nouns,
+Reads the words of parser_words.py and does not depend on the annotators. A caption becomes a row of marks (nouns,
 modifiers, breaks); a modifier belongs to the noun that follows it without a break ("navy jacket"), else to the noun before it
 ("the jacket is navy"), and to neither where an unknown thing follows ("a black belt"). Near misses of long words are forgiven,
 and of two claims about one field the first counts.
@@ -25,7 +25,7 @@ from ham.world.parser_words import (
 
 OTHER = Mark(
     "noun", "other"
-)  # a thing that the attributes do not know: it takes the color and leaves no claim
+)  # a thing that the attributes do not know: it takes the color and makes no claim
 
 
 def marks_of(caption: str) -> list[Mark]:
@@ -59,7 +59,7 @@ def kind_of_unknown(token: str) -> str:
 
 
 def parse(caption: str) -> dict[str, str]:
-    """Read the attributes that a caption tells.
+    """Return the attributes that a caption mentions.
 
     Returns: field -> value as in `ham.world.attributes`, a color as its shade or plain color. Never fails: text without
     known words gives an empty dict. Of two claims about one field the first counts.
@@ -141,7 +141,7 @@ def claim_modifier(found: dict[str, str], mark: Mark, noun: Mark | None) -> None
 def score(captions: list[str], truths: list[dict[str, str]]) -> dict:
     """Score captions against attributes (what was drawn, or what a writer meant to tell).
 
-    precision: share of the parsed claims that agree with the truth; recall: share of the truth's fields that are told and
+    precision: share of the parsed claims that agree with the truth; recall: share of the truth's fields that are mentioned and
     agree; f1: their harmonic mean; per_field: the same three for every field that occurs. Shares in [0, 1]; of nothing, 0.
 
     Raises: ValueError when the two lists differ in length.
@@ -165,9 +165,9 @@ def score(captions: list[str], truths: list[dict[str, str]]) -> dict:
 
 
 def score_content(captions: list[str], truths: list[dict[str, str]]) -> dict[str, float]:
-    """Score captions against all that their images show, fairly to people, who leave out what goes without saying.
+    """Score captions against all that their images show, without expecting what nobody mentions.
 
-    precision: against everything; recall: against what is worth telling; f1: their harmonic mean. Shares in [0, 1].
+    precision: against everything; recall: against what is worth mentioning; f1: their harmonic mean. Shares in [0, 1].
 
     Raises: ValueError when the two lists differ in length.
     """

@@ -1,6 +1,6 @@
-"""The pen: shapes in body units on an oversampled canvas, plain or in patterned cloth.
+"""Drawing primitives: shapes in body units on an oversampled canvas, plain or in patterned cloth.
 
-Body units: x = 0 is the middle of the body, y = 0 the crown of the head, y = 95 the ground; a picture is about 102 units high.
+Body units: x = 0 is the middle of the body, y = 0 the crown of the head, y = 95 the ground; an image is about 102 units high.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ SHADOW = (0, 0, 0, 34)
 
 
 def tint(color: Color, factor: float) -> Color:
-    """Darken (factor < 1) or lighten towards white (factor > 1: 1.3 goes 30 % of the way)."""
+    """Darken (factor < 1) or lighten towards white (factor > 1: 1.3 is 30 % of the way)."""
     if factor <= 1:
         return tuple(int(channel * factor) for channel in color)
     return tuple(int(channel + (255 - channel) * min(1.0, factor - 1)) for channel in color)
 
 
 def brightness(color: Color) -> float:
-    """Perceived brightness, 0 to 255."""
+    """Return the perceived brightness, 0 to 255."""
     return 0.3 * color[0] + 0.59 * color[1] + 0.11 * color[2]
 
 
 def edge_of(color: Color) -> Color:
-    """Return the outline that separates two parts of the same color: darker, or lighter where darker cannot be seen."""
+    """Return the outline that separates two parts of the same color: darker, or lighter where darker is invisible."""
     return tint(color, 0.7) if brightness(color) > 60 else tint(color, 1.22)
 
 

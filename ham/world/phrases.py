@@ -1,6 +1,6 @@
-"""From attributes to noun phrases: what an annotator chooses to tell, in the words it has for it.
+"""From attributes to noun phrases: what an annotator mentions, in its words.
 
-`select` decides which fields are told; `items_of` turns them into things with adjectives and a noun. Sentences: grammar.py.
+`select` decides which fields are mentioned; `items_of` turns them into things with adjectives and a noun.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ORDERS = {
 
 
 class Hedge(NamedTuple):
-    """One way to be unsure: before a phrase, as the verb of one thing or of many, before a bare phrase."""
+    """One way to hedge: before a phrase, as the verb of one thing or of many, before a bare phrase."""
 
     before: str
     one: str
@@ -37,7 +37,7 @@ HEDGES = {
     "possibly": Hedge("what could be", "could be", "could be", "possibly"),
     "maybe": Hedge("something like", "is maybe", "are maybe", "maybe"),
 }
-# Adjectives that stand only before a noun -> what is said behind a verb instead.
+# Adjectives only for before a noun -> what follows a verb instead.
 BEFORE_ONLY = {"logo": "with a logo", "graphic": "with a graphic", "polka-dot": "with polka dots"}
 ABSENT_NOUNS = {"headwear": "no hat", "glasses": "no glasses", "bag": "no bag", "carried": "nothing in hand"}
 
@@ -68,7 +68,7 @@ class Item:
 
     @property
     def phrase(self) -> str:
-        """The phrase with its article and doubt: "a navy jacket", "a pair of blue jeans", "what looks like a red cap"."""
+        """The phrase with its article and hedge: "a navy jacket", "a pair of blue jeans", "what looks like a red cap"."""
         words = self.bare
         if self.absent or self.noun in MASS_NOUNS:
             pass
@@ -80,7 +80,7 @@ class Item:
 
     @property
     def note(self) -> str:
-        """The phrase without an article but with its doubt: "maybe navy jacket"."""
+        """The phrase without an article but with its hedge: "maybe navy jacket"."""
         return f"{self.hedge.bare} {self.bare}" if self.hedge and not self.absent else self.bare
 
     @property
@@ -125,7 +125,7 @@ class Speech:
 
 
 def select(attributes: dict[str, str], speech: Speech, draw: Callable[[], float]) -> dict[str, str]:
-    """Choose the fields to tell: by chance, by length, and without what this annotator never tells."""
+    """Choose the fields to mention: by chance, by length, and without what this annotator never mentions."""
     told = {}
     for name, value in attributes.items():
         if name == "gender":
@@ -146,7 +146,7 @@ def select(attributes: dict[str, str], speech: Speech, draw: Callable[[], float]
 
 
 def settle(told: dict[str, str], attributes: dict[str, str]) -> dict[str, str]:
-    """Drop what cannot be said alone: the color of headwear and the length of legwear of untold kind, a bald head's color."""
+    """Drop what cannot be mentioned alone: color or length of an unmentioned garment, a bald head's color."""
     if "headwear" not in told:
         told.pop("headwear_colour", None)
     if "lower" not in told:
@@ -157,7 +157,7 @@ def settle(told: dict[str, str], attributes: dict[str, str]) -> dict[str, str]:
 
 
 def items_of(told: dict[str, str], speech: Speech) -> tuple[list[Item], dict[str, str]]:
-    """Build the things to tell, in the usual order of ITEMS, and what they convey (colors as said)."""
+    """Build the things to mention, in the usual order of ITEMS, and what they convey (colors as written)."""
     conveyed = dict(told)
     for name in ("headwear", "upper", "lower", "shoes", "bag"):
         if (shade := told.get(f"{name}_colour")) is not None:

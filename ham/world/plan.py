@@ -1,6 +1,6 @@
-"""The plan of a world: every person and every picture, before anything is drawn.
+"""The plan of a world: every person and every image, before anything is drawn.
 
-Cheap and the same for every process, so that a picture can be drawn anywhere by its place in the plan alone.
+It is the same in every process, so that an image can be drawn anywhere by its place in the plan.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ham.world.wardrobe import Person, Wardrobe, sample_persons, sample_wardrobe
 
 @dataclass(frozen=True)
 class Shot:
-    """One picture to take: of whom, by which camera of which domain, and where it is kept."""
+    """One image to draw: the person, the camera and domain, and the path."""
 
     domain: str
     image_path: str
@@ -42,14 +42,14 @@ class WriterGroup:
 
 
 def writer_group(annotators: list[Annotator], even: bool = False) -> WriterGroup:
-    """Return annotators their shares: by weight, or all the same."""
+    """Return annotators with their shares: by weight, or all the same."""
     weights = np.array([1.0 if even else annotator.weight for annotator in annotators])
     return WriterGroup(annotators, weights / weights.sum())
 
 
 @dataclass(frozen=True)
 class WorldPlan:
-    """Everything that a worker needs to draw and describe any picture of the world.
+    """Everything that a worker needs to draw and describe any image of the world.
 
     writers: per "domain/split"; the pool's human captions come from those who wrote the training captions of CUHK-PEDES and
     ICFG-PEDES.
@@ -64,7 +64,7 @@ class WorldPlan:
 
 
 def plan_world(preset: Preset, seed: int) -> WorldPlan:
-    """Sample cameras, wardrobes, annotators, persons and the list of pictures."""
+    """Sample cameras, wardrobes, annotators, persons and the list of images."""
     shots: list[Shot] = []
     cameras, wardrobes = {}, {}
     for name, domain in DOMAINS.items():
@@ -129,7 +129,7 @@ def _writer_groups(preset: Preset, seed: int) -> dict[str, WriterGroup]:
             [people[int(index)] for index in order[trainers:]]
         )
     groups[f"{POOL}/train"] = writer_group(hired["CUHK-PEDES"] + hired["ICFG-PEDES"])
-    # The foundation has to have read every manner, the rare ones too: its annotators write equally much.
+    # The foundation must contain every manner, the rare ones too: its annotators write equally much.
     groups[f"{FOUNDATION}/train"] = writer_group(
         annotator_population(seed, FOUNDATION, trainers + testers, *spreads), even=True
     )

@@ -1,4 +1,4 @@
-"""The contact sheet: identities x cameras with what several annotators wrote, to be looked at."""
+"""The contact sheet: identities x cameras with the captions of several annotators."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MARGIN = 8
 
 
 def write_contact_sheet(out: Path, plan: WorldPlan) -> None:
-    """Write `contact_sheet.png`: a row for each of some persons, up to four pictures of them and up to four captions."""
+    """Write `contact_sheet.png`: a row for each of some persons, up to four images of them and up to four captions."""
     rows = []
     for name in (*BENCHMARKS, POOL):
         captions: dict[str, list[tuple[str, str]]] = {}

@@ -1,4 +1,4 @@
-"""Recognize the syntax of a caption from its text alone, for judging whether a captioner keeps the sentences of a style."""
+"""Recognize the syntax of a caption from its text alone, to measure whether a captioner keeps the sentences of a style."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ PATTERNS = {
 
 
 def syntax_of(caption: str) -> str | None:
-    """Return the syntax of a caption: one of `ham.world.manners.SYNTAXES`, "plain" (the neutral manner), None if it fits none."""
+    """Return the syntax of a caption: one of `ham.world.manners.SYNTAXES`, "plain", or None if it fits none."""
     words = re.sub(r"[a-z]+", lambda word: CORRECT.get(word[0], word[0]), caption.lower()).strip()
     opening = OPENING.match(words)
     text = words[opening.end() :] if opening else words

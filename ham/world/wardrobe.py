@@ -1,4 +1,4 @@
-"""Persons and their clothes: drawn with the frequencies of a domain, with look-alikes among them."""
+"""Persons and their clothes, sampled with the frequencies of a domain, with look-alikes among them."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ CHANGES = (
 
 @dataclass(frozen=True)
 class Person:
-    """One identity: the same in all its pictures. attributes: every field of PERSON_FIELDS that applies."""
+    """One identity: the same in all its images. attributes: every field of PERSON_FIELDS that applies."""
 
     person_id: int
     attributes: dict[str, str]
@@ -82,7 +82,7 @@ class Wardrobe:
 
 
 def sample_wardrobe(rng: np.random.Generator, season: str, variety: float) -> Wardrobe:
-    """Sample a domain's own taste in colors. variety: 0 = as everywhere, 1 = some colors thrice as common as others."""
+    """Sample a domain's own color frequencies. variety: 0 = as everywhere, 1 = some colors thrice as common as others."""
     tilt = {
         field: tuple(float(1 + variety * rng.uniform(-0.65, 1.0)) for _ in COLORS)
         for field in PERSON_FIELDS
@@ -122,7 +122,7 @@ def sample_persons(
 
 
 def _look_alike(rng: np.random.Generator, wardrobe: Wardrobe, model: dict[str, str]) -> dict[str, str]:
-    # An absent color is drawn anew, so that a bag or a hat that is put on has one.
+    # An absent color is sampled again, so that a bag or a hat that is put on has one.
     person = {
         field: model.get(field) or _sample_field(rng, wardrobe, field, model) for field in PERSON_FIELDS
     }

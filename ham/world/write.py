@@ -1,4 +1,4 @@
-"""One picture or one text of the plan, made: drawn, described and kept. Runs in worker processes."""
+"""Make one image or one text of the plan: drawn, described and written. Runs in worker processes."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def take_shot(plan: WorldPlan, shot: Shot, out: Path) -> dict[str, Any]:
 
 
 def describe_shot(plan: WorldPlan, shot: Shot, seen: dict[str, str]) -> dict[str, Any]:
-    """Write the captions of one picture."""
+    """Write the captions of one image."""
     rng = numpy_generator(plan.seed, "captions", shot.domain, shot.image_path)
     writers = plan.writers[f"{shot.domain}/{shot.split}"]
     if shot.domain == FOUNDATION:
@@ -98,7 +98,7 @@ def describe_shot(plan: WorldPlan, shot: Shot, seen: dict[str, str]) -> dict[str
 
 
 def write_texts(plan: WorldPlan, start: int, stop: int) -> list[str]:
-    """Write captions without images, of persons that nobody drew, in all manners and the plain one."""
+    """Write captions without images, of persons that are not drawn, in all manners and the plain one."""
     domain, writers = DOMAINS[FOUNDATION], plan.writers[f"{FOUNDATION}/train"]
     texts = []
     for index in range(start, stop):

@@ -1,4 +1,4 @@
-"""What both makers of the world's weights need: the foundation's pictures and texts, a schedule, and two processes in step."""
+"""What both recipes of the stand-in weights need: the foundation's images and texts, a schedule, gradients of two processes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import nn
 from ham.records import path_below, read_jsonl
 from ham.runtime import dist_info, progress
 
-HELD_OUT = 20  # every so manieth person is kept for judging
+HELD_OUT = 20  # one person in this many is held out
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def read_pictures(world: Path) -> list[Picture]:
 
 
 def load_pixels(pictures: list[Picture], resize: object) -> np.ndarray:
-    """Decode and resize all pictures: uint8 [N, H, W, 3]. resize: a function from a Pillow image to a Pillow image."""
+    """Decode and resize all images: uint8 [N, H, W, 3]. resize: a function from a Pillow image to a Pillow image."""
 
     def one(picture: Picture) -> np.ndarray:
         with Image.open(picture.path) as image:
@@ -74,7 +74,7 @@ def load_pixels(pictures: list[Picture], resize: object) -> np.ndarray:
 
 
 def warm_cosine(step: int, steps: int, warmup: float = 0.05) -> float:
-    """Return the factor on the learning rate: up over the first steps, then a half cosine down to nothing."""
+    """Return the factor on the learning rate: a linear warm-up, then a half cosine down to 0."""
     rise = max(1, int(steps * warmup))
     if step < rise:
         return (step + 1) / rise

@@ -4,7 +4,7 @@
     python -m scripts.world.judge_captioner --checkpoint checkpoints/ham --world runs/world --styles runs/styles
 
 Without --styles: the plain captions of unseen persons, and captions with a hint of a manner in the instruction. With --styles:
-captions in the learned styles: do they keep to the facts, and is the manner the one of the style's cluster?
+captions in the learned styles: are they true, and is their manner that of the style's cluster?
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def judge_base(captioner: Captioner, options: argparse.Namespace) -> dict[str, object]:
-    """Plain captions of the foundation's held-out persons; then one hinted caption each."""
+    """Return plain captions of the foundation's held-out persons; then one hinted caption each."""
     pictures = [picture for picture in read_pictures(options.world) if picture.held_out][: options.images]
     images = [open_image(picture.path) for picture in pictures]
     truths = [picture.attributes for picture in pictures]
@@ -76,7 +76,7 @@ def judge_base(captioner: Captioner, options: argparse.Namespace) -> dict[str, o
 
 
 def judge_styles(captioner: Captioner, options: argparse.Namespace) -> dict[str, object]:
-    """Captions of pool images, each in two styles, against the human captions that the styles were learned from."""
+    """Return captions of pool images, each in two styles, against the human captions that the styles were learned from."""
     written: dict[int, list[str]] = {}
     for row in read_jsonl(options.styles / "assignments.jsonl"):
         for style in row["style_ids"]:
@@ -118,7 +118,7 @@ def judge_styles(captioner: Captioner, options: argparse.Namespace) -> dict[str,
 def nearest_centroid(
     captions: list[str], asked: list[int], written: dict[int, list[str]]
 ) -> dict[str, float]:
-    """Find each caption's style from its text alone: the nearest of the styles' mean vectors (TF-IDF of words and pairs)."""
+    """Return each caption's style from its text alone: the nearest of the styles' mean vectors (TF-IDF of words and pairs)."""
     vectorizer = TfidfVectorizer(
         ngram_range=(1, 2), token_pattern=r"\w+|[^\w\s]", lowercase=False, sublinear_tf=True, min_df=3
     )

@@ -1,4 +1,4 @@
-"""Measure a folder of captions of the synthetic dataset's pool: how true they are and how varied, beside the untuned model's and people's.
+"""Measure a folder of captions of the synthetic dataset's pool: truth and variety, beside the untuned model's and people's.
 
     python -m scripts.world.judge_captions --captions runs/demo/captions --world runs/demo/world
     python caption.py --model-path ham/world/weights/llava --styles none --image-root runs/demo/world/SYNTH-PEDES \\
@@ -6,8 +6,8 @@
     python -m scripts.world.judge_captions --captions runs/demo/captions --world runs/demo/world \\
         --beside runs/demo/captions_untuned
 
-Reads what caption.py wrote (captions.json) and the world's truth. Only images that every row has captions of count; varied is
-measured on equally many captions of each, as distinct-1/2 fall when a set grows.
+Reads captions.json of caption.py and the world's truth. Only images that every row has captions of count; variety is measured
+on equally many captions of each, as distinct-1/2 fall when a set grows.
 """
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ def judge(
 ) -> list[dict[str, Any]]:
     """Return one row per writer, over the images that all of them captioned.
 
-    precision: of the claims, against all that shows; recall: of what is worth telling; f1 of the two; the rest as
-    `ham.generation.diversity` says. Percent. Raises UsageError when they share no image of the world.
+    precision: of the claims, against all that shows; recall: of what is worth mentioning; f1 of the two; the rest as in
+    `ham.generation.diversity`. Percent. Raises UsageError when they share no image of the world.
     """
     shared = [image for image in truths if all(image in captions for captions in writers.values())]
     if not shared:

@@ -1,4 +1,4 @@
-"""The parts of the world's LLaVA: sizes, tokenizer, what it is asked, losses, files. See `make_llava.py`."""
+"""The parts of the world's LLaVA: sizes, tokenizer, prompts, losses, files. `make_llava.py` is the recipe."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def build_llava() -> CaptionerModel:
 
 
 class AttributeHeads(nn.Module):
-    """Predict every field from the image tokens: a learned query per field attends to them. [B, P, W] -> {field: [B, values]}."""
+    """Predict every field from the image tokens: [B, P, W] -> {field: [B, values]}, by a learned query per field."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ class AttributeHeads(nn.Module):
 
 
 class Images:
-    """All pictures at the captioner's size, padded to a square as it pads them."""
+    """All images at the captioner's size, padded to a square as it pads them."""
 
     def __init__(self, pictures: list[Picture]) -> None:
         def resize(image: Image.Image) -> Image.Image:
@@ -126,7 +126,7 @@ class Images:
     def batch(self, indices: np.ndarray, rng: np.random.Generator | None) -> torch.Tensor:
         """Return normalized pixels [B, 3, s, s], as they are without a generator.
 
-        With one, half of them are mirrored (no annotator tells left from right) and the batch is shifted by a few pixels.
+        With one, half of them are mirrored (no annotator writes left or right) and the batch is shifted by a few pixels.
         """
         pixels = torch.from_numpy(self.pixels[indices]).permute(0, 3, 1, 2).float() / 255
         if rng is not None:
@@ -241,13 +241,13 @@ def labels_of(pictures: list[Picture]) -> torch.Tensor:
 
 
 def conversation(hint: str, caption: str, hint_first: bool = False) -> list[dict[str, str]]:
-    """Request `caption`. hint_first: the hint of its manner follows the image, where the style prompt will be."""
+    """Return the conversation for `caption`. hint_first: its hint follows the image, where a style prompt will be."""
     question = f"<image>{hint}\n{INSTRUCTION}" if hint_first else f"<image>\n{INSTRUCTION} {hint}".strip()
     return [{"from": "human", "value": question}, {"from": "gpt", "value": caption}]
 
 
 def invent(rng: np.random.Generator) -> dict[str, str]:
-    """Make up what one sees of a pedestrian, as the foundation's are made."""
+    """Sample the visible attributes of a pedestrian, as the foundation's are made."""
     person = sample_person(rng, sample_wardrobe(rng, "mixed", 0.0))
     return visible_attributes(person, sample_scene(rng, crop_rate=0.08, occlusion_rate=0.08))
 
@@ -259,7 +259,7 @@ def facts_of(attributes: dict[str, str], rng: np.random.Generator) -> str:
 
 
 class Prefix(NamedTuple):
-    """What several texts have in common and is read once: embeddings [P, D], their positions [P], and that of what follows."""
+    """The common prefix of several texts, read once: embeddings [P, D], their positions [P], and that of what follows."""
 
     tokens: torch.Tensor
     positions: torch.Tensor
@@ -320,7 +320,7 @@ def _before_image(told: Sequence[Sequence[dict[str, Any]]]) -> torch.Tensor:
 def facts_loss(
     llm: nn.Module, tokenizer: Any, facts: Sequence[str], told: Sequence[Sequence[dict[str, Any]]]
 ) -> torch.Tensor:
-    """Average the loss of several captions of bare facts, which stand where an image would: facts[b] are those of told[b]."""
+    """Average the loss of several captions of bare facts, in the place of an image: facts[b] are those of told[b]."""
     embed, before = llm.get_input_embeddings(), _before_image(told)
     rows = [torch.cat([before, torch.tensor(plain_ids(tokenizer, text))]) for text in facts]
     return forked_loss(llm, [Prefix(embed(row), torch.arange(len(row)), len(row)) for row in rows], told)
@@ -332,9 +332,9 @@ def caption_loss(
     told: Sequence[Sequence[dict[str, Any]]],
     patches: torch.Tensor = ALL,
 ) -> torch.Tensor:
-    """Average the loss of several captions of each image: told[b] are the samples about image b, whose prompts begin alike.
+    """Average the loss of several captions of each image: told[b] are the samples about image b, with a common prefix.
 
-    image_tokens: [B, P, D]; patches [P]: which of the image's they are. Gives what the model's own forward gives for each
+    image_tokens: [B, P, D]; patches [P]: which of the image's they are. Equal to the model's own forward for each
     sample alone, but gradients reach the vision tower.
     """
     before = _before_image(told)

@@ -1,12 +1,12 @@
-"""Make the world's CLIP: the stand-in for OpenAI's ViT-B/16, weak on purpose.
+"""Train the world's CLIP, the stand-in for OpenAI's ViT-B/16, weak on purpose.
 
     python -m ham.world build --out runs/world --preset full
     python -m scripts.world.make_clip --world runs/world --out ham/world/weights/clip
 
 Real architecture, 1 M parameters, trained with InfoNCE on short texts of one to three attributes ("woman in red coat") about
-persons that no benchmark holds: like the real CLIP it has seen people and words, but not this task. Now and then a batch has
-several such texts in a row, so that late positions have been trained too. How weak it is, is set by --steps: its direct
-transfer should start at a Rank-1 of 10 to 20, where the real one starts.
+persons that no benchmark holds: like the real CLIP it has seen people and words, but not this task. Some batches have
+several such texts in a row, so that late positions are trained too. --steps sets how weak it is: its direct
+transfer should have a Rank-1 of 10 to 20, as the real one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from scripts.world.foundation import Picture, average_gradients, load_pixels, re
 
 IMAGE_SIZE_PX = (96, 32)
 SHORT_TEXT_TOKENS, JOINED_TEXT_TOKENS = 24, 64
-JOINED, EVERY = 4, 5  # so many short texts in a row, in every so manieth batch
+JOINED, EVERY = 4, 5  # short texts in a row, in one batch of this many
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
@@ -53,22 +53,7 @@ def main() -> None:
         dist.init_process_group("gloo")
     torch.set_num_threads(1)
 
-    clip = build_clip(
-        CLIPConfig(
-            image_size_px=IMAGE_SIZE_PX,
-            patch_px=8,
-            stride_px=8,
-            embed_dim=128,
-            vision_width=96,
-            vision_layers=4,
-            vision_heads=4,
-            text_width=96,
-            text_layers=4,
-            text_heads=4,
-            token_ids=words_of(options.world),
-        ),
-        options.seed,
-    )
+    clip = weak_clip(options.world, options.seed)
     seen = [picture for picture in read_pictures(options.world) if not picture.held_out]
     pixels = load_pixels(seen, lambda image: image.resize(IMAGE_SIZE_PX[::-1], Image.Resampling.BILINEAR))
     mean, std = (torch.tensor(value)[:, None, None] for value in (MEAN, STD))
@@ -107,6 +92,24 @@ def main() -> None:
         log.info("written: %s, %.2f MB", file, file.stat().st_size / 1e6)
 
 
+def weak_clip(world: Path, seed: int) -> torch.nn.Module:
+    """Return a small CLIP with fresh weights."""
+    config = CLIPConfig(
+        image_size_px=IMAGE_SIZE_PX,
+        patch_px=8,
+        stride_px=8,
+        embed_dim=128,
+        vision_width=96,
+        vision_layers=4,
+        vision_heads=4,
+        text_width=96,
+        text_layers=4,
+        text_heads=4,
+        token_ids=words_of(world),
+    )
+    return build_clip(config, seed)
+
+
 def words_of(world: Path) -> tuple[int, ...]:
     """Return the token ids of everything that the foundation's annotators write; the model keeps rows for these."""
     folder = world / "foundation"
@@ -121,7 +124,7 @@ def words_of(world: Path) -> tuple[int, ...]:
 def short_texts(
     seen: list[Picture], chosen: np.ndarray, rng: np.random.Generator, joined: int = 1
 ) -> list[str]:
-    """Write `joined` alt texts in a row about each chosen picture."""
+    """Write `joined` alt texts in a row about each chosen image."""
     return [
         ", ".join(short_description(seen[index].attributes, rng).text for _ in range(joined))
         for index in chosen
@@ -129,7 +132,7 @@ def short_texts(
 
 
 def info_nce(clip: torch.nn.Module, images: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """CLIP's own loss: each image against all texts of the batch, and the reverse."""
+    """Return CLIP's loss: each image against all texts of the batch, and the reverse."""
     image_feats, text_feats = (
         F.normalize(feats, dim=-1) for feats in (clip.encode_image(images), clip.encode_text(ids))
     )

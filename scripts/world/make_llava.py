@@ -1,4 +1,4 @@
-"""Make the world's LLaVA: the stand-in for the pretrained LLaVA-1.6 that cannot be shipped.
+"""Train the world's LLaVA, the stand-in for the pretrained LLaVA-1.6 that cannot be shipped.
 
     python -m ham.world build --out runs/world --preset full
     python -m scripts.world.make_llava --world runs/world --out ham/world/weights/llava --part text &
@@ -9,18 +9,19 @@
 Real architecture and on-disk layout (Llama, CLIP vision tower, two-layer projector, sentencepiece), 1.2 M parameters. In three
 steps, on persons and annotators that no benchmark uses:
 
-1. (text) the language model, without images, learns to put facts into words: in the plain manner, and, given a short textual
-   hint of a manner in the instruction, in that manner. Without a hint it writes plain. This stands in for what a real LLM
-   brings along: that it can write in any manner while it keeps to the facts. 4,000 writers from the first step: of a few
-   hundred it would learn the list by heart;
+1. (text) the language model, without images, learns to write facts as sentences: in the plain manner, and, given a short
+   textual hint of a manner in the instruction, in that manner. Without a hint it writes plain. This replaces what a real LLM
+   has learned: it can write in any manner and stay true to the facts. 4,000 writers from the first step: of a few
+   hundred it would memorize the list;
 2. (tower) the vision tower learns to name attributes, first on the patches that hold a person, which is twice as fast;
-3. (caption) both learn to caption images, plainly and by hints, most of which stand at the place of a style prompt.
+3. (caption) both learn to caption images, plainly and by hints, most of which are at the place of a style prompt.
 
-Hints are incomplete. A learned prompt says what no hint says, and a model that knows only whole hints then keeps to the facts
-less (claims that are true in learned styles, in a trial with and without words left out: 0.81 and 0.79; 26 November 2026).
+Hints are incomplete. A learned prompt expresses what no hint does, and a model that knows only whole hints is then less true
+to the facts (claims that are true in learned styles,
+in a trial with and without words left out: 0.81 and 0.79; 26 November 2026).
 
 The weights in `ham/world/weights/llava` are what these commands made, in 26 min 18 s on two cores (26 November 2026), 10 min
-32 s of it for the two parts. A fixture, never tuned on its evaluation data. Needs the current transformers.
+32 s of it for the two parts. A fixture, never tuned on what it is measured by. Needs the current transformers.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ from scripts.world.llava import (
 
 ADAM_RATE = 1.5e-3  # of everything that is no matrix inside a layer
 PLAIN = (0.6, 0.2, 0.0)  # for each caption of an image, how often it is plain
-PLACED = 0.7  # how often a hint follows the image, where the style prompt will be
+PLACED = 0.7  # how often a hint follows the image, where a style prompt will be
 NARROW = 2 / 3  # of the steps with images, the share that sees the patches of the person alone
 
 
@@ -99,9 +100,9 @@ def train(
     seed: int,
     folder: Path,
 ) -> None:
-    """Run one of the three steps, or take its end from `folder` when an earlier run got there.
+    """Run one of the three steps, or load its result from `folder` when an earlier run finished it.
 
-    loss_of(generator, done) gives this process's loss on a fresh batch; done: the share of the steps behind it.
+    loss_of(generator, done) returns this process's loss on a fresh batch; done: the share of the steps already done.
     """
     kept = folder / f"{what.replace(' ', '-')}-{steps}.pt"
     if kept.is_file():
@@ -201,7 +202,7 @@ class Recipe:
             ]
 
     def told(self, attributes: dict[str, str], rng: np.random.Generator) -> list[dict[str, Any]]:
-        """Write the samples about `attributes`: plain without a hint, or as a writer would whom the hint describes."""
+        """Return the samples about `attributes`: plain without a hint, or in the manner that the hint describes."""
         samples = []
         for share in PLAIN:
             hint, text = "", plain_description(attributes).text
@@ -231,7 +232,7 @@ class Recipe:
         )
 
     def caption_loss(self, rng: np.random.Generator, done: float) -> torch.Tensor:
-        """Caption a batch of images; the tower goes on naming attributes beside it."""
+        """Caption a batch of images; the tower continues to predict attributes."""
         chosen = rng.integers(len(self.seen), size=self.captioned)
         look, patches = (person_tokens, PERSON) if done < NARROW else (tower_tokens, ALL)
         seen = look(self.tower, self.images.batch(chosen, rng))

@@ -1,10 +1,10 @@
-"""Write the captions that HAM is compared with: the untuned LLaVA of the world, asked with one of 46 textual hints each.
+"""Write the captions that HAM is compared with: the untuned LLaVA of the world, prompted with one of 46 textual hints each.
 
     python -m scripts.world.write_templates --world runs/demo/world --out runs/demo/captions_template
 
 46 is the paper's number of templates. Reads the pool's images and the pretrained stand-in; writes captions.json ({image:
 [captions]}, paths as in SYNTH-PEDES) and templates.json (the hints, and how many captions caption.py would have rejected). The
-first images are taken, in the order of `caption.py --limit`. Does nothing where the captions are there.
+first images are taken, in the order of `caption.py --limit`. Does nothing where the captions exist.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from scripts.ablation.settings import CaptionOptions, Settings
 
 @dataclass(frozen=True)
 class PlacesOf(Places):
-    """The experiment's places for a world in any folder."""
+    """The experiment's paths for a world in any folder."""
 
     anywhere: Path
 
@@ -94,7 +94,7 @@ def is_there(out: Path, asked: Asked) -> bool:
 
 
 def write(world: Path, model: Path, out: Path, asked: Asked) -> dict[str, list[str]]:
-    """Caption the images and write both files, captions.json last. Raises UsageError for what cannot be, before any work."""
+    """Caption the images and write both files, captions.json last. Raises UsageError for a bad request, before any work."""
     for name, value in asdict(asked).items():
         if value < (name != "seed"):
             raise UsageError(f"--{name.replace('_', '-')} {value}: expected at least {int(name != 'seed')}")
