@@ -10,6 +10,7 @@ import ctypes
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn, TypeVar
@@ -39,7 +40,9 @@ def gather_rows(values: Tensor) -> Tensor:
     import torch
     from torch.distributed.nn.functional import all_gather
 
-    return torch.cat(all_gather(values.contiguous()))
+    with warnings.catch_warnings():  # deprecated since torch 2.14; its successor does not exist in 2.2
+        warnings.simplefilter("ignore", FutureWarning)
+        return torch.cat(all_gather(values.contiguous()))
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:

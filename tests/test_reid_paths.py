@@ -28,11 +28,9 @@ from test_reid_train import (
     write_world,
 )
 
-from ham.reid import run as run_module
 from ham.reid import train as train_module
 from ham.reid.config import TrainConfig
-from ham.reid.run import set_up
-from ham.reid.train import train
+from ham.reid.train import set_up, train
 from ham.reid.train_log import Meter
 from ham.runtime import UsageError
 
@@ -115,7 +113,7 @@ def test_a_compiled_model_trains_the_same(
     assert run.state.step == 5 and type(run.model).__name__ == "OptimizedModule"  # its checkpoint resumes
 
 
-def test_compiling_without_a_compiler_is_refused_at_the_door(
+def test_compiling_without_a_compiler_is_refused(
     world: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -141,7 +139,7 @@ def scaled_accelerator(config: TrainConfig) -> tuple[Accelerator, torch.dtype]:
 def test_fp16_resumes_with_its_gradient_scale(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_module, "start_accelerator", scaled_accelerator)
+    monkeypatch.setattr(train_module, "start_accelerator", scaled_accelerator)
     train(config_for(world, tmp_path / "whole"))
     scales, original = [], Meter.add
 
@@ -168,7 +166,7 @@ def test_an_overflow_in_fp16_skips_the_step_and_lowers_the_scale(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(run_module, "start_accelerator", scaled_accelerator)
+    monkeypatch.setattr(train_module, "start_accelerator", scaled_accelerator)
     config = config_for(world, tmp_path)
     run = set_up(config)
     run.accelerator.scaler._init_scale = 2.0**60

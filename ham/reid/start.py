@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import shutil
 from pathlib import Path
 
 import torch
@@ -30,6 +32,11 @@ def start_accelerator(config: TrainConfig) -> tuple[Accelerator, torch.dtype]:
     dtype = resolve_dtype(config.precision, device)
     if dtype == torch.float16 and device.type != "cuda":
         raise UsageError("--precision fp16 needs a GPU: half-precision gradients are scaled on CUDA alone")
+    compiler = (os.environ.get("CXX") or "g++").split()[0]  # "ccache g++" is two words
+    if config.compile and device.type == "cpu" and shutil.which(compiler) is None:
+        raise UsageError(
+            f"--compile needs a C++ compiler ({compiler}) on a CPU; install one, or leave --compile out"
+        )
     trackers = [build_tracker(name, config) for name in config.trackers]
     AcceleratorState._reset_state(reset_partial_state=False)  # allows several runs in one process
     accelerator = Accelerator(
