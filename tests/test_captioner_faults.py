@@ -366,6 +366,16 @@ def test_a_hub_name_gets_the_command_that_downloads_it() -> None:
         load_captioner("liuhaotian/llava-v1.6-vicuna-7b")
 
 
+def test_a_prompt_that_leaves_no_room_is_refused(base) -> None:
+    from PIL import Image
+
+    from ham.captioner.decode import generate
+
+    captioner = load_captioner(base)
+    with pytest.raises(UsageError, match=r"the prompt is too long: .* 512 positions"):
+        generate(captioner, [Image.new("RGB", (28, 28))], [[0]], prompt="word " * 3000)
+
+
 # ------------------------------------------------------------------------------------------------------------ instructions
 
 

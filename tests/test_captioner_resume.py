@@ -381,3 +381,31 @@ def test_a_full_disk_is_one_line(base, data, out, monkeypatch, capsys):
 
     assert exit_code_of(train.main) == 1
     assert "no space to write" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_broken_image_in_training_is_one_line(base, data, tmp_path, monkeypatch, capsys, workers):
+    import sys
+
+    from ham.captioner import train
+
+    broken = shutil.copytree(data, tmp_path / "data")
+    (broken / "5.png").write_bytes((broken / "5.png").read_bytes()[:60])
+    command = words(base, broken, tmp_path / "out", "--dataloader_num_workers", workers)
+    monkeypatch.setattr(sys, "argv", ["train", *command])
+    assert exit_code_of(train.main) == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("failed: ") and "5.png" in last and "Traceback" not in last
+    monkeypatch.setattr(sys, "argv", ["train", *command, "--check_images", "True"])
+    assert exit_code_of(train.main) == 2
+    found = capsys.readouterr().err
+    assert "record 5: " in found and "1 violation(s)" in found
+
+
+def test_captions_that_are_cut_are_counted_in_a_warning(base, data, tmp_path, monkeypatch, capsys):
+    records = json.loads((data / "instructions.json").read_text())
+    records[7]["conversations"][1]["value"] = "A man walks. " * 40
+    other = shutil.copytree(data, tmp_path / "data")
+    (other / "instructions.json").write_text(json.dumps(records))
+    run(monkeypatch, *words(base, other, tmp_path / "out", "--max_steps", "1", "--model_max_length", "300"))
+    assert "1 of 24 captions are longer than --model_max_length 300" in capsys.readouterr().err

@@ -19,6 +19,7 @@ from ham.llava.conversation import get_template
 from ham.llava.transformers_compat import (
     ATTENTIONS,
     DEFAULT_ATTENTION,
+    IS_LEGACY,
     check_attention,
     check_trackers,
     set_warmup_ratio,
@@ -42,12 +43,18 @@ FIXED_OPTIONS = {
     "lora_weight_path": "",
     "lora_bias": "none",
     "eval_strategy": "no",
+    "evaluation_strategy": "no",
     "load_best_model_at_end": False,
     "auto_find_batch_size": False,
     "save_only_model": False,
     "push_to_hub": False,
 }
-RENAMED = {"--evaluation_strategy": "--eval_strategy"}  # Trainer's own names of before
+# Trainer's own option under its earlier and its present name.
+RENAMED = (
+    {"--eval_strategy": "--evaluation_strategy"}
+    if IS_LEGACY
+    else {"--evaluation_strategy": "--eval_strategy"}
+)
 
 
 def option(default: Any, help_text: str) -> Any:
@@ -221,6 +228,7 @@ def check_fixed_options(*groups: object) -> None:
 
 WHY_FIXED = {
     "eval_strategy": "; style tuning has no evaluation set, judge the captions instead",
+    "evaluation_strategy": "; style tuning has no evaluation set, judge the captions instead",
     "load_best_model_at_end": "; style tuning has no evaluation set, the last step is kept",
     "pretrain_mm_mlp_adapter": "; give --model_name_or_path a checkpoint that holds its projector",
     "lora_weight_path": "; give --model_name_or_path the LoRA folder",

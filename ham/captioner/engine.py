@@ -84,6 +84,7 @@ class Decoder:
             self.settings.prompt if self.settings.prompt is not None else captioner.manifest.get("prompt")
         )
         self.pieces = pieces or prompt_pieces(captioner.tokenizer, self.prompt, self.template)
+        captioner.check_prompt(sum(map(len, self.pieces)))
         self.before, self.after = (torch.tensor([ids], device=captioner.device) for ids in self.pieces)
         self.stop_ids = _stop_ids(captioner)
         self.seconds: Counter[str] = Counter()

@@ -287,7 +287,7 @@ def frozen_may_be_missing(model: nn.Module, keys: Any) -> None:
 
 @contextmanager
 def gathered(parameters: list[nn.Parameter]) -> Iterator[None]:
-    """Make ZeRO-3's shards whole inside the block; does nothing where parameters are whole already."""
+    """Gather ZeRO-3's shards inside the block; does nothing where parameters are whole already."""
     if any(hasattr(parameter, "ds_id") for parameter in parameters):
         import deepspeed
 

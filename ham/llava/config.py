@@ -233,7 +233,7 @@ def is_number(value: Any) -> bool:
 
 
 def wrong(key: str, value: Any, expected: str) -> UsageError:
-    """Make the error that names a setting, what was found and what was expected."""
+    """Return the error that names a setting, what was found and what was expected."""
     return UsageError(f"the checkpoint's config has '{key}': {value!r:.60}; expected {expected}")
 
 

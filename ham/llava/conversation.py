@@ -78,7 +78,7 @@ class EncodedConversation(NamedTuple):
 
 
 def get_template(name: str | None) -> Template:
-    """Find a template by name; None is the training template, v1. Raises UsageError when there is none of that name."""
+    """Return a template by name; None is the training template, v1. Raises UsageError when there is none of that name."""
     name = name or DEFAULT_TEMPLATE
     if name not in TEMPLATES:
         raise UsageError(f"conversation template '{name}' is not known; use one of {', '.join(TEMPLATES)}")
@@ -96,7 +96,7 @@ def move_image_first(text: str) -> str:
 
 
 def rounds_of(conversation: Sequence[dict[str, str]]) -> list[tuple[str, str]]:
-    """Pair the turns of a conversation into (question, answer); an assistant's turn before the first question is left out.
+    """Return a conversation as pairs (question, answer); an assistant's turn before the first question is left out.
 
     Raises UsageError for an unknown role, turns that do not alternate, an end without an answer, or no turn at all.
     """

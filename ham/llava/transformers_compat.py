@@ -72,7 +72,7 @@ TOWER_KEYS = (
 
 
 def llm_config(config: dict[str, Any], attention: str = DEFAULT_ATTENTION) -> LlamaConfig:
-    """Make the language model's configuration from a LLaVA config's keys; rotary settings in the old or the new spelling."""
+    """Build the language model's configuration from a LLaVA config's keys; rotary settings in the old or the new spelling."""
     check_attention(attention)
     rope = {
         "rope_type": "default",
@@ -123,7 +123,7 @@ def check_attention(attention: str) -> None:
 
 
 def too_old(what: str) -> UsageError:
-    """Make the one line that refuses what the installed transformers cannot do."""
+    """Return the error that refuses what the installed transformers cannot do."""
     return UsageError(f"transformers {transformers.__version__} {what}; install transformers 5")
 
 
@@ -147,7 +147,7 @@ def set_checkpointing(llm: LlamaForCausalLM, on: bool = True) -> None:
 
 
 def tower_config(config: dict[str, Any]) -> dict[str, Any]:
-    """Pick the vision tower's settings from a CLIP config of any kind (vision only, both towers, llava-hf)."""
+    """Return the vision tower's settings from a CLIP config of any kind (vision only, both towers, llava-hf)."""
     config = config.get("vision_config", config)
     defaults = CLIPVisionConfig()
     return {key: config.get(key, getattr(defaults, key)) for key in TOWER_KEYS}
@@ -175,7 +175,7 @@ def tower_tokens(tower: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
 
 
 def empty_cache() -> Any:
-    """Make an empty cache of keys and values for `read_on`; transformers 4.31 has none."""
+    """Return an empty cache of keys and values for `read_on`; transformers 4.31 has none."""
     return transformers.DynamicCache()
 
 
@@ -265,7 +265,11 @@ def trainer() -> type:
 def check_trackers(report_to: Any) -> None:
     """Raise UsageError for an experiment tracker that is not known or not installed."""
     from transformers.integrations import get_available_reporting_integrations
-    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    try:
+        from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+    except ImportError:  # 4.31, where integrations are one file
+        from transformers.integrations import INTEGRATION_TO_CALLBACK
 
     names = [report_to] if isinstance(report_to, str) else list(report_to or [])
     for name in names:

@@ -2,7 +2,8 @@
 # Stage 2: learn one style prompt per cluster inside a frozen LLaVA-1.6, with the paper's values
 # (4 GPUs x 20, 2 epochs, learning rate 4e-4, cosine, bf16, ZeRO-3 with offload).
 #
-#   MODEL=liuhaotian/llava-v1.6-vicuna-7b DATA=styles/instructions.json IMAGES=data OUT=checkpoints/ham \
+#   hf download liuhaotian/llava-v1.6-vicuna-7b --local-dir models/llava-v1.6-vicuna-7b
+#   MODEL=models/llava-v1.6-vicuna-7b DATA=styles/instructions.json IMAGES=data OUT=checkpoints/ham \
 #       bash scripts/v1_5/finetune_task.sh [any flag of python -m ham.captioner.train, e.g. --num_train_epochs 1]
 #
 #   MODEL      folder of a LLaVA-1.5/1.6, HAM or llava-hf checkpoint        DATA    instructions.json of build_styles.py
@@ -12,7 +13,8 @@
 #              none without)
 #   several nodes: NNODES=4 NODE_RANK=0..3 MASTER_ADDR=host0 [MASTER_PORT=29500], the same command on each
 #
-# The same command again resumes from the newest checkpoint in OUT.
+# The same command again resumes from the newest whole checkpoint in OUT; other data, base model or rates are refused by name.
+# All flags of LLaVA's own finetune scripts are accepted.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 source scripts/env.sh train
