@@ -12,11 +12,16 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, get_type_hints
 
+import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
+from ham.records import read_text
 from ham.runtime import UsageError
+
+MOST_VALUES = 100_000  # of a YAML file
 
 
 def parse_options(
@@ -32,6 +37,7 @@ def parse_options(
     positional: name and help of a leading argument. hints: what to say to options of other programs, by option.
     Raises UsageError naming the option, what was found, and the nearest valid option.
     """
+    check_config_files(words)
     parser = build_parser(kinds, prog, about, positional)
     names = [field.name for kind in kinds for field in fields(kind)]
     switches, lists, texts = options_by_type(kinds)
@@ -59,6 +65,47 @@ class _Parser(ArgumentParser):
     def format_help(self) -> str:
         text = re.sub(r"--[a-z]\w*", lambda option: option[0].replace("_", "-"), super().format_help())
         return text.replace(" {true,false}", "")
+
+
+def check_config_files(words: Sequence[str]) -> None:
+    """Check the files of all `--config` options before they are parsed.
+
+    Raises UsageError for a file that is missing, no UTF-8, no YAML, or that aliases expand without measure.
+    """
+    for place, word in enumerate(words):
+        if word == "--config" and place + 1 < len(words):
+            check_yaml(Path(words[place + 1]))
+        elif word.startswith("--config="):
+            check_yaml(Path(word.partition("=")[2]))
+
+
+def check_yaml(file: Path) -> None:
+    """Check that a YAML file can be read and holds at most MOST_VALUES values, aliases expanded. Raises UsageError."""
+    text = read_text(file)
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{file}: not valid YAML: {' '.join(str(error).split())[:300]}") from None
+    except RecursionError:
+        raise UsageError(f"{file}: not valid YAML for this program: nested too deeply") from None
+    if root is not None and count_values(root, {}, file) > MOST_VALUES:
+        raise UsageError(f"{file}: its aliases expand to more than {MOST_VALUES:,} values")
+
+
+def count_values(node: yaml.Node, known: dict[int, int], file: Path) -> int:
+    """Count a YAML node's values with its aliases expanded, each node computed once."""
+    if id(node) in known:
+        if known[id(node)] < 0:
+            raise UsageError(f"{file}: an alias contains itself")
+        return known[id(node)]
+    known[id(node)] = -1
+    inner: list[yaml.Node] = []
+    if isinstance(node, yaml.SequenceNode):
+        inner = node.value
+    elif isinstance(node, yaml.MappingNode):
+        inner = [one for pair in node.value for one in pair]
+    known[id(node)] = 1 + sum(count_values(one, known, file) for one in inner)
+    return known[id(node)]
 
 
 def plain_message(message: str) -> str:

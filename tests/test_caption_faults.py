@@ -349,6 +349,9 @@ def test_options_come_from_yaml_and_the_command_line_wins(command: Command, tmp_
         job.write_text(text)
         assert command("--config", str(job)) == 2
         command.last_line()
+    job.write_bytes(b"prompt: M\xfcller\n")
+    assert command(f"--config={job}") == 2
+    assert "line 1: not UTF-8" in command.last_line()
 
 
 # ------------------------------------------------------------------------------------------------------------- interrupted

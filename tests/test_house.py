@@ -25,7 +25,7 @@ ALLOWED = {
     "records": {"runtime"},
     "distributed": {"runtime"},
     "image_folder": {"runtime"},
-    "options": {"runtime"},
+    "options": {"records", "runtime"},
     "images": {"image_folder", "runtime"},
     "tensor_files": {"records", "runtime"},
     "datasets": SINGLE_FILES,

@@ -1,5 +1,6 @@
-"""Stage 3: caption a folder of images, restartable at any instant.
+"""Stage 3: caption a list of images, restartable at any instant.
 
-filters decides what is a caption, styles which style an image gets, plan what the job is, shards where its rows lie, locks
-who may write them, run does the work, merge puts `captions.json` together, status, measure and samples look at it.
+config: options. image_lists, plan: what the job is. style_draws: which style an image gets. shards, run, loading: the work.
+engines and the modules that it names: what captions. filters: which captions are kept. merge, status, samples, diversity: the
+results. retry: failed images again.
 """

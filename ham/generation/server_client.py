@@ -223,23 +223,27 @@ class ServerClient:
         """Query what the server holds. Raises WrongServer naming model or styles, Unavailable when it does not answer."""
         self._drop_idle()
         try:
-            model, details = self._find_model(expected)
-            version = self._version()
-            styles = expected.num_styles
-            plain = self._probe(expected, model, None)
-            if not styles:
-                return Account(model, *_facts(plain), version, details, _text(plain))
+            return self._check(expected)
         except BadAnswer as error:
             raise WrongServer(f"{self.url}: not a server of an exported captioner: {error}") from None
+
+    def _check(self, expected: Expected) -> Account:
+        model, details = self._find_model(expected)
+        version = self._version()
+        plain = self._probe(expected, model, None)
+        if not expected.num_styles:
+            return Account(model, str(plain.get("model", "")), version, details, _text(plain))
+        last_style = expected.num_styles - 1
         try:
-            last = self._probe(expected, model, styles - 1)
+            last = self._probe(expected, model, last_style)
         except BadAnswer as error:
             raise WrongServer(
-                f"{self.url}: model {model} has no style {styles - 1}, {expected.folder_name} has {styles} styles: {error}"
+                f"{self.url}: model {model} has no style {last_style}, {expected.folder_name} has {expected.num_styles} "
+                f"styles: {error}"
             ) from None
         self._check_styles(expected, model, plain, last)
-        first = last if styles == 1 else self._probe(expected, model, 0)
-        return Account(model, *_facts(first), version, details, f"{_text(first)}\0{_text(last)}")
+        first = last if last_style == 0 else self._probe(expected, model, 0)
+        return Account(model, str(first.get("model", "")), version, details, f"{_text(first)}\0{_text(last)}")
 
     def _find_model(self, expected: Expected) -> tuple[str, dict[str, Any]]:
         listing = self.request("GET", "/v1/models")
@@ -344,10 +348,6 @@ def _text(answer: dict[str, Any]) -> str:
     if SURROGATE.search(content):
         raise BadAnswer("an answer whose text cannot be written as UTF-8")
     return content.strip()
-
-
-def _facts(answer: dict[str, Any]) -> tuple[str]:
-    return (str(answer.get("model", "")),)
 
 
 def _prompt_tokens(answer: dict[str, Any]) -> int | None:
