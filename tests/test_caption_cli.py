@@ -254,6 +254,35 @@ def test_the_fingerprint_follows_the_weights(checkpoint: Path, tmp_path: Path) -
     )
 
 
+def test_styles_and_sizes_are_checked_before_the_model_is_loaded(
+    command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        "ham.generation.native_engine.load_captioner", None
+    )  # calling it would be a TypeError
+    for words in (["--styles", "99"], ["--images", "gone.json"], ["--device", "gpu"], ["--dtype", "int8"]):
+        assert command(*words) == 2
+        error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert len(error) == 1, words
+
+
+@pytest.mark.parametrize(
+    "place", ["model.mm_projector.0.weight", "lm_head.weight", "model.style_prompt.style_prompts"]
+)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_fail_the_job(
+    command: Command, tmp_path: Path, place: str, value: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tensors = original_tensors()
+    tensors[place][:] = value
+    command.base[1] = str(write_folder(tmp_path / "broken", tensors, CONFIG))
+    words = [word for word in command.base if word not in ("--max-failed-share", "1")]
+    assert command.words(*words, "--limit", "3") in (1, 2)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].startswith(("failed: ", "error: ")), lines
+    assert not any("Traceback" in line for line in lines)
+
+
 def test_help_lists_the_options(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     for words in (["--help"], ["merge", "--help"], ["status", "--help"]):
         with pytest.raises(SystemExit) as stop:

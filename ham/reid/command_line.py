@@ -19,6 +19,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
+from ham.options import check_config_files
 from ham.reid.config import moved_options, upgrade_options
 from ham.runtime import UsageError
 
@@ -43,6 +44,7 @@ def parse(
 
     Raises UsageError; for an unknown key it lists the valid ones.
     """
+    check_config_files(words)
     parser, parsers = build_parser(commands, prog, description)
     name = next(iter(words), "")
     known = parsers.get(name)
