@@ -1,17 +1,17 @@
-"""The paper's Table 1 in miniature, on the embedded world: does it help to caption in the manners of many annotators, and why?
+"""The paper's Table 1 on the synthetic dataset: does captioning in the styles of many annotators help, and why?
 
-    python scripts/ablation.py --config configs/ablation.yaml                run what is missing, then collect
-    python scripts/ablation.py --config configs/ablation.yaml --status       what is done, what is missing, how long it took
-    python scripts/ablation.py --config configs/ablation.yaml --collect      write the table of what there is
+    python scripts/ablation.py --config configs/ablation.yaml                  run what is missing, then write the tables
+    python scripts/ablation.py --config configs/ablation.yaml --status         list the jobs, done or missing
+    python scripts/ablation.py --config configs/ablation.yaml --collect        write the tables of what is done
     python scripts/ablation.py --config configs/ablation.yaml --only-seeds 2   one seed, here or on another machine
 
-For each seed: a world, styles of its human captions in five clusterings, a captioner tuned on each, captions of one and the
-same pool for each row, a retrieval model trained on each, measured on three benchmarks that it has never seen. Every step is a
-job with a result file: stop it at any time, the same command goes on.
+For each seed: a synthetic dataset, five clusterings of its human captions, a captioner tuned on each, captions of the same
+images for each row, and a retrieval model trained on each and tested on three benchmarks that it has never seen. Every step is
+a job with a result file; after an interruption the same command continues.
 
-Sessions add up: what --results' ablation.json holds and the work folder lacks is kept, seed by seed and row by row, as long as
-it was made with the same settings and weights. So one session may run seeds 0 and 1 and commit the results, a later one seed 2
-alone, and the table then has all three. Results of other settings or weights are never overwritten: name another --results.
+Sessions accumulate: results in --results/ablation.json that the work folder lacks are kept if they were made with the same
+settings and weights. One session may run seeds 0 and 1 and commit the results, a later one seed 2; the tables then have all
+three. Results of other settings or weights are never overwritten: choose another --results.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the parts lie in scripts.ablation
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the package scripts.ablation
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes of one thread each beat one of two
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -39,7 +39,7 @@ from scripts.ablation.gather import check_kept
 from scripts.ablation.graph import Job, digest_of, make_graph
 from scripts.ablation.places import Places
 from scripts.ablation.rows import ROWS
-from scripts.ablation.runner import status_table, work_off
+from scripts.ablation.runner import status_table, run_jobs
 from scripts.ablation.settings import Settings, check_settings
 from scripts.ablation.work import WORK
 
@@ -48,7 +48,7 @@ RESULTS = TOP / "scripts" / "ablation" / "results"
 
 
 def build_parser() -> ArgumentParser:
-    """Make the parser: every setting, from --config files and the command line, and what to do."""
+    """Build the parser: every setting, from --config files and the command line, and the action."""
     parser = ArgumentParser(prog="ablation.py", description=__doc__)
     parser.add_argument(
         "--config", action="config", help="YAML file with settings; options after it override it"
@@ -60,9 +60,7 @@ def build_parser() -> ArgumentParser:
         "--only-rows", type=str, nargs="+", default=None, help=f"only these of: {', '.join(ROWS)}"
     )
     parser.add_argument("--status", action="store_true", help="list the jobs and do nothing")
-    parser.add_argument(
-        "--collect", action="store_true", help="write the results of what is done and do nothing else"
-    )
+    parser.add_argument("--collect", action="store_true", help="only write the tables of what is done")
     parser.add_argument(
         "--results",
         type=str,
@@ -73,7 +71,7 @@ def build_parser() -> ArgumentParser:
 
 
 def read_settings(words: list[str] | None = None) -> tuple[Settings, Any]:
-    """Read the command line: the settings, and what to do. Raises UsageError for settings that cannot be."""
+    """Read the settings and the action from the command line. Raises UsageError for impossible settings."""
     settings, config = parse(words)
     check_settings(settings, list(ROWS))
     for name, known in (("only_seeds", settings.seeds), ("only_rows", ROWS)):
@@ -126,12 +124,12 @@ def in_checkout(path: str) -> str:
 
 
 def do(settings: Settings, job: Job) -> dict[str, Any]:
-    """Do one job, in its own process."""
+    """Run one job in its own process."""
     return WORK[job.kind](settings, Places(Path(settings.work), job.seed), job)
 
 
 def same_weights(settings: Settings) -> Callable[[], None]:
-    """Make a check that the weights are still the ones of now: new ones under a run would mix two experiments."""
+    """Return a check that the weights have not changed: new ones during a run would mix two experiments."""
 
     def digests() -> list[str]:
         return [digest_of(Path(folder)) for folder in (settings.llava, settings.clip)]
@@ -139,7 +137,7 @@ def same_weights(settings: Settings) -> Callable[[], None]:
     def check() -> None:
         if digests() != before:
             raise UsageError(
-                f"{settings.llava} or {settings.clip} changed under the run; the same command does again what "
+                f"{settings.llava} or {settings.clip} changed during the run; the same command repeats what "
                 "depends on them"
             )
 
@@ -159,7 +157,7 @@ def main() -> None:
         check_kept(settings, work, results)
         log.info(
             "%d jobs done now",
-            work_off(chosen, work, partial(do, settings), asked.jobs, same_weights(settings)),
+            run_jobs(chosen, work, partial(do, settings), asked.jobs, same_weights(settings)),
         )
     print(
         collect(

@@ -23,7 +23,7 @@ from scripts.ablation.captions import template_hints
 from scripts.ablation.collect import collect
 from scripts.ablation.graph import Job, is_done, job_name, make_graph, next_ready, result_file
 from scripts.ablation.rows import AGAINST_HERO, CLUSTERINGS, ROWS, SHOWN
-from scripts.ablation.runner import outlook, status_table, work_off
+from scripts.ablation.runner import outlook, status_table, run_jobs
 from scripts.ablation.settings import CurveOptions, ReidOptions, Settings, StyleOptions, check_settings
 from scripts.ablation.statistics import binomial_error, by_chance, mean_of, paired
 from scripts.ablation.work import shuffle_styles
@@ -146,21 +146,21 @@ def order(work: Path) -> list[str]:
 
 def test_jobs_run_in_order_each_in_its_own_process_and_once(tmp_path: Path) -> None:
     graph = toy_graph()
-    assert work_off(graph, tmp_path, lambda job: note(tmp_path, job), 1) == 4
+    assert run_jobs(graph, tmp_path, lambda job: note(tmp_path, job), 1) == 4
     assert order(tmp_path) == list(graph)
     assert len({read_json(result_file(tmp_path, name))["pid"] for name in graph} | {os.getpid()}) == 5
-    assert work_off(graph, tmp_path, lambda job: note(tmp_path, job), 1) == 0
+    assert run_jobs(graph, tmp_path, lambda job: note(tmp_path, job), 1) == 0
     assert order(tmp_path) == list(graph)
 
 
 def test_a_missing_and_a_stale_result_are_made_again(tmp_path: Path) -> None:
     graph = toy_graph()
-    work_off(graph, tmp_path, lambda job: note(tmp_path, job), 2)
+    run_jobs(graph, tmp_path, lambda job: note(tmp_path, job), 2)
     result_file(tmp_path, "seed1/world").unlink()
     graph["seed0/eval-static"] = replace(graph["seed0/eval-static"], key="other")
     assert is_done(tmp_path, graph["seed0/eval-static"]) is None
     assert "stale" in status_table(graph, tmp_path) and "missing" in status_table(graph, tmp_path)
-    assert work_off(graph, tmp_path, lambda job: note(tmp_path, job), 2) == 2
+    assert run_jobs(graph, tmp_path, lambda job: note(tmp_path, job), 2) == 2
     assert Counter(order(tmp_path)) == Counter([*graph, "seed1/world", "seed0/eval-static"])
 
 
@@ -171,7 +171,7 @@ def test_two_run_at_a_time_but_never_before_their_needs(tmp_path: Path) -> None:
         return {"from": began, "to": time.time()}
 
     graph = toy_graph()
-    work_off(graph, tmp_path, slow, 2)
+    run_jobs(graph, tmp_path, slow, 2)
     took = {name: read_json(result_file(tmp_path, name)) for name in graph}
     assert all(took[need]["to"] <= took[name]["from"] for name, job in graph.items() for need in job.needs)
     assert took["seed1/world"]["from"] < took["seed0/world"]["to"]  # beside the first, not behind
@@ -184,7 +184,7 @@ def test_a_failing_job_shows_its_log_and_spares_the_others(tmp_path: Path) -> No
         return note(tmp_path, job)
 
     with pytest.raises(UsageError, match=r"(?s)seed0/reid-static.*too few pedestrians"):
-        work_off(toy_graph(), tmp_path, fail, 1)
+        run_jobs(toy_graph(), tmp_path, fail, 1)
     assert order(tmp_path) == ["seed0/world"]
 
 
@@ -196,9 +196,9 @@ def test_a_killed_job_has_not_happened_and_is_done_again(tmp_path: Path) -> None
         return note(tmp_path, job)
 
     with pytest.raises(WorkError, match="seed0/reid-static ended with -9"):
-        work_off(toy_graph(), tmp_path, die_once, 1)
+        run_jobs(toy_graph(), tmp_path, die_once, 1)
     assert not result_file(tmp_path, "seed0/reid-static").exists()
-    work_off(toy_graph(), tmp_path, die_once, 1)
+    run_jobs(toy_graph(), tmp_path, die_once, 1)
     assert order(tmp_path) == list(toy_graph())
 
 
@@ -211,16 +211,16 @@ def test_a_killed_run_leaves_no_jobs_and_goes_on(tmp_path: Path) -> None:
         return note(tmp_path, job)
 
     run = multiprocessing.get_context("fork").Process(
-        target=work_off, args=(toy_graph(), tmp_path, hang_once, 1)
+        target=run_jobs, args=(toy_graph(), tmp_path, hang_once, 1)
     )
     run.start()
     wait_for(lambda: (tmp_path / "pid").exists())
-    with pytest.raises(UsageError, match="another run is at work"):
-        work_off(toy_graph(), tmp_path, hang_once, 1)
+    with pytest.raises(UsageError, match="another run is using it"):
+        run_jobs(toy_graph(), tmp_path, hang_once, 1)
     os.kill(run.pid, signal.SIGKILL)
     run.join()
     wait_for(lambda: not is_running(read_json(tmp_path / "pid")))
-    assert work_off(toy_graph(), tmp_path, hang_once, 1) == 3
+    assert run_jobs(toy_graph(), tmp_path, hang_once, 1) == 3
     assert order(tmp_path) == list(toy_graph())
 
 
@@ -230,7 +230,7 @@ def test_a_run_stops_where_its_inputs_changed(tmp_path: Path) -> None:
             raise UsageError("weights changed")
 
     with pytest.raises(UsageError, match="weights changed"):
-        work_off(toy_graph(), tmp_path, lambda job: note(tmp_path, job), 1, changed)
+        run_jobs(toy_graph(), tmp_path, lambda job: note(tmp_path, job), 1, changed)
     assert order(tmp_path) == ["seed0/world"]
 
 

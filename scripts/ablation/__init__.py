@@ -1,1 +1,1 @@
-"""The parts of `scripts/ablation.py`: settings, rows, the graph of jobs, what each job does, statistics, tables, plots."""
+"""The parts of `scripts/ablation.py`: settings, rows, jobs, statistics, tables, plots."""

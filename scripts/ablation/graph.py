@@ -1,6 +1,6 @@
-"""The graph of jobs: which there are, what each needs, and which are done. Knows nothing of what a job does.
+"""The graph of jobs: names, dependencies, and which are done; independent of what a job does.
 
-A job is done when its result file carries the key of the same settings, inputs and predecessors: another setting makes again
+A job is done when its result file has the key of the same settings, inputs and dependencies: a changed setting repeats
 what depends on it, and nothing else.
 """
 

@@ -1,7 +1,7 @@
-"""Work a graph of jobs off: a few processes at a time, the most important job first; stop it at any time, start it again.
+"""Run a graph of jobs, a few processes at a time, the most important job first; resumable.
 
-Each job is a process of its own with one thread, and its output goes to WORK/seedN/log. Its result file is written last and
-whole: a job without it has not happened.
+Each job is a process with one thread; its output goes to WORK/seedN/log. Its result file is written last and atomically: a
+job without one has not run.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ class Running(NamedTuple):
     since: float
 
 
-def work_off(
+def run_jobs(
     graph: dict[str, Job],
     work: Path,
     do: Work,
     processes: int = 2,
     still_good: Callable[[], None] = lambda: None,
 ) -> int:
-    """Do all jobs that are not done. Returns how many were. do: a job's work, in its process; its figures are kept.
+    """Run all jobs that are not done. Returns their number. do: runs a job in its process; its figures are kept.
 
     still_good: called before each job; raises where the run must not go on. When a job fails, the others that run are
     finished, and WorkError (or UsageError, as the job had it) shows the end of its log.
@@ -100,7 +100,7 @@ def start(job: Job, work: Path, do: Work) -> Running:
 
 
 def run_job(job: Job, work: Path, do: Work, parent: int) -> None:
-    """Be a job's process: send output to its log, do the work, write the result."""
+    """Run a job in this process: redirect output to its log, do the work, write the result."""
     DieWithParent(parent)(0)
     os.setpgrp()  # Ctrl-C is the parent's to answer
     torch.set_num_threads(1)
@@ -132,14 +132,14 @@ def run_job(job: Job, work: Path, do: Work, parent: int) -> None:
 
 @contextmanager
 def locked(work: Path) -> Iterator[None]:
-    """Keep a second run out of the folder. The lock goes with the process, however it ends."""
+    """Lock the folder against a second run. The lock ends with the process."""
     work.mkdir(parents=True, exist_ok=True)
     with (work / "lock").open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UsageError(
-                f"{work}: another run is at work there; wait for it, or name another --work"
+                f"{work}: another run is using it; wait for it, or choose another --work"
             ) from None
         yield
 
@@ -160,7 +160,7 @@ def status_table(graph: dict[str, Job], work: Path) -> str:
 
 
 def outlook(graph: dict[str, Job], work: Path, done: set[str], processes: int) -> str:
-    """Return how much is left, as far as each kind of job has been timed."""
+    """Return the remaining jobs and time, from the times of finished jobs."""
     seconds = seconds_by_kind(graph, work, done)
     left = [job for name, job in graph.items() if name not in done]
     unknown = sum(job.kind not in seconds for job in left)

@@ -45,7 +45,7 @@ Figures = dict[str, Any]
 
 
 def draw_world(settings: Settings, places: Places, job: Job) -> Figures:
-    """Draw the seed's world, without the images that only the stand-in weights are made of."""
+    """Build the seed's dataset, without the images that are only used to train the shipped weights."""
     shutil.rmtree(places.world, ignore_errors=True)
     build_world(places.world, settings.preset, places.seed, workers=1, foundation=False)
     return {"counts": read_json(places.world / "world.json")["counts"]}
