@@ -39,7 +39,7 @@ from scripts.ablation.gather import check_kept
 from scripts.ablation.graph import Job, digest_of, make_graph
 from scripts.ablation.places import Places
 from scripts.ablation.rows import ROWS
-from scripts.ablation.runner import status_table, run_jobs
+from scripts.ablation.runner import run_jobs, status_table
 from scripts.ablation.settings import Settings, check_settings
 from scripts.ablation.work import WORK
 

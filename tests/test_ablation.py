@@ -23,7 +23,7 @@ from scripts.ablation.captions import template_hints
 from scripts.ablation.collect import collect
 from scripts.ablation.graph import Job, is_done, job_name, make_graph, next_ready, result_file
 from scripts.ablation.rows import AGAINST_HERO, CLUSTERINGS, ROWS, SHOWN
-from scripts.ablation.runner import outlook, status_table, run_jobs
+from scripts.ablation.runner import outlook, run_jobs, status_table
 from scripts.ablation.settings import CurveOptions, ReidOptions, Settings, StyleOptions, check_settings
 from scripts.ablation.statistics import binomial_error, by_chance, mean_of, paired
 from scripts.ablation.work import shuffle_styles
