@@ -1,7 +1,7 @@
 """Measure stage 1 on simulated captions, whose annotators are known, and on real ones: the tables of ham/style/README.md.
 
     python scripts/measure_styles.py --out work/measure_styles.md [--clip WEIGHTS] [--hf FOLDER]
-    python scripts/measure_styles.py --captions FILE [FILE ...] --tables presence damage lonely --out work/real.md
+    python scripts/measure_styles.py --captions FILE [FILE ...] --tables surface presence damage lonely --out work/real.md
 
 Simulated captions are written by the world's annotators about random pedestrians; no image is drawn. `--captions` measures
 real ones instead: a JSON list of {caption} records or a text file, a caption a line. Takes some minutes.
@@ -26,6 +26,7 @@ from scripts.style_tables.captions import read_captions, simulate_captions
 from scripts.style_tables.coverage import geometry_rows, lonely_rows, rare_manner_rows
 from scripts.style_tables.damage import damage_rows, example_lines
 from scripts.style_tables.features import PRESENCE, feature_rows, presence_rows
+from scripts.style_tables.surface import surface_rows
 
 RARE_HEADER = [
     "scheme",
@@ -58,7 +59,9 @@ FEATURE_HEADER += ["register", "capitals", "hedging", "attributes", "most tellin
 PRESENCE_HEADER = ["neutralizer", "encoder", *PRESENCE, "gender"]
 DAMAGE_HEADER = ["broken place", "", "captions, %"]
 
-REAL_TABLES = ("presence", "damage", "lonely")
+SURFACE_HEADER = ["figure", "these captions", "simulated", "ratio"]
+
+REAL_TABLES = ("surface", "presence", "damage", "lonely")
 TABLES = ("rare", "geometry", "features", *REAL_TABLES)
 
 
@@ -111,6 +114,9 @@ def simulated_tables(options: Namespace, show: Callable[[str], None]) -> None:
 
 def common_tables(options: Namespace, captions: list[str], show: Callable[[str], None]) -> None:
     """Make the tables that any captions allow."""
+    if "surface" in options.tables and options.captions:
+        simulated = simulate_captions(options.count, options.annotators, 1.0, 0)
+        show(table(SURFACE_HEADER, surface_rows(captions, [one.caption for one in simulated])))
     if "presence" in options.tables:
         show(table(PRESENCE_HEADER, presence_rows(captions, options.dim)))
     neutral = lexicon_neutralizer()(captions)

@@ -18,6 +18,7 @@ from scripts.style_tables.captions import read_captions
 from scripts.style_tables.coverage import loneliest, lonely_figures
 from scripts.style_tables.damage import broken_places
 from scripts.style_tables.features import presence_skills
+from scripts.style_tables.surface import surface_figures, surface_rows
 
 TOP = Path(__file__).resolve().parents[1]
 REAL = Path(os.environ.get("HAM_REAL_CAPTIONS", TOP.parent / "shared" / "real_captions"))
@@ -85,6 +86,24 @@ def test_lonely_captions_and_what_clusters_do_with_them() -> None:
     assert lonely_figures(only, lonely) == pytest.approx([1, 10, 100, 10])
 
 
+def test_surface_figures_by_hand() -> None:
+    figures = surface_figures(
+        ["A red and blue dress.  It is old .", "i see a man: his left shoe", "HAT ON HEAD"]
+    )
+    assert figures["words, mean"] == pytest.approx((8 + 7 + 3) / 3) and figures["sentences"] == pytest.approx(
+        4 / 3
+    )
+    assert [
+        round(figures[name]) for name in ("two-color things, %", "left or right, %", "first person, %")
+    ] == [33, 33, 33]
+    assert [
+        round(figures[name]) for name in ("lower-case start, %", "all capitals, %", "double blanks, %")
+    ] == [33, 33, 33]
+    assert round(figures["blank before a stop, %"]) == 33 and figures["vocabulary"] == 18 - 1
+    (length, *_), *_ = [[row[1]] for row in surface_rows(["one two"], ["one two three four"])]
+    assert length == "2.0"
+
+
 def test_command_on_a_file(tmp_path: Path) -> None:
     captions = [
         f"A {who} in a {top}, {n}." for n in range(40) for who, top in (("man", "coat"), ("girl", "skirt"))
@@ -95,7 +114,7 @@ def test_command_on_a_file(tmp_path: Path) -> None:
     done = subprocess.run([*script, "--out", str(tmp_path / "t.md")], capture_output=True, text=True, cwd=TOP)
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "t.md").read_text()
-    assert "gender" in page and "broken place" in page and "loneliest" in page
+    assert "gender" in page and "broken place" in page and "loneliest" in page and "vocabulary" in page
     refused = subprocess.run([*script, "--tables", "rare"], capture_output=True, text=True, cwd=TOP)
     assert refused.returncode == 2 and "known annotators" in refused.stderr
 
