@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ham.datasets.own import SETTINGS_FILE, annotations_in, is_own
-from ham.datasets.pack import QUALITY, PackJob, pack_dataset, pack_images
+from ham.datasets.pack import CHROMA, QUALITY, PackJob, pack_dataset, pack_images
 from ham.datasets.person_search import SCENES, crop_scenes
 from ham.datasets.readers import DATASETS, check_names
 from ham.datasets.template import FORMATS, write_template
@@ -74,6 +74,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--image-size-px", type=int, nargs=2, default=(384, 128), metavar=("HEIGHT", "WIDTH"), help="384 128"
     )
     command.add_argument("--quality", type=int, default=QUALITY, help=f"of the JPEGs ({QUALITY})")
+    command.add_argument(
+        "--chroma",
+        choices=list(CHROMA),
+        default="half",
+        help="resolution of the color channels; full for images far below 384x128, where half loses accuracy",
+    )
     command.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (one a core)")
     command.add_argument(
         "--max-failed-share",
@@ -125,7 +131,7 @@ def run_pack(options: argparse.Namespace) -> int:
         raise UsageError("give either --images DIR, or ROOT --dataset NAME")
     if options.images is not None:
         images = tuple(sorted(list_images(options.images)))
-        job = PackJob(images, options.images, options.out, size_px, options.quality)
+        job = PackJob(images, options.images, options.out, size_px, options.quality, options.chroma)
         out = pack_images(job, options.workers, options.max_failed_share)
     else:
         if options.root is None and not is_own(options.dataset):
@@ -137,6 +143,7 @@ def run_pack(options: argparse.Namespace) -> int:
             options.out,
             size_px,
             options.quality,
+            options.chroma,
             options.workers,
             options.max_failed_share,
         )

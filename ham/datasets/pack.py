@@ -23,6 +23,10 @@ from ham.runtime import UsageError, WorkError, log, progress
 
 SHARD_IMAGES = 10_000
 QUALITY = 85
+CHROMA = {
+    "half": ("420", 2),
+    "full": ("444", 0),
+}  # resolution of the color channels; simplejpeg's and Pillow's name
 BLOCK = 512  # bytes of a tar record
 
 
@@ -35,6 +39,7 @@ class PackJob:
     out: Path
     size_px: tuple[int, int] = (384, 128)
     quality: int = QUALITY
+    chroma: str = "half"
 
     @property
     def shards(self) -> range:
@@ -42,7 +47,7 @@ class PackJob:
 
     @property
     def key(self) -> str:
-        digest = hashlib.sha256(repr((self.size_px, self.quality, SHARD_IMAGES)).encode())
+        digest = hashlib.sha256(repr((self.size_px, self.quality, self.chroma, SHARD_IMAGES)).encode())
         for image in self.images:
             digest.update(image.encode("utf-8", "surrogatepass") + b"\n")
         return digest.hexdigest()[:16]
@@ -107,7 +112,7 @@ def write_shard(job: PackJob, shard: int) -> None:
     ):
         for number, image in enumerate(shard_images(job, shard), start=shard * SHARD_IMAGES):
             try:
-                data = encode(path_below(job.folder, image), job.size_px, job.quality)
+                data = encode(path_below(job.folder, image), job.size_px, job.quality, job.chroma)
             except (ImageError, UsageError) as error:
                 reason = error.reason if isinstance(error, ImageError) else f"outside: {error}"
                 rows.append({"image": image, "status": "failed", "reason": reason, "offset": 0, "bytes": 0})
@@ -121,14 +126,14 @@ def write_shard(job: PackJob, shard: int) -> None:
     write_jsonl(job.out / f"{shard:05d}.jsonl", rows)
 
 
-def encode(path: Path, size_px: tuple[int, int], quality: int) -> bytes:
+def encode(path: Path, size_px: tuple[int, int], quality: int, chroma: str = "half") -> bytes:
     """Decode an image file, resize it as `ham.reid.images.read_image` does, and encode it as JPEG. Raises ImageError."""
     height, width = size_px
     image = open_image(path).resize((width, height), Image.Resampling.BILINEAR)
     if simplejpeg is not None:
-        return simplejpeg.encode_jpeg(np.array(image), quality=quality, colorsubsampling="420")
+        return simplejpeg.encode_jpeg(np.array(image), quality=quality, colorsubsampling=CHROMA[chroma][0])
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality, subsampling=2)
+    image.save(buffer, "JPEG", quality=quality, subsampling=CHROMA[chroma][1])
     return buffer.getvalue()
 
 
@@ -160,6 +165,7 @@ def finish(job: PackJob, max_failed_share: float) -> Path:
     facts = {
         "image_size_px": list(job.size_px),
         "quality": job.quality,
+        "chroma": job.chroma,
         "images": len(job.images),
         "failed": failed,
         "bytes": size,
@@ -170,14 +176,22 @@ def finish(job: PackJob, max_failed_share: float) -> Path:
 
 
 def pack_dataset(
-    root: Path, spec: str, out_root: Path, size_px: tuple[int, int], quality: int, workers: int, share: float
+    root: Path,
+    spec: str,
+    out_root: Path,
+    size_px: tuple[int, int] = (384, 128),
+    quality: int = QUALITY,
+    chroma: str = "half",
+    workers: int = 1,
+    max_failed_share: float = 0.01,
 ) -> Path:
     """Pack a dataset's images and copy its annotation, so that OUT_ROOT is a data root; return the dataset's new folder."""
     records = read_dataset(root, spec)
     name = display_name(spec)
     target = out_root / name
     images = tuple(sorted({record.image_path for record in records}))
-    pack_images(PackJob(images, image_root(root, spec), target / "imgs", size_px, quality), workers, share)
+    job = PackJob(images, image_root(root, spec), target / "imgs", size_px, quality, chroma)
+    pack_images(job, workers, max_failed_share)
     for file in annotation_files(root, spec):
         shutil.copyfile(file, target / file.name)
     return target

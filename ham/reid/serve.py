@@ -229,12 +229,12 @@ def find_html(
     model: RetrievalModel,
     settings: EncodeSettings,
     index: SearchIndex,
-    text: str,
+    text: str | None,
     upload: str | None,
     count: int,
 ) -> str:
     """Return the answer to one request as HTML; a problem is a sentence in it."""
-    query = Query(text.strip() or None, Path(upload) if upload else None)
+    query = Query((text or "").strip() or None, Path(upload) if upload else None)
     if query.text is None and query.image is None:
         return problem("Type a description or choose a picture.")
     try:
@@ -264,7 +264,7 @@ def hits_html(hits: Sequence[dict[str, Any]]) -> str:
     return f'<ol class="hits" aria-label="images found">{"".join(items)}</ol>'
 
 
-def describe_html(captioner: Captioner, upload: str | None, styles: str, count: int) -> str:
+def describe_html(captioner: Captioner, upload: str | None, styles: str | None, count: int) -> str:
     """Return captions of a picture in the chosen styles, or in `count` random ones, as HTML."""
     if not upload:
         return problem("Choose a picture.")
@@ -286,9 +286,9 @@ def describe_html(captioner: Captioner, upload: str | None, styles: str, count: 
     return f'<dl class="captions">{"".join(cells)}</dl>'
 
 
-def parse_styles(text: str, num_styles: int) -> list[int]:
+def parse_styles(text: str | None, num_styles: int) -> list[int]:
     """Parse `0, 5 12` into style ids. Raises UsageError for a word that is none."""
-    words = text.replace(",", " ").split()
+    words = (text or "").replace(",", " ").split()  # the page sends None for a field that it does not show
     for word in words:
         if not word.isascii() or not word.isdecimal() or len(word) > 9 or int(word) >= num_styles:
             raise UsageError(f"'{word}' is no style; the styles are 0 to {num_styles - 1}")
