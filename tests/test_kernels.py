@@ -13,7 +13,7 @@ import pytest
 COMPARE = """
 import torch
 from ham.llava import kernels
-from ham.llava.cached_llama import _largest_difference
+from ham.llava.load_kernels import largest_difference
 from ham.llava.shared_attention import attend_step
 
 torch.manual_seed(0)
@@ -36,9 +36,9 @@ out = torch.full((2, 9, 3, 16), float("nan"))
 x, angles = torch.randn(2, 5, 3, 16), torch.randn(2, 5, 8).repeat(1, 1, 2)
 kernels.rotate(x, *angles, out[:, 4:])
 assert out[:, :4].isnan().all() and torch.equal(out[:, 4:], kernels.rotate(x, *angles))
-assert _largest_difference(kernels, 32, torch.zeros(1)) < 1e-5
+assert largest_difference(kernels, 32, torch.zeros(1)) < 1e-5
 broken = type("Broken", (), {**vars(kernels), "gate": staticmethod(lambda gates, up: gates)})
-assert _largest_difference(broken, 32, torch.zeros(1)) > 0.05
+assert largest_difference(broken, 32, torch.zeros(1)) > 0.05
 print("equal")
 """
 

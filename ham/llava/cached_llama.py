@@ -11,16 +11,16 @@ softmax. Equal to transformers' logits (tests/test_cached_llama.py), on transfor
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import ModuleType
-from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ham.llava.load_kernels import load_kernels
+from ham.llava.rotary import read_rotary, rotate
 from ham.llava.shared_attention import attend, attend_step, merge_parts
 from ham.llava.shared_cache import Prefix, SharedCache
-from ham.runtime import UsageError, log
+from ham.runtime import UsageError
 
 
 class CachedLlama:
@@ -38,7 +38,7 @@ class CachedLlama:
             raise UsageError(
                 f"the captioning engine runs Llama's silu; this model's hidden_act is {config.hidden_act!r}"
             )
-        self.theta, self.scale = _rotary(config)
+        self.theta, self.scale = read_rotary(config)
         self._cos = self._sin = torch.empty(0)
         self.kernels = load_kernels(self.head_dim, llm.get_input_embeddings().weight)
 
@@ -250,7 +250,7 @@ class CachedLlama:
         x = x.unflatten(-1, (heads, -1))
         if self.kernels is not None:
             return self.kernels.rotate(x, *angles, out)
-        rotated = _rotate(x, *(one[:, None] for one in angles))
+        rotated = rotate(x, *(one[:, None] for one in angles))
         return rotated if out is None else out.copy_(rotated)
 
     def _finish(self, layer: nn.Module, x: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
@@ -285,67 +285,3 @@ class CachedLlama:
             angles = torch.outer(at, 1.0 / self.theta**steps).repeat(1, 2)  # [positions, d]
             self._cos, self._sin = angles.cos().to(like.dtype), angles.sin().to(like.dtype)
         return self._cos, self._sin
-
-
-def load_kernels(head_dim: int, like: torch.Tensor) -> ModuleType | None:
-    """Return the fused kernels where they run: on a GPU with Triton, after comparing them with the plain code."""
-    if not like.is_cuda:
-        return None
-    try:
-        from ham.llava import kernels
-
-        worst = _largest_difference(kernels, head_dim, like) if kernels.is_supported(head_dim) else 0.0
-    except Exception as error:  # a compiler that does not run here raises almost any type
-        log.warning("captioning without fused kernels: %s", str(error).strip().split("\n")[-1])
-        return None
-    if not worst < 0.05:
-        log.warning("captioning without fused kernels: they differ by %.3g from the plain code", worst)
-        return None
-    return kernels if kernels.is_supported(head_dim) else None
-
-
-def _largest_difference(kernels: ModuleType, head_dim: int, like: torch.Tensor) -> float:
-    """Compare the kernels with the plain code on random numbers."""
-    numbers = torch.Generator(like.device).manual_seed(0)
-
-    def new(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=numbers, device=like.device, dtype=like.dtype)
-
-    lengths = torch.tensor([3, 0, 69, 20], device=like.device)
-    visible = torch.arange(70, device=like.device) <= lengths[:, None]
-    q, prefix, own = new(4, 2, head_dim), new(2, 2, 2, 70, head_dim), new(2, 4, 2, 70, head_dim)
-    x, cos, sin, gates, up = (
-        new(2, 5, 3, head_dim),
-        new(5, head_dim),
-        new(5, head_dim),
-        new(3, 999),
-        new(3, 999),
-    )
-    cos[:, head_dim // 2 :], sin[:, head_dim // 2 :] = cos[:, : head_dim // 2], sin[:, : head_dim // 2]
-    differences = [
-        kernels.attend_step(q, *prefix, *own, lengths) - attend_step(q, *prefix, *own, visible),
-        kernels.rotate(x, cos, sin) - _rotate(x, cos[:, None], sin[:, None]),
-        kernels.gate(gates, up) - F.silu(gates) * up,
-    ]
-    return max(one.float().abs().max().item() for one in differences)
-
-
-def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotate queries or keys [..., d] by their positions' angles, which broadcast to them."""
-    half = x.shape[-1] // 2
-    return x * cos + torch.cat((-x[..., half:], x[..., :half]), dim=-1) * sin
-
-
-def _rotary(config: Any) -> tuple[float, float]:
-    """Read the rotary base and the linear scaling factor of a Llama config of any transformers version."""
-    rope = {
-        **(getattr(config, "rope_scaling", None) or {}),
-        **(getattr(config, "rope_parameters", None) or {}),
-    }
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind not in ("default", "linear"):
-        raise UsageError(
-            f"rotary scaling '{kind}' is not supported by the captioning engine; it supports default and linear"
-        )
-    theta = rope.get("rope_theta") or getattr(config, "rope_theta", None) or 10000.0
-    return float(theta), float(rope.get("factor", 1.0)) if kind == "linear" else 1.0

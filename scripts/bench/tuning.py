@@ -97,8 +97,8 @@ def write_checkpoint(shape: Shape, captioner: Captioner, folder: Path) -> None:
     save_torch_state_dict(rest, folder)
 
 
-def write_records(folder: Path, count: int, words: int) -> int:
-    """Write instructions about random images; returns the text tokens of a record."""
+def write_records(folder: Path, count: int, words: int, each: int) -> int:
+    """Write instructions, `each` per random image. Returns the text tokens of a record."""
     chance = np.random.default_rng(0)
     vocabulary = [
         "a",
@@ -117,12 +117,14 @@ def write_records(folder: Path, count: int, words: int) -> int:
     ]
     records = []
     for number in range(count):
-        noise = chance.integers(0, 255, (96, 32, 3), dtype=np.uint8)
-        Image.fromarray(noise).resize((128, 384)).save(folder / f"{number}.jpg", quality=90)
+        image = f"{number // each}.jpg"
+        if number % each == 0:
+            noise = chance.integers(0, 255, (96, 32, 3), dtype=np.uint8)
+            Image.fromarray(noise).resize((128, 384)).save(folder / image, quality=90)
         records.append(
             {
                 "id": str(number),
-                "image": f"{number}.jpg",
+                "image": image,
                 "class_id": number % STYLES,
                 "style_id": number % STYLES,
                 "conversations": [
@@ -135,8 +137,8 @@ def write_records(folder: Path, count: int, words: int) -> int:
     return len(encode_conversation(load_tokenizer(TOKENIZER), records[0]["conversations"]).input_ids)
 
 
-def tune(folder: Path, steps: int, batch: int) -> str:
-    """Run the script; returns what it printed."""
+def tune(folder: Path, steps: int, batch: int, share: bool) -> str:
+    """Run the script. Returns what it printed."""
     options = {
         "style_count": STYLES,
         "max_steps": steps,
@@ -144,6 +146,7 @@ def tune(folder: Path, steps: int, batch: int) -> str:
         "logging_steps": 1,
         "save_strategy": "no",
         "report_to": "none",
+        "share_prefix": share,
     }
     where = {
         "MODEL": folder / "model",
@@ -165,8 +168,9 @@ def tune(folder: Path, steps: int, batch: int) -> str:
     return done.stdout
 
 
-def measure(shape: Shape, device: torch.device, steps: int, batch: int, words: int, folder: Path) -> None:
-    """Make what is needed, tune, and print the figures."""
+def measure(shape: Shape, device: torch.device, args: argparse.Namespace, folder: Path) -> None:
+    """Write checkpoint and records, tune, and print the figures."""
+    steps, batch = args.steps, args.batch_size
     start = time.monotonic()
     captioner = build(shape, device, torch.bfloat16 if device.type == "cuda" else torch.float32)
     count = sum(parameter.numel() for parameter in captioner.model.parameters())
@@ -174,12 +178,12 @@ def measure(shape: Shape, device: torch.device, steps: int, batch: int, words: i
     del captioner
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    text_tokens = write_records(folder, steps * batch, words)
+    text_tokens = write_records(folder, steps * batch, args.words, args.records_per_image)
     print(
         f"{count / 1e9:.2f} G parameters and {steps * batch} records written in {time.monotonic() - start:.0f} s"
     )
     start = time.monotonic()
-    printed = tune(folder, steps, batch)
+    printed = tune(folder, steps, batch, not args.separate)
     whole_s = time.monotonic() - start
     rows = [row for row in read_jsonl(folder / "out" / "metrics.jsonl") if "loss" in row]
     step_s = (rows[-1]["time_s"] - rows[UNTIMED - 1]["time_s"]) / (len(rows) - UNTIMED)
@@ -235,6 +239,12 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=20, help="records per step (the paper's 20)")
     parser.add_argument("--words", type=int, default=60, help="words of a caption")
     parser.add_argument(
+        "--records-per-image", type=int, default=6, help="default: %(default)s, as in UPS' data"
+    )
+    parser.add_argument(
+        "--separate", action="store_true", help="compute each record's prefix, --share_prefix False"
+    )
+    parser.add_argument(
         "--folder", type=Path, help="where to work; emptied afterwards (default: the system's)"
     )
     args = parser.parse_args()
@@ -249,7 +259,7 @@ def main() -> None:
         flush=True,
     )
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-        measure(SHAPES[args.shape], device, args.steps, args.batch_size, args.words, Path(folder))
+        measure(SHAPES[args.shape], device, args, Path(folder))
 
 
 if __name__ == "__main__":
