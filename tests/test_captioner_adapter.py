@@ -22,9 +22,10 @@ from tiny_llava import (
     write_folder,
 )
 
+from ham import tensor_files
 from ham.captioner.checkpoint import add_styles, load_captioner, main, merge, save_adapter
 from ham.runtime import UsageError, exit_code_of
-from ham.tensor_files import tensor_names, write_shards
+from ham.tensor_files import write_shards
 
 
 @pytest.fixture(scope="module")
@@ -261,7 +262,7 @@ def test_bin_shards_with_tied_weights_merge(tmp_path) -> None:
 def test_shards_hold_every_tensor_once(tmp_path) -> None:
     tensors = {f"t{number}": torch.full((10,), float(number)) for number in range(7)}
     assert write_shards(tmp_path, tensors.items(), max_shard_bytes=80) == 4
-    assert sorted(tensor_names(tmp_path)) == sorted(tensors)
+    assert sorted(tensor_files.index(tmp_path)) == sorted(tensors)
     assert all(torch.equal(all_tensors(tmp_path)[name], tensor) for name, tensor in tensors.items())
     index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
     assert index["metadata"]["total_size"] == 280
@@ -291,7 +292,7 @@ def test_merge_command(adapted, tmp_path, monkeypatch, capsys) -> None:
         "sys.argv", ["checkpoint", "merge", "--model-path", str(folder), "--out", str(tmp_path / "merged")]
     )
     assert exit_code_of(main) == 0
-    assert "model.style_prompt.style_prompts" in tensor_names(tmp_path / "merged")
+    assert "model.style_prompt.style_prompts" in tensor_files.index(tmp_path / "merged")
     assert exit_code_of(main) == 2
     assert "not empty" in capsys.readouterr().err
     assert not list(tmp_path.glob(".merged*"))

@@ -99,7 +99,6 @@ def test_open_clip_gives_equal_features_and_ids_at_any_shape(tall: CLIP, tmp_pat
 
 
 @torch.no_grad()
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 @pytest.mark.parametrize("stride_px", [8, 4])
 def test_onnx_gives_equal_features_for_any_batch(stride_px: int, tmp_path: Path) -> None:
     pytest.importorskip("onnx")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import pickle
 import struct
 import subprocess
@@ -653,6 +654,8 @@ def test_a_folder_without_weights_names_what_it_has(tmp_path: Path) -> None:
     (tmp_path / "best0.pth").write_bytes(b"")
     assert "best0.pth" in refused(tmp_path, "no weights here")
     refused(tmp_path / "gone", "no such file or folder")
+    os.mkfifo(tmp_path / "pipe.pth")
+    refused(tmp_path / "pipe.pth", "neither a file nor a folder")
 
 
 # ----------------------------------------------------------------------------------------------------------------- writing

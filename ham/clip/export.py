@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -145,7 +146,10 @@ def export_onnx(clip: CLIP, folder: Path) -> None:
         "text": (clip.encode_text, torch.tensor([[SOT_ID, EOT_ID, *[0] * (length - 2)]] * 2)),
     }
     for name, (encode, example) in inputs.items():
-        with atomic_write(folder / f"{name}.onnx", "wb") as file:
+        with atomic_write(folder / f"{name}.onnx", "wb") as file, warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # of the tracer about checks of sizes, and that this exporter is the older one
             torch.onnx.export(
                 _Tower(clip, encode),
                 (example,),

@@ -20,7 +20,7 @@ from ham.llava.layouts import TOWER, tower_name
 from ham.llava.preprocess import CLIP_MEAN, CLIP_STD
 from ham.llava.transformers_compat import tower_config
 from ham.runtime import UsageError, log
-from ham.tensor_files import read_settings, read_tensors
+from ham.tensor_files import index, read_settings
 
 INSIDE = "checkpoint"
 
@@ -189,5 +189,5 @@ def image_processor_config(size_px: int) -> dict[str, Any]:
 
 def tower_tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield the vision tower's tensors of a CLIP folder under their names in the original LLaVA layout."""
-    for name, tensor in read_tensors(folder, wanted=lambda name: tower_name(name) is not None):
+    for name, tensor in index(folder).stream(lambda name: tower_name(name) is not None):
         yield tower_name(name), tensor

@@ -14,12 +14,8 @@ from __future__ import annotations
 from ham.tensor_files.index import (
     TensorIndex,
     TensorInfo,
-    file_tensors,
     index,
-    load_bin,
     read_settings,
-    read_tensors,
-    tensor_names,
     weight_files,
 )
 from ham.tensor_files.writing import digest, raw_bytes, write_file, write_shards
@@ -28,13 +24,9 @@ __all__ = [
     "TensorIndex",
     "TensorInfo",
     "digest",
-    "file_tensors",
     "index",
-    "load_bin",
     "raw_bytes",
     "read_settings",
-    "read_tensors",
-    "tensor_names",
     "weight_files",
     "write_file",
     "write_shards",

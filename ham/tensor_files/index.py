@@ -139,6 +139,8 @@ def weight_files(source: str | Path) -> list[Path]:
     source = Path(source)
     if not source.exists():
         raise UsageError(f"{source}: no such file or folder; expected weights")
+    if not source.is_file() and not source.is_dir():
+        raise UsageError(f"{source}: neither a file nor a folder (a pipe or device); expected weights")
     listing = index_file_of(source)
     if listing is not None:
         return shards_of(listing)
@@ -196,33 +198,6 @@ def shards_of(listing: Path) -> list[Path]:
             f"{listing}: names {len(missing)} missing shard(s), e.g. {missing[0]}; copy them there"
         )
     return files
-
-
-# ------------------------------------------------------------------------- earlier names, until all callers use `index`
-
-
-def tensor_names(folder: str | Path) -> list[str]:
-    """List the names of all tensors in a folder's weight files."""
-    return list(index(folder))
-
-
-def read_tensors(
-    folder: str | Path, wanted: Callable[[str], bool] = lambda name: True
-) -> Iterator[tuple[str, Tensor]]:
-    """Yield (name, tensor) for the wanted names of a folder's weight files; see `TensorIndex.stream`."""
-    return index(folder).stream(wanted)
-
-
-def file_tensors(file: Path) -> Iterator[tuple[str, Callable[[], Tensor]]]:
-    """Yield (name, function that reads the tensor) for one file."""
-    opened = index(file)
-    for name in opened:
-        yield name, lambda name=name: opened.read(name)
-
-
-def load_bin(file: Path) -> dict[str, Tensor]:
-    """Read all tensors of one file."""
-    return dict(index(file).stream())
 
 
 def read_settings(file: Path) -> dict[str, Any]:
