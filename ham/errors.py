@@ -29,6 +29,9 @@ MEMORY_SIGNS = (  # of torch, its allocators and C++, which raise plain RuntimeE
 )
 
 
+OUR_ERROR = re.compile(r"ham\.[\w.]*?(\w+Error): ")
+
+
 class UsageError(Exception):
     """The request is wrong: a missing file, an invalid option, malformed data. Exit code 2."""
 
@@ -70,8 +73,11 @@ def exit_code_of(main: Callable[[], int | None]) -> int:
 def _explain(error: BaseException) -> tuple[int, str] | None:
     """Return the exit code and the line for an exception, or None when it is a bug."""
     text = str(error)
+    from_worker = _error_of_worker(text)
+    if from_worker is not None:
+        return from_worker
     if isinstance(error, UsageError):
-        return 2, f"error: {_without_worker_traceback(text)}"
+        return 2, f"error: {text}"
     if isinstance(error, Terminated):
         return 143, f"stopped by SIGTERM{_place_of(error)}; the same command continues"
     if isinstance(error, KeyboardInterrupt):
@@ -84,7 +90,7 @@ def _explain(error: BaseException) -> tuple[int, str] | None:
             "is short"
         )
     if isinstance(error, WorkError):
-        return 1, f"failed: {_without_worker_traceback(text)}"
+        return 1, f"failed: {text}"
     if isinstance(error, BrokenPipeError):
         return 1, "failed: the program that read this output closed it"
     if isinstance(error, OSError) or _is_disk_full(text):
@@ -128,12 +134,20 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in MEMORY_SIGNS)
 
 
-def _without_worker_traceback(text: str) -> str:
-    """Reduce an error that torch re-raised from a worker process, traceback included, to its own message."""
+def _error_of_worker(text: str) -> tuple[int, str] | None:
+    """Return code and line for one of our errors that torch raised again from a worker process, traceback included.
+
+    torch keeps the type only where it is made of one text, so it is read from the traceback's last line.
+    """
     if "in DataLoader worker process" not in text or "Original Traceback" not in text:
-        return text
-    last = text.rstrip().splitlines()[-1]
-    return re.sub(r"^[\w.]+(Error|Exception): ", "", last)
+        return None
+    lines = text.rstrip().splitlines()
+    last = max((place for place, line in enumerate(lines) if OUR_ERROR.match(line)), default=None)
+    if last is None:
+        return None
+    name, message = re.fullmatch(OUR_ERROR.pattern + "(.*)", lines[last]).groups()  # type: ignore[union-attr]
+    message = " ".join([message, *lines[last + 1 :]])
+    return (2, f"error: {message}") if name == "UsageError" else (1, f"failed: {message}")
 
 
 def _place_of(error: BaseException) -> str:

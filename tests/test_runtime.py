@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ham.images import ImageError
 from ham.runtime import (
     MetricsLog,
     UsageError,
@@ -62,7 +63,12 @@ WRAPPED = (
         (UsageError("two\nlines"), 2, "error: two lines"),
         (WorkError("loss is nan"), 1, "failed: loss is nan"),
         (WorkError(WRAPPED), 1, "failed: a.jpg: truncated: OSError: 3 bytes"),
-        (UsageError(WRAPPED), 2, "error: a.jpg: truncated: OSError: 3 bytes"),
+        (RuntimeError(WRAPPED), 1, "failed: a.jpg: truncated: OSError: 3 bytes"),
+        (
+            RuntimeError(WRAPPED.replace("images.ImageError", "errors.UsageError")),
+            2,
+            "error: a.jpg: truncated",
+        ),
         (disk_error(errno.ENOSPC, "/data/x"), 1, "failed: /data/x: no space to write"),
         (disk_error(errno.EDQUOT, "/data/x"), 1, "free some space"),
         (disk_error(errno.EFBIG, "/data/x"), 1, "ulimit -f"),
@@ -99,6 +105,35 @@ def test_errors_become_one_line_and_a_code(error, code, line, capsys):
     said = capsys.readouterr().err
     assert line in said
     assert said.count("\n") == 1
+
+
+class Broken(torch.utils.data.Dataset):
+    def __init__(self, error):
+        self.error = error
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (
+            ImageError("a.jpg", "truncated: OSError: 3 bytes"),
+            1,
+            "failed: a.jpg: truncated: OSError: 3 bytes\n",
+        ),
+        (UsageError("record 3: no image"), 2, "error: record 3: no image\n"),
+        (WorkError("two\nlines"), 1, "failed: two lines\n"),
+    ],
+)
+def test_errors_of_worker_processes_are_their_own_line(error, code, line, capsys):
+    loader = torch.utils.data.DataLoader(Broken(error), num_workers=1)
+    assert exit_code_of(lambda: list(loader) and 0) == code
+    assert capsys.readouterr().err == line
 
 
 def run(program: str, **options: object) -> subprocess.CompletedProcess[str]:

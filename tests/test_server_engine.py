@@ -243,7 +243,7 @@ def test_no_server_answers(command: Command, capsys: pytest.CaptureFixture[str])
 # ------------------------------------------------------------------------------------------------------- failing servers
 
 
-@pytest.mark.parametrize("mode", ["500", "502", "429", "503", "close", "cut", "html", "hang", "deep"])
+@pytest.mark.parametrize("mode", ["500", "502", "404", "429", "503", "close", "cut", "html", "hang", "deep"])
 def test_passing_failures_change_nothing(command: Command, mode: str) -> None:
     server = FakeServer(Behavior(modes={1: mode, 2: mode, 9: mode}))
     assert command("--server", server.url) == 0

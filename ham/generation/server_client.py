@@ -106,7 +106,9 @@ class ServerClient:
         reason = f"{self.url}: HTTP {status}: {message}"
         if status in BUSY:
             raise Unavailable(reason, _seconds(headers.get("Retry-After")), is_busy=True)
-        if status >= 500:
+        if status >= 500 or (
+            status == 404 and method == "POST"
+        ):  # 404: the model is gone, which the next check finds
             raise Unavailable(reason)
         if status in (401, 403):
             raise WrongServer(f"{reason}; put the server's key into the environment variable {KEY_VARIABLE}")
