@@ -13,7 +13,7 @@ from ham import images as pictures
 from ham.llava.preprocess import (
     CLIP_MEAN,
     CLIP_STD,
-    PAD_COLOUR,
+    PAD_COLOR,
     ImageError,
     open_image,
     pad_to_square,
@@ -44,7 +44,7 @@ def test_a_pedestrian_keeps_head_and_feet() -> None:
     assert pixels.dtype == torch.float32
     assert torch.allclose(values[:, 2, 48], torch.tensor([1.0, 0, 0]), atol=1e-5)
     assert torch.allclose(values[:, -2, 48], torch.tensor([0, 0, 1.0]), atol=1e-5)
-    assert torch.allclose(values[:, 50, 2] * 255, torch.tensor(PAD_COLOUR, dtype=torch.float32), atol=1e-3)
+    assert torch.allclose(values[:, 50, 2] * 255, torch.tensor(PAD_COLOR, dtype=torch.float32), atol=1e-3)
 
 
 def test_odd_padding_puts_the_extra_line_last() -> None:
@@ -94,12 +94,12 @@ def test_transparent_pixels_get_the_padding_colour(tmp_path) -> None:
     image = Image.new("RGBA", (2, 1), (10, 20, 30, 255))
     image.putpixel((1, 0), (255, 255, 255, 0))
     opened = open_image(saved(tmp_path / "a.png", image))
-    assert [opened.getpixel((0, 0)), opened.getpixel((1, 0))] == [(10, 20, 30), PAD_COLOUR]
+    assert [opened.getpixel((0, 0)), opened.getpixel((1, 0))] == [(10, 20, 30), PAD_COLOR]
     palette = Image.new("P", (2, 1), 0)
     palette.putpalette([1, 2, 3, 4, 5, 6])
     palette.putpixel((1, 0), 1)
     opened = open_image(saved(tmp_path / "b.gif", palette, transparency=1))
-    assert [opened.getpixel((0, 0)), opened.getpixel((1, 0))] == [(1, 2, 3), PAD_COLOUR]
+    assert [opened.getpixel((0, 0)), opened.getpixel((1, 0))] == [(1, 2, 3), PAD_COLOR]
 
 
 def test_broken_files_say_why(tmp_path) -> None:

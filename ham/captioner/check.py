@@ -24,7 +24,7 @@ DECODE_THREADS = 4
 
 @dataclass(frozen=True)
 class Limits:
-    """What a record must keep to.
+    """The limits of a record.
 
     image_and_style_tokens: positions that the image and a style take. max_length: spliced sequences are cut there.
     """

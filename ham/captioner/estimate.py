@@ -64,7 +64,7 @@ def activation_bytes(llm: dict[str, Any], image_tokens: int, settings: Settings)
     """Estimate the peak of activations on one GPU.
 
     With checkpointing each layer keeps its input, B*L*D, and one layer at a time is recomputed whole: about
-    B*L*(6 D + 2 keys/values + 3 inner) with fused attention. Without, every layer keeps that. Logits stand in the working
+    B*L*(6 D + 2 keys/values + 3 inner) with fused attention. Without, every layer keeps that. Logits are held in the working
     dtype and once more in float32 with their gradient: B*L*V*(dtype + 8).
     """
     tokens = settings.batch_size * (image_tokens + settings.style_tokens + settings.text_tokens)

@@ -9,8 +9,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from ham.images import CLIP_MEAN, CLIP_STD
 from ham.llava.conversation import Template, get_template
-from ham.llava.preprocess import CLIP_MEAN, CLIP_STD
 from ham.records import IMAGE_TEXT
 
 CARD = """---

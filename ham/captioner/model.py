@@ -245,7 +245,7 @@ def weights_digest(model: nn.Module, counts: Callable[[str], bool] = lambda name
 
 @dataclass
 class Captioner:
-    """A loaded captioner: network, tokenizer, and what its checkpoint says about them.
+    """A loaded captioner: network, tokenizer, and what its checkpoint records about them.
 
     manifest: base_model, vision_tower, template, image_size_px, num_styles, style_tokens and what training added.
     """

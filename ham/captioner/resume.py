@@ -231,7 +231,7 @@ def set_aside(output_dir: Path) -> None:
 
 
 def trim_metrics(path: Path, step: int) -> None:
-    """Drop what metrics.jsonl says of later steps and of a run's end: the resumed run writes it again."""
+    """Drop the rows of later steps and of a run's end from metrics.jsonl: the resumed run writes them again."""
     if not path.is_file():
         return
     kept = []

@@ -118,7 +118,7 @@ def styles_wanted(model_args: ModelArguments, file: InstructionFile) -> int:
 
 
 def instruction_of(file: InstructionFile) -> str:
-    """Read the instruction of the first record: captions are asked for in the same words, unless told otherwise.
+    """Return the instruction of the first record, with which captions are requested by default.
 
     A record without one gives the paper's; the check of the file reports it.
     """

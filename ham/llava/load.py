@@ -106,7 +106,7 @@ def fill(
         key = layouts.module_name(name)
         parameter = empty.get(key)
         if parameter is None:
-            if key.startswith("vision_tower."):  # layers behind the one that LLaVA looks at
+            if key.startswith("vision_tower."):  # layers above the one that LLaVA uses
                 skipped.add(name)
                 return
             raise UsageError(

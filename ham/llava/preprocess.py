@@ -1,6 +1,6 @@
-"""Images as LLaVA's vision tower sees them.
+"""Image preprocessing for LLaVA's vision tower.
 
-Knows nothing of models. Pillow must do the resizing: a bicubic resize of tensors differs by up to one grey level.
+Knows nothing of models. Pillow must do the resizing: a bicubic resize of tensors differs by up to one gray level.
 """
 
 from __future__ import annotations
@@ -11,25 +11,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from ham import images as pictures
-from ham.images import ImageError, to_rgb
+from ham import images
+from ham.images import CLIP_MEAN, CLIP_STD, ImageError, to_rgb
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["ImageError", "open_image", "pad_to_square", "preprocess", "square_image", "square_pixels"]
 
-PAD_COLOUR = (122, 116, 104)  # CLIP's mean colour, as integers
+PAD_COLOR = (122, 116, 104)  # CLIP's mean color, as integers
 MAX_PADDED_PX = 8192  # a longer side is shortened before padding: a square of it would take gigabytes
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 _MEAN = np.array(CLIP_MEAN, dtype=np.float32)
 _STD = np.array(CLIP_STD, dtype=np.float32)
 
 
-def pad_to_square(image: Image.Image, colour: tuple[int, int, int] = PAD_COLOUR) -> Image.Image:
-    """Centre an RGB image on a square of `colour`; a square image comes back as it is.
+def pad_to_square(image: Image.Image, color: tuple[int, int, int] = PAD_COLOR) -> Image.Image:
+    """Center an RGB image on a square of `color`; a square image is returned unchanged.
 
     Source: HAM, llava/mm_utils.py, expand2square.
     """
@@ -40,7 +38,7 @@ def pad_to_square(image: Image.Image, colour: tuple[int, int, int] = PAD_COLOUR)
     if width == height:
         return image
     side = max(width, height)
-    square = Image.new("RGB", (side, side), colour)
+    square = Image.new("RGB", (side, side), color)
     square.paste(image, ((side - width) // 2, (side - height) // 2))
     return square
 
@@ -54,7 +52,7 @@ def _shrink(image: Image.Image, side_px: int) -> Image.Image:
 
 def square_image(image: Image.Image, size_px: int = 336) -> Image.Image:
     """Pad and resize (bicubic, Pillow) one image to size_px x size_px."""
-    image = pad_to_square(to_rgb(image, PAD_COLOUR))
+    image = pad_to_square(to_rgb(image, PAD_COLOR))
     if image.size != (size_px, size_px):
         image = image.resize((size_px, size_px), Image.Resampling.BICUBIC)
     return image
@@ -79,5 +77,5 @@ def preprocess(image: Image.Image, size_px: int = 336) -> torch.Tensor:
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """Read an image file as `ham.images.open_image` does; transparent pixels get the padding colour."""
-    return pictures.open_image(path, backdrop=PAD_COLOUR)
+    """Read an image file as `ham.images.open_image` does; transparent pixels get the padding color."""
+    return images.open_image(path, backdrop=PAD_COLOR)

@@ -223,9 +223,9 @@ def base_folder(path: Path, given: str | Path | None, *recorded: Any) -> Path:
         places = [place for name in names for place in (Path(name), path / name)]
         found = next((place for place in places if place.is_dir()), Path())
         if found == Path():
-            said = names[0] if names else "not recorded"
+            recorded_name = names[0] if names else "not recorded"
             raise UsageError(
-                f"{path}: its base model ({said}) is not a folder here; give its path with --base-model"
+                f"{path}: its base model ({recorded_name}) is not a folder here; give its path with --base-model"
             )
     if found.resolve() == path.resolve():
         raise UsageError(f"{path}: names itself as its base model; give the base with --base-model")

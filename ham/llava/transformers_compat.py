@@ -1,6 +1,6 @@
 """The one file that knows which transformers is installed: configurations, model classes, tokenizers, Trainer.
 
-Works with transformers 4.31.0, the paper's, and with 5.x. What 4.31.0 cannot do is refused with one line that says so.
+Works with transformers 4.31.0, the paper's, and with 5.x. What 4.31.0 cannot do is refused with one clear line.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def build_vision_tower(config: dict[str, Any], num_layers: int) -> nn.Module:
     """Build a CLIP vision tower, parameters on the meta device, that ends after `num_layers` layers.
 
     The names of its parameters are CLIP's without `vision_model.`: `embeddings...`, `pre_layrnorm...`, `encoder.layers.N...`.
-    The layers and the last norm that LLaVA does not look at are left out.
+    The layers and the last norm that LLaVA does not use are left out.
     """
     made = CLIPVisionConfig(**{**config, "num_hidden_layers": num_layers})
     if not IS_LEGACY:
@@ -207,7 +207,7 @@ def load_tokenizer(folder: str | Path, max_length: int = 2048) -> Any:
     """Load the tokenizer beside a checkpoint: legacy Llama sentencepiece, or any fast one that is not Llama's.
 
     AutoTokenizer is not used: under transformers 5 it picks a generic class for `model_type: llava` and gives wrong ids.
-    A missing padding token becomes the unknown token, as in the reference, and the log says so.
+    A missing padding token becomes the unknown token, as in the reference, and the log names it.
     """
     folder = Path(folder)
     model = folder / "tokenizer.model"
@@ -218,7 +218,7 @@ def load_tokenizer(folder: str | Path, max_length: int = 2048) -> Any:
         )
     is_llama = model.is_file() or str(settings.get("tokenizer_class", "Llama")).startswith("Llama")
     kind = LlamaTokenizer if is_llama else PreTrainedTokenizerFast
-    # transformers 4.31 takes a slow tokenizer that says nothing about `legacy` for a legacy one; 5 does not.
+    # transformers 4.31 treats a slow tokenizer without a `legacy` setting as a legacy one; 5 does not.
     legacy = {"legacy": True} if model.is_file() and settings.get("legacy") is None else {}
     try:
         tokenizer = kind.from_pretrained(

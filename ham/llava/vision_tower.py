@@ -15,9 +15,9 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
+from ham.images import CLIP_MEAN, CLIP_STD
 from ham.llava.config import check_tower
 from ham.llava.layouts import TOWER, tower_name
-from ham.llava.preprocess import CLIP_MEAN, CLIP_STD
 from ham.llava.transformers_compat import tower_config
 from ham.runtime import UsageError, log
 from ham.tensor_files import index, read_settings

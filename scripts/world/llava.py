@@ -18,9 +18,10 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaForCausalLM
 
 from ham.captioner.model import CaptionerModel
+from ham.images import CLIP_MEAN, CLIP_STD
 from ham.llava.conversation import IGNORE_INDEX, SYSTEM
 from ham.llava.model import make_projector
-from ham.llava.preprocess import CLIP_MEAN, CLIP_STD, pad_to_square
+from ham.llava.preprocess import pad_to_square
 from ham.llava.tokenizer import IMAGE_TOKEN_INDEX, plain_ids
 from ham.llava.transformers_compat import empty_cache, llm_config, read_on, tower_tokens
 from ham.records import read_jsonl, write_json
