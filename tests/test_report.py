@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ham.records import read_json, write_json, write_jsonl
+from ham.records import CaptionRow, read_json, write_json, write_jsonl
+from ham.report.samples import write_samples
+from ham.report.style_map import write_page
 from ham.runtime import UsageError, exit_code_of, log
 from scripts.demo_report import __main__ as program
 from scripts.demo_report import captions
@@ -435,14 +437,15 @@ def test_unfinished_stages_and_strange_files_are_named(
 # -------------------------------------------------------------------------------------------------------------- the browser
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine (apt-get install chromium)")
-@pytest.mark.parametrize("width", [1280, 400, 320])
-def test_nothing_overflows_in_a_browser(
-    script, run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, width: int
-) -> None:
-    make_page(script, run, monkeypatch)
-    wrapper = tmp_path / "wrapper.html"
-    wrapper.write_text(f"""<iframe id="page" src="page.html" style="border:0;width:{width}px;height:900px"></iframe>
+NEEDS_BROWSER = pytest.mark.skipif(
+    CHROMIUM is None, reason="no chromium on this machine (apt-get install chromium)"
+)
+
+
+def layout_of(page: Path, width: int) -> dict:
+    """Return what a browser of `width` pixels lays out: scroll width, elements beyond the edge, broken images, sections."""
+    wrapper = page.with_name("wrapper.html")
+    wrapper.write_text(f"""<iframe id="page" src="{page.name}" style="border:0;width:{width}px;height:900px"></iframe>
 <pre id="said"></pre><script>onload = () => {{
   const page = document.getElementById("page").contentDocument;
   const beyond = [...page.querySelectorAll("body *")].filter(one => !one.closest(".wide") &&
@@ -454,21 +457,56 @@ def test_nothing_overflows_in_a_browser(
       one => one.getBoundingClientRect().height < 20).length,
     sections: page.querySelectorAll("section").length}});
 }}</script>""")
+    profile = f"--user-data-dir={page.parent / 'profile'}"
     done = subprocess.run(
-        [
-            CHROMIUM,
-            *FLAGS,
-            f"--user-data-dir={tmp_path / 'profile'}",
-            "--window-size=1400,1000",
-            "--dump-dom",
-            wrapper.as_uri(),
-        ],
+        [CHROMIUM, *FLAGS, profile, "--window-size=1400,1000", "--dump-dom", wrapper.as_uri()],
         capture_output=True,
         text=True,
         timeout=120,
     )
     found = re.search(r'<pre id="said">(\{.*?\})</pre>', done.stdout, re.DOTALL)
     assert found, done.stderr[-2000:]
-    seen = json.loads(found[1])
+    return json.loads(found[1])
+
+
+@NEEDS_BROWSER
+@pytest.mark.parametrize("width", [1280, 400, 320])
+def test_nothing_overflows_in_a_browser(
+    script, run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, width: int
+) -> None:
+    make_page(script, run, monkeypatch)
+    seen = layout_of(tmp_path / "page.html", width)
     assert seen["scroll"] <= width and seen["beyond"] == [] and seen["hidden"] == 0
     assert seen["broken"] == 0 and seen["images"] >= 20 and seen["sections"] == len(SECTIONS)
+
+
+@NEEDS_BROWSER
+@pytest.mark.parametrize("width", [1280, 400])
+def test_sample_and_style_pages_fit_a_phone(script, run: Path, tmp_path: Path, width: int) -> None:
+    root = run / "world" / "SYNTH-PEDES"
+    rows = [
+        CaptionRow("0.jpg", HOSTILE, 3, 0, "accepted", None),
+        CaptionRow("0.jpg", "x", 4, 1, "rejected", "short"),
+    ]
+    lost = [CaptionRow("a" * 200 + ".jpg", "", None, 0, "failed", "missing: " + "y" * 200)]
+    write_samples(
+        tmp_path / "samples.html", {"0.jpg": rows, lost[0].image: lost}, root, 2, "prompt: " + HOSTILE
+    )
+    view = script.read_styles(run)
+    view.facts = {
+        "counts": {"styles": 2, "captions": 1234, "records": 1300},
+        "neutralizer": {"method": "lexicon"},
+        "encoder": {"encoder": "chars"},
+        "clusters": {"distance": "l2", "standardize": True},
+        "K1": 1,
+        "K2": 1,
+        "beta": 7.0,
+        "Q": 20,
+        "seed": 0,
+    }
+    view.examples = [("kmeans", 0, 700, [HOSTILE] * 3), ("ups", 1, 20, ["short"])]
+    write_page(tmp_path / "inspect.html", view)
+    for name, images in (("samples.html", 1), ("inspect.html", 2)):
+        seen = layout_of(tmp_path / name, width)
+        assert seen["scroll"] <= width and seen["beyond"] == [], name
+        assert seen["broken"] == 0 and seen["images"] == images and seen["hidden"] == 0, name
