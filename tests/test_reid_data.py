@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 from ham.clip import tokenize
 from ham.reid import data
 from ham.reid.batch import _augment_together, augment_images, draw_images, normalize
+from ham.reid.config import TrainConfig
 from ham.reid.data import (
     caption_file_pairs,
     dataset_pairs,
@@ -311,3 +312,27 @@ def test_augmenting_image_by_image_equals_the_whole_batch(pad_px: int) -> None:
     )
     draws = replace(draws, erase_top=np.zeros(200, int), erase_left=np.full(200, 7))
     assert torch.equal(augment_images(images, draws, pad_px), _augment_together(images, draws, pad_px))
+
+
+def test_paths_of_another_machine_need_a_prefix(tmp_path: Path) -> None:
+    (tmp_path / "c.json").write_text(json.dumps({"/data0/x/a.jpg": ["A."], "/data0/x/b/c.jpg": ["B."]}))
+    with pytest.raises(
+        UsageError, match=r"c\.json: '/data0/x/a\.jpg' is a path of another machine; give --strip_prefix"
+    ):
+        list(caption_file_pairs([tmp_path / "c.json"], tmp_path))
+    pairs = caption_file_pairs([tmp_path / "c.json"], tmp_path, strip_prefix="/data0/x")
+    assert [file for file, _, _ in pairs] == [str(tmp_path / "a.jpg"), str(tmp_path / "b/c.jpg")]
+
+
+def test_unknown_persons_of_a_dataset_are_persons_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "HAM-PEDES/imgs").mkdir(parents=True)
+    (tmp_path / "HAM-PEDES/c.json").write_text(json.dumps({"a.jpg": ["A.", "B."], "b.jpg": ["C."]}))
+    persons = [person for _, person, _ in dataset_pairs(tmp_path, "HAM-PEDES")]
+    assert persons[0] == persons[1] != persons[2]
+
+
+def test_own_data_needs_no_data_root(tmp_path: Path) -> None:
+    config = TrainConfig(output_dir=tmp_path, weights=tmp_path, train_datasets=[f"mine={tmp_path}"])
+    config.check()
+    with pytest.raises(UsageError, match="data_root is missing"):
+        TrainConfig(output_dir=tmp_path, weights=tmp_path, train_datasets=["RSTPReid"]).check()

@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ham.datasets import needs_root
 from ham.reid.eval_config import EvalConfig as EvalConfig
 from ham.reid.eval_config import SearchConfig as SearchConfig
 from ham.reid.methods import find_method, method_types
@@ -43,12 +44,13 @@ class TrainOptions:
         weights: CLIP, IRRA, RDE or HAM weights to start from (file or folder)
         method: sdm (pretraining), irra, rde, or a list of losses such as sdm+mlm+id
         data_root: folder that holds CUHK-PEDES/, ICFG-PEDES/ and so on
-        train_datasets: benchmarks whose training split is trained on
+        train_datasets: datasets whose training split is trained on, by name or NAME=PATH (ham/datasets/README.md)
         train_captions: caption files ({image: [caption, ...]}) to train on
         train_images: folder that the paths in train_captions are relative to
+        strip_prefix: start of the paths in train_captions that is removed, for paths of another machine
         caption_images: number of images of train_captions to train on, a random choice that is always the same; null: all
         person_is: with train_captions, what counts as one person: each image, or all images of a folder (Part1/<id>/)
-        test_datasets: benchmarks whose test split is evaluated during training
+        test_datasets: datasets whose test split is evaluated during training, by name or NAME=PATH
         val_datasets: benchmarks whose val split chooses the val-best checkpoint
         image_size_px: height and width of the model's input
         stride_px: pixels between patches
@@ -99,6 +101,7 @@ class TrainOptions:
     train_datasets: list[str] = field(default_factory=list)
     train_captions: list[str] = field(default_factory=list)
     train_images: Path | None = None
+    strip_prefix: str = ""
     caption_images: int | None = None
     person_is: Literal["image", "folder"] = "image"
     test_datasets: list[str] = field(default_factory=list)
@@ -168,7 +171,10 @@ class TrainOptions:
             raise UsageError(
                 "--train_captions needs --train_images, the folder that its image paths are relative to"
             )
-        if (self.train_datasets or self.test_datasets or self.val_datasets) and self.data_root is None:
+        if (
+            needs_root([*self.train_datasets, *self.test_datasets, *self.val_datasets])
+            and self.data_root is None
+        ):
             raise UsageError(
                 "--data_root is missing: the folder that holds CUHK-PEDES/ and the other datasets"
             )

@@ -122,11 +122,13 @@ def caption_file_pairs(
     person_is: str = "image",
     cache_dir: Path | None = None,
     limit: int | None = None,
+    strip_prefix: str = "",
 ) -> Iterator[Pair]:
     """Iterate over the pairs of caption files ({image: [caption, ...]}) whose images lie below `folder`.
 
     person_is: "image" makes each image a person; "folder" takes the image's folder, as in SYNTH-PEDES' layout
-    `Part1/<id>/<n>.jpg`. limit: number of images, a random choice that is always the same.
+    `Part1/<id>/<n>.jpg`. limit: number of images, a random choice that is always the same. strip_prefix: removed from the
+    start of image paths.
     """
     rows = open_captions(files, cache_dir)
     chosen = range(len(rows))
@@ -135,6 +137,13 @@ def caption_file_pairs(
             numpy_generator(0, "images of a caption file").permutation(len(rows))[:limit]
         ).tolist()
     for image, captions in (rows[number] for number in chosen):
+        if strip_prefix:
+            image = image.removeprefix(strip_prefix).lstrip("/")
+        elif image.startswith("/"):
+            raise UsageError(
+                f"{files[0]}: '{image}' is a path of another machine; give --strip_prefix, the part of it that is not "
+                f"below {folder}"
+            )
         file = str(path_below(folder, image))
         person = image if person_is == "image" else image.rpartition("/")[0]
         for caption in captions:
@@ -207,7 +216,12 @@ def open_pairs(config: TrainConfig) -> Pairs:
     def all_pairs() -> Iterator[Pair]:
         datasets = (dataset_pairs(config.data_root, name) for name in config.train_datasets)
         files = caption_file_pairs(
-            config.train_captions, config.train_images, config.person_is, cache, config.caption_images
+            config.train_captions,
+            config.train_images,
+            config.person_is,
+            cache,
+            config.caption_images,
+            config.strip_prefix,
         )
         return chain(*datasets, files if config.train_captions else ())
 
@@ -219,6 +233,7 @@ def open_pairs(config: TrainConfig) -> Pairs:
         str(config.data_root),
         config.person_is,
         config.caption_images,
+        *([config.strip_prefix] if config.strip_prefix else []),
         config.text_length,
     )
     pairs = pack_pairs(all_pairs, cache / f"pairs-{key}", config.text_length)
