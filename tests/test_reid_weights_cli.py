@@ -152,3 +152,24 @@ def test_files_that_are_no_weights_end_with_one_line(world: Path, tmp_path: Path
     assert np.isnan(evaluate(world, file, tmp_path / "out"))
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and str(file) in err and "\x1b" not in err and "weights_only" not in err
+
+
+def test_a_checkpoint_is_opened_once(world: Path, rde: Path, tmp_path: Path, monkeypatch) -> None:
+    from ham.tensor_files.reading import open_file
+
+    opened = []
+
+    def counted(path: Path):
+        opened.append(path)
+        return open_file(path)
+
+    monkeypatch.setattr("ham.tensor_files.reading.open_file", counted)
+    evaluate(world, rde, tmp_path)
+    assert opened == [rde / "model.safetensors"]
+    opened.clear()
+    words = ["search", "--checkpoint", str(rde), "--gallery", str(world), "--index", str(tmp_path / "i")]
+    assert (
+        exit_code_of(lambda: main([*words, "--output", str(tmp_path / "s.png"), "--device", "cpu", "a man"]))
+        == 0
+    )
+    assert opened.count(rde / "model.safetensors") == 1

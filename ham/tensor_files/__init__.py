@@ -11,7 +11,7 @@ Written: safetensors, whole or not at all, the same bytes for the same tensors. 
 
 from __future__ import annotations
 
-from ham.tensor_files.index import (
+from ham.tensor_files.reading import (
     TensorIndex,
     TensorInfo,
     index,
