@@ -282,6 +282,15 @@ def test_two_builds_of_one_folder(tmp_path: Path) -> None:
     assert build_world(tmp_path / "w", "nano", workers=1)
 
 
+def test_a_full_disk_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    def full(path: Path, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert exit_code_of(lambda: build_world(tmp_path / "w", "nano", workers=1)) == 1
+    assert ".jpg" in capsys.readouterr().err and not (tmp_path / "w").exists()
+
+
 def test_too_many_workers_are_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ham.world.workers.core_count", lambda: 2)
     assert worker_count(100_000) == 8 and worker_count(3) == 3 and worker_count(None) == 2

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 from ham.records import IMAGE_TEXT, check_encodable
 from ham.runtime import UsageError, resolve_device, resolve_dtype
 from ham.style.config import ClusterSettings, FeatureSettings, NeutralSettings, StyleSettings
 from ham.style.hub import check_model_name
+
+T = TypeVar("T")
 
 
 def check_settings(settings: StyleSettings) -> None:
@@ -103,7 +107,7 @@ def positive(name: str, value: float) -> None:
         raise UsageError(f"{name} is {value}; expected a positive number")
 
 
-def named(name, resolve, *values):
+def named(name: str, resolve: Callable[..., T], *values: Any) -> T:
     """Return what `resolve` makes of an option's value; name the option where it raises UsageError."""
     try:
         return resolve(*values)

@@ -37,8 +37,7 @@ def take_shot(plan: WorldPlan, shot: Shot, out: Path) -> dict[str, Any]:
     size_px = (height, round(height / 3 * float(rng.uniform(0.98, 1.12))))
     picture = draw_person(shot.person.attributes, shot.person.looks, scene, camera, size_px, rng)
     file = image_root_of(out, shot.domain) / shot.image_path
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(jpeg_bytes(picture, camera.quality))
+    write_file(file, jpeg_bytes(picture, camera.quality))
     seen = visible_attributes(shot.person.attributes, scene)
     return {
         "image": {
@@ -50,6 +49,15 @@ def take_shot(plan: WorldPlan, shot: Shot, out: Path) -> dict[str, Any]:
         },
         **describe_shot(plan, shot, seen),
     }
+
+
+def write_file(file: Path, data: bytes) -> None:
+    """Write a file and its folders. An OSError, such as a full disk, names the file."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(file)) from None
 
 
 def describe_shot(plan: WorldPlan, shot: Shot, seen: dict[str, str]) -> dict[str, Any]:
