@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+import re
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 from ham.generation.engines import ENGINES
 from ham.generation.shards import parse_shards
@@ -214,8 +215,27 @@ def check(options: JobOptions) -> None:
     _ = options.only_shards
 
 
-def from_recorded(recorded: dict[str, Any], overrides: dict[str, Any]) -> JobOptions:
-    """Return the options of a planned job, some of them replaced; unknown recorded names are ignored."""
-    names = {field.name for field in fields(JobOptions)}
-    kept = {name: value for name, value in recorded.items() if name in names}
+def from_recorded(
+    recorded: dict[str, Any], overrides: dict[str, Any], where: str = "plan.json"
+) -> JobOptions:
+    """Return the options of a planned job, some of them replaced; unknown recorded names are ignored.
+
+    Raises UsageError for a recorded value of a wrong kind.
+    """
+    hints = get_type_hints(JobOptions)
+    kept = {name: value for name, value in recorded.items() if name in hints}
+    for name, value in kept.items():
+        if not _fits(value, str(hints[name])):
+            raise UsageError(f"{where}: options: {name} is {ascii(value)[:60]}; expected {hints[name]}")
     return JobOptions(**{**kept, **overrides})
+
+
+def _fits(value: Any, hint: str) -> bool:
+    """Return whether a JSON value is of a kind that a field's type names."""
+    if value is None:
+        return "None" in hint or "Optional" in hint
+    if isinstance(value, list):
+        return "list" in hint and all(isinstance(one, str) for one in value)
+    kinds = {"bool": bool, "int": int, "float": (int, float), "str": str, "Literal": str}
+    named = [kinds[word] for word in kinds if re.search(rf"\b{word}\b", hint) and "list" not in hint]
+    return any(isinstance(value, kind) and (kind is bool or not isinstance(value, bool)) for kind in named)
