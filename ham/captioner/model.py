@@ -268,13 +268,13 @@ class Captioner:
         return 0 if self.model.style_bank is None else self.model.style_bank.style_tokens
 
     def check_prompt(self, text_tokens: int) -> None:
-        """Raise UsageError when a prompt of so many text tokens leaves no room for a caption in the language model."""
+        """Raise UsageError when a prompt of so many text tokens leaves no space for a caption in the language model."""
         needed = text_tokens + self.num_image_tokens + self.style_tokens
         limit = getattr(self.model.llm.config, "max_position_embeddings", None)
         if limit is not None and needed >= limit:
             raise UsageError(
                 f"the prompt is too long: {text_tokens} text tokens, {self.num_image_tokens} of the image and "
-                f"{self.style_tokens} of the style leave no room for a caption in the {limit} positions of the language "
+                f"{self.style_tokens} of the style leave no space for a caption in the {limit} positions of the language "
                 "model; shorten the instruction"
             )
 
