@@ -312,6 +312,10 @@ if IS_LEGACY:
                     "is supported without DeepSpeed: leave --deepspeed out (finetune_task.sh: DEEPSPEED=none)"
                 )
             self.no_cuda = self.no_cuda or self.use_cpu
+            if (
+                self.report_to is None
+            ):  # transformers 5's default; 4.31 would take every tracker that is installed
+                self.report_to = "none"
             super().__post_init__()
 
     class LegacyTrainer(transformers.Trainer):
