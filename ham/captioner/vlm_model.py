@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from ham.captioner.style_bank import StyleBank
 from ham.runtime import UsageError
-from ham.vlm.load import VisionLanguageModel, projector_names
+from ham.vlm.load import VisionLanguageModel, image_token_of, projector_names
 from ham.vlm.prompts import IGNORE_INDEX, PromptWriter, chat_template_of, style_token, with_style
 from ham.vlm.vocabulary import add_tokens, extend_embedding
 
@@ -38,6 +38,7 @@ class VlmCaptionerModel(nn.Module):
         )
         self.network = network
         self.first_style_token = first_style_token
+        self.image_token = image_token_of(network.config)
         count = style_bank.num_styles * style_bank.style_tokens
         extend_embedding(network, self.style_rows, first_style_token, count)
 
@@ -68,6 +69,8 @@ class VlmCaptionerModel(nn.Module):
         targets = labels[:, 1:]
         learned = targets != IGNORE_INDEX
         logits = head(hidden[:, :-1][learned]).float()  # [n, V]
+        # No caption holds the image placeholder, and the original LLaVA has no row for it.
+        logits = logits.index_fill(1, torch.tensor([self.image_token], device=logits.device), -torch.inf)
         loss = F.cross_entropy(logits, targets[learned], reduction="sum") / learned.sum().clamp(min=1)
         return {"loss": loss}
 
@@ -112,7 +115,7 @@ class VlmCaptioner:
     def caption_ids(
         self, image: Any, style: int | None, max_new_tokens: int, prompt: str | None = None, **sampling: Any
     ) -> list[int]:
-        """Generate the ids of one caption, without the prompt's; style tokens are never written.
+        """Generate the ids of one caption, without the prompt's; no style token and no image placeholder is written.
 
         Vocabularies are padded (Qwen), so the output layer may have rows at the style tokens' ids.
         """
@@ -120,9 +123,7 @@ class VlmCaptioner:
         inputs = {name: value.to(self.device) for name, value in inputs.items()}
         first = self.model.first_style_token
         style_ids = range(first, min(first + self.num_styles * self.style_tokens, self.model.vocab_size))
-        options = (
-            {"do_sample": False} | ({"suppress_tokens": list(style_ids)} if style_ids else {}) | sampling
-        )
+        options = {"do_sample": False, "suppress_tokens": [self.model.image_token, *style_ids]} | sampling
         written = self.model.network.generate(
             **inputs,
             max_new_tokens=max_new_tokens,
