@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ham.runtime import UsageError
-from scripts.bench import gpu
+from scripts.bench import gpu, reid
 
 TOP = Path(__file__).resolve().parent.parent
 ABSENT = "open_clip deepspeed jsonargparse textblob sklearn webdataset gradio faiss wandb sacrebleu"
@@ -60,13 +60,28 @@ def test_the_parts_run_without_the_packages_that_a_gpu_machine_lacks(
 
 
 def test_a_part_that_fails_or_takes_too_long_keeps_its_rows(tmp_path: Path) -> None:
-    row = "import sys; open(sys.argv[sys.argv.index('--out') + 1], 'w').write('{\"case\": 1}\\n{\"cut'); "
-    slow = gpu.Part("slow", 9, [sys.executable, "-c", row + "import time; time.sleep(60)"])
+    row = "import sys; open(sys.argv[1], 'w').write('{\"case\": 1}\\n{\"cut'); "
+    slow = gpu.Part("slow", 9, [sys.executable, "-c", row + "import time; time.sleep(60)", "{out}"])
     found = gpu.run_part(slow, 1.5, "cpu", tmp_path)
     assert (found["status"], found["rows"]) == ("out of time", [{"case": 1}])
-    broken = gpu.Part("broken", 9, [sys.executable, "-c", row + "sys.exit('no such kernel')"])
+    broken = gpu.Part("broken", 9, [sys.executable, "-c", row + "sys.exit('no such kernel')", "{out}"])
     found = gpu.run_part(broken, 20, "cpu", tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["gpu.log"]
     assert found["status"] == "exit 1" and found["rows"] == [{"case": 1}] and "no such kernel" in found["log"]
+
+
+def test_every_part_is_called_with_options_that_it_takes() -> None:
+    """The parts that need packages which are hidden above: their own parsers read the commands."""
+    parts = [part for part in gpu.plan_parts("7b", TOP, False) if "scripts.bench.reid" in part.command]
+    assert [part.name for part in parts] == ["retrieval step", "evaluation and search"]
+    for part in parts:
+        words = part.command[part.command.index("scripts.bench.reid") + 1 :]
+        options = reid.read_options([word.format(device="cuda", out="rows.json") for word in words])
+        assert options.devices == "cuda" and str(options.out) == "rows.json"
+    scripts = {
+        word for part in gpu.plan_parts("7b", TOP, False) for word in part.command if word.endswith(".py")
+    }
+    assert len(scripts) == 3 and all(Path(script).is_file() for script in scripts)
 
 
 def test_the_shell_script_names_its_parts_and_refuses_others() -> None:

@@ -1,6 +1,7 @@
 """Run the GPU measurements part by part, each in a process and with a time limit of its own; see gpu.sh.
 
-Writes gpu.json and gpu.md into the output folder after every part, so that what was measured is kept when time runs out.
+Writes gpu.json, gpu.md and gpu.log into the output folder after every part, so that what was measured is kept when time
+runs out.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -35,17 +36,17 @@ class Part:
 
 
 def plan_parts(shape: str, before: Path | None, is_quick: bool) -> list[Part]:
-    """Return the parts, most important first."""
-    python = sys.executable
-    captions = [python, str(TOP / "scripts/bench/gpu_captions.py"), shape]
-    tuning = [python, str(TOP / "scripts/bench/gpu_tuning.py"), shape]
-    reid = [python, "-m", "scripts.bench.reid", *(["--quick"] if is_quick else [])]
-    compiled = [python, str(TOP / "scripts/bench/gpu_compiled.py"), *(["--quick"] if is_quick else [])]
+    """Return the parts, most important first. Commands hold {device}, {out} and {seconds}."""
+    ours = ["--device", "{device}", "--out", "{out}", "--seconds", "{seconds}"]
+    quick = ["--quick"] if is_quick else []
+    captions = [sys.executable, str(TOP / "scripts/bench/gpu_captions.py"), shape, *ours]
+    tuning = [sys.executable, str(TOP / "scripts/bench/gpu_tuning.py"), shape, *ours]
+    compiled = [sys.executable, str(TOP / "scripts/bench/gpu_compiled.py"), *ours, *quick]
+    reid = [sys.executable, "-m", "scripts.bench.reid", "--devices", "{device}", "--out", "{out}", *quick]
     parts = [Part("captions", 110, [*captions, "--cases", "main"])]
     if before is not None:
         parts.append(Part("captions before", 75, [*captions, "--cases", "before"], before))
-    return [
-        *parts,
+    parts += [
         Part("tuning", 75, tuning),
         Part("captions agreement", 60, [*captions, "--cases", "agreement"]),
         Part("retrieval step", 60, [*reid, "--only", "step"]),
@@ -54,27 +55,21 @@ def plan_parts(shape: str, before: Path | None, is_quick: bool) -> list[Part]:
         Part("retrieval step compiled", 75, compiled),
         Part("captions kernels", 40, [*captions, "--cases", "kernels"]),
     ]
+    return [replace(part, limit_s=600) for part in parts] if is_quick else parts
 
 
 def run_part(part: Part, limit_s: float, device: str, folder: Path) -> dict[str, Any]:
     """Run a part and read the rows that it wrote, also when it failed or ran out of time."""
-    out = folder / f"{part.name.replace(' ', '-')}.json"
-    log_file = out.with_suffix(".log")
+    out, log_file = folder / "rows.json", folder / "log.txt"
     out.unlink(missing_ok=True)
     paths = [str(part.top), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    is_reid = part.command[1].endswith("reid.py")
-    options = [
-        "--devices" if is_reid else "--device",
-        device,
-        "--out",
-        str(out),
-        *([] if is_reid else ["--seconds", str(limit_s - LEAST_S)]),
-    ]
+    values = {"{device}": device, "{out}": str(out), "{seconds}": str(limit_s - LEAST_S)}
+    command = [values.get(word, word) for word in part.command]
     start = time.monotonic()
     with log_file.open("w") as file:
         process = subprocess.Popen(
-            [*part.command, *options], cwd=part.top, env=environment, stdout=file, stderr=subprocess.STDOUT
+            command, cwd=part.top, env=environment, stdout=file, stderr=subprocess.STDOUT
         )
         try:
             status = f"exit {process.wait(limit_s)}"
@@ -83,7 +78,11 @@ def run_part(part: Part, limit_s: float, device: str, folder: Path) -> dict[str,
             process.wait()
             status = "out of time"
     rows = read_rows(out)
+    out.unlink(missing_ok=True)
     log_text = log_file.read_text(errors="replace")
+    with (folder / "gpu.log").open("a") as file:
+        file.write(f"== {part.name}: {status}\n{log_text}\n")
+    log_file.unlink()
     return {
         "part": part.name,
         "status": "done" if status == "exit 0" else status,
@@ -168,6 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parts = [part for part in parts if part.name in chosen]
     folder = options.out.resolve()
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "gpu.log").unlink(missing_ok=True)
     machine = describe_machine(options.device)
     end = time.monotonic() + 60 * options.minutes
     results: list[dict[str, Any]] = []
