@@ -5,7 +5,7 @@
     PACK/images.packed    all image paths, sorted; PACK/index.npy: shard, offset, bytes of each (bytes 0: failed)
     PACK/pack.json        size, quality and counts; written last, so that a folder with it is complete
 
-A pack stands where an image folder can: `PACK/<image path>` is read from the shards (`read_packed`). The pixels differ from
+A pack is accepted where an image folder is: `PACK/<image path>` is read from the shards (`read_packed`). The pixels differ from
 those of the files by the JPEG encoding (quality 85, chroma at half resolution).
 """
 

@@ -1,4 +1,4 @@
-"""A dataset of one's own: `NAME=PATH` stands wherever a benchmark's name can stand. README.md beside this file is the manual.
+"""A dataset of one's own: `NAME=PATH` is accepted wherever a benchmark's name is. README.md beside this file is the manual.
 
 PATH is a folder, an annotation file, or a dataset.yaml. Annotations are a JSON list of records (as IRRA's), JSON lines, a JSON
 object {image: [captions]}, or a CSV / TSV table with a header. A missing split means test, a missing identity means that every

@@ -52,7 +52,7 @@ def read_luperson_mllm(files: Sequence[Path]) -> list[PersonImage]:
 
 
 def read_mals(files: Sequence[Path]) -> list[PersonImage]:
-    """Read lists of {image, caption, image_id}; an image_id stands for one image, so that identities are not known."""
+    """Read lists of {image, caption, image_id}; an image_id names one image, so that identities are not known."""
     merged: dict[str, tuple[str, ...]] = {}
     for file in files:
         rows = read_json(file)

@@ -3,7 +3,7 @@
 FOLDER/00000000.safetensors   features [n, D] float16, sizes and times_ns [n] int64, paths (UTF-8, end to end) and path_ends [n]
 FOLDER/failed.jsonl           images that cannot be read, with the reason; they are tried again at every refresh
 
-A segment appears whole, by rename, and stands for itself: a killed refresh loses at most one segment. Where a path is in two
+A segment appears whole, by rename: a killed refresh loses at most one segment. Where a path is in two
 segments (a refresh was killed between writing and deleting), the newer one counts.
 """
 
