@@ -211,11 +211,11 @@ def load_tokenizer(folder: str | Path, max_length: int = 2048) -> Any:
     """
     folder = Path(folder)
     model = folder / "tokenizer.model"
-    settings = check_files(folder)
-    if IS_LEGACY and not model.is_file():
+    if IS_LEGACY and not model.is_file() and (folder / "tokenizer.json").is_file():
         raise too_old(
             f"needs tokenizer.model, but {folder} has only tokenizer.json: copy the base model's there"
         )
+    settings = check_files(folder)
     is_llama = model.is_file() or str(settings.get("tokenizer_class", "Llama")).startswith("Llama")
     kind = LlamaTokenizer if is_llama else PreTrainedTokenizerFast
     # transformers 4.31 treats a slow tokenizer without a `legacy` setting as a legacy one; 5 does not.
