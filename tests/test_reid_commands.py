@@ -95,7 +95,9 @@ def test_a_checkpoint_is_opened_once(checkpoint: Path, photos: Path, monkeypatch
 
     opened = []
     read = layouts.read_weights
-    monkeypatch.setattr(open_model, "read_weights", lambda source: opened.append(source) or read(source))
+    monkeypatch.setattr(
+        open_model, "read_weights", lambda source, *more: opened.append(source) or read(source, *more)
+    )
     assert main(["search", "red", "--checkpoint", str(checkpoint), "--gallery", str(photos), *FAST]) == 0
     assert opened == [checkpoint]
 
