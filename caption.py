@@ -7,6 +7,7 @@
     python caption.py --config job.yaml                                    options from a file; the command line overrides it
     python caption.py status OUT                                           progress of a job, from anywhere
     python caption.py merge OUT                                            write captions.json (also done at the end)
+    python caption.py merge OUT1 OUT2 --out FILE                           join the captions of several jobs, e.g. of two models
     python caption.py retry OUT                                            caption images again that failed or were rejected
 
 OUT holds plan.json (the settings), numbered shards with their receipts, captions.json = {image: [caption, ...]}, failed.jsonl,
@@ -29,6 +30,7 @@ from ham.generation.config import GROUPS, LLAVA_HINTS, JobOptions, check, from_r
 from ham.generation.engines import Engine, engine_module
 from ham.generation.filters import FILTER_VERSION
 from ham.generation.image_lists import job_images
+from ham.generation.join import join_jobs
 from ham.generation.merge import judge, merge
 from ham.generation.plan import (
     ENGINE_SETTINGS,
@@ -135,7 +137,12 @@ class MergeOptions:
 
 
 def merge_command(words: list[str]) -> int:
-    """Write captions.json, failed.jsonl and summary.json from the finished shards; works while others write."""
+    """Write captions.json, failed.jsonl and summary.json from the finished shards; works while others write.
+
+    `caption.py merge OUT1 OUT2 ... --out FILE` joins the captions.json of several jobs into FILE instead.
+    """
+    if len(words) > 1 and not words[1].startswith("-"):
+        return join_command(words)
     options = folder_options("merge", merge_command.__doc__, words, MergeOptions)
     plan = load_plan(Path(options["folder"]))
     return write_results(
@@ -145,6 +152,16 @@ def merge_command(words: list[str]) -> int:
         options["strict"],
         options["max_failed_share"],
     )
+
+
+def join_command(words: list[str]) -> int:
+    """Join the captions of several jobs: OUT1 OUT2 ... --out FILE."""
+    if len(words) < 4 or words[-2] != "--out" or any(word.startswith("-") for word in words[:-2]):
+        raise UsageError(
+            f"caption.py merge {' '.join(words)}: expected OUT1 OUT2 ... --out FILE to join several jobs"
+        )
+    join_jobs([Path(word) for word in words[:-2]], Path(words[-1]))
+    return 0
 
 
 def retry_command(words: list[str]) -> int:

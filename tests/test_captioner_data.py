@@ -194,3 +194,12 @@ def test_the_block_of_records_is_one_array(tmp_path):
     file = write(tmp_path, [record(number) for number in range(50)])
     assert isinstance(file.block, np.ndarray)
     assert len(file.block) == file.ends[-1]
+
+
+def test_half_an_emoji_in_a_record_is_refused_by_name(tmp_path):
+    """UTF-8 cannot hold it: the worker processes would fail at this record, hours later."""
+    file = tmp_path / "instructions.json"
+    turns = [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "a cap \ud83d"}]
+    file.write_text(json.dumps([{"id": "0", "image": "0.png", "conversations": turns, "class_id": 0}]))
+    with pytest.raises(UsageError, match=r"instructions\.json.*surrogate"):
+        InstructionFile(file)

@@ -302,3 +302,36 @@ def test_logits_that_are_not_finite_are_a_failure(data, tuned) -> None:
     captioner.caption(image, 0, 4)
     with pytest.raises(FloatingPointError, match="not finite"):
         captioner.caption(image, 1, 4)
+
+
+def test_captions_of_two_captioners_are_joined(models, data, tuned, tmp_path, monkeypatch) -> None:
+    """{image: captions of both}, and which model wrote what; the wrong jobs are refused."""
+    import caption as script
+
+    def run(*words: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["caption.py", *words])
+        script.main()
+
+    jobs = [tmp_path / "qwen", tmp_path / "llava"]
+    for job, family in zip(jobs, ("qwen2_5_vl", "llava"), strict=True):
+        words = ["--model-path", str(tuned[family]), "--image-root", str(data), "--engine", "transformers"]
+        words += ["--workers", "0", "--max-new-tokens", "10", "--max-redraws", "0", "--limit", "3"]
+        run(*words, "--out", str(job), "--max-failed-share", "1", "--keep-rejected")
+    own = [read_json(job / "captions.json") for job in jobs]
+    assert all(own)
+    out = tmp_path / "both.json"
+    run("merge", *map(str, jobs), "--out", str(out))
+    joined = read_json(out)
+    for image, texts in joined.items():
+        assert texts == list(dict.fromkeys(own[0].get(image, []) + own[1].get(image, [])))
+    sources = read_json(tmp_path / "both.json.sources.json")
+    assert [job["model_path"] for job in sources] == [str(tuned["qwen2_5_vl"]), str(tuned["llava"])]
+    assert sources[0]["model"] != sources[1]["model"]
+    assert sum(job["captions"] for job in sources) == sum(map(len, joined.values()))
+    for row in read_jsonl(tmp_path / "both.json.sources.jsonl"):
+        for text, job in zip(joined[row["image"]], row["jobs"], strict=True):
+            assert text in own[job][row["image"]]
+    with pytest.raises(UsageError, match="named twice"):
+        run("merge", str(jobs[0]), str(jobs[0]), "--out", str(out))
+    with pytest.raises(UsageError, match="expected OUT1 OUT2"):
+        run("merge", *map(str, jobs))
