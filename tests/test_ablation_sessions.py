@@ -163,6 +163,6 @@ def test_the_command_gives_the_same_settings_and_names_no_folder(
     )
 
 
-def test_help_says_that_sessions_add_up(script: ModuleType) -> None:
+def test_help_explains_that_sessions_accumulate(script: ModuleType) -> None:
     said = " ".join(script.build_parser().format_help().split())
-    assert "Sessions add up" in said and "is kept, seed by seed" in said and "--only-seeds 2" in said
+    assert "Sessions accumulate" in said and "are never overwritten" in said and "--only-seeds 2" in said

@@ -135,7 +135,7 @@ def test_merging_the_export_back_gives_the_same_tensors(exported, world_adapter,
 
 def test_tuning_goes_on_from_an_export(exported, data, tmp_path, monkeypatch) -> None:
     start = load_captioner(exported)
-    run(monkeypatch, *words(exported, data, tmp_path, "--max_steps", "2", "--save_strategy", "no"))
+    run(monkeypatch, *words(exported, data, tmp_path, "--max_steps", "6", "--save_strategy", "no"))
     tuned = load_captioner(tmp_path)
     assert (tuned.num_styles, tuned.style_tokens) == (4, 10)
     moved = (tuned.model.style_bank.prompts - start.model.style_bank.prompts).flatten(1).norm(dim=1)

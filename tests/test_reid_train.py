@@ -495,7 +495,7 @@ def test_broken_images_are_listed_and_too_many_stop_the_run(tmp_path: Path) -> N
         ({"precision": "fp16"}, "--precision fp16 needs a GPU"),
         ({"train_datasets": ["CUHK"]}, "dataset 'CUHK' is not known; use one of CUHK-PEDES"),
         ({"test_datasets": ["RSTPReid", "ICFG-PEDES"]}, "ICFG-PEDES: no image folder; looked for"),
-        ({"text_length": 77}, "text_length"),
+        ({"text_length": 249}, "--text_length is 249; expected"),
     ],
 )
 def test_wrong_options_are_named_before_any_work(

@@ -62,6 +62,7 @@ class RetrievalMethod(nn.Module):
         heads: prefixes of the tensors by which a checkpoint of this method is recognized
         unused_tensors: prefixes of tensors that the reference's checkpoints hold and nothing uses
         scrambles_words: whether captions are scrambled unless --scramble_words says otherwise
+        towers_alone: what the towers without the heads compute, where it is not the method's own score
         moved_options: options of earlier versions that are now under `options_key`
         options_before: values that a run of an earlier version had for options that did not exist yet
         gather: called on everything that is compared across pairs; the trainer replaces it to compare across processes
@@ -72,6 +73,7 @@ class RetrievalMethod(nn.Module):
     heads: ClassVar[tuple[str, ...]] = ()
     unused_tensors: ClassVar[tuple[str, ...]] = ()
     scrambles_words: ClassVar[bool] = False
+    towers_alone: ClassVar[str | None] = None
     moved_options: ClassVar[tuple[str, ...]] = ()
     options_before: ClassVar[Mapping[str, Any]] = {}
     gather: Callable[[Tensor], Tensor]

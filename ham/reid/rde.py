@@ -146,6 +146,7 @@ class RDE(RetrievalMethod):
     heads = HEADS
     unused_tensors = NEVER_USED
     scrambles_words = True
+    towers_alone = "RDE's global features; its score also needs its token selection layers"
     moved_options = ("ccd", "noise_rate", "token_selection_lr")
     options_before: ClassVar[dict[str, object]] = {"augment_division": False}
 

@@ -29,6 +29,8 @@ from ham.runtime import UsageError, exit_code_of, log, set_up_logging
 BASE = "base_model."
 CLIP_ONLY = {"logit_scale"}  # not in the references' checkpoints: their temperature is fixed
 
+IRRA_LAYOUT = "irra"  # of exports: {"model": {"base_model.…": tensor}}
+
 
 @dataclass
 class HeadsReport:
@@ -164,7 +166,7 @@ def export(
     """
     weights = read_weights(source, ignore_tensors)
     clip = clip_from_weights(weights, image_size_px, stride_px, None, heads)
-    if layout == "irra":
+    if layout == IRRA_LAYOUT:
         write_pth(clip, weights.others, out)
         return
     if weights.others:
@@ -173,10 +175,9 @@ def export(
             layout,
             some(modules(weights.others)),
         )
-    if own_method(weights) == "rde":
-        log.warning(
-            "the towers alone give RDE's global features; its score also needs its token selection layers"
-        )
+    towers_alone = find_method(own_method(weights)).towers_alone
+    if towers_alone is not None:
+        log.warning("the towers alone give %s", towers_alone)
     export_towers(clip, layout, out)
 
 
