@@ -81,7 +81,7 @@ def read_captions(folder: Path) -> dict[str, list[str]]:
 
 
 def describe(folder: Path, plan: Plan, count: int) -> dict[str, Any]:
-    """Return a job's entry: where it lies, which model wrote it, and how many captions it brought."""
+    """Return a job's entry: its folder, the model that wrote it, and the number of its captions."""
     known = {name: plan.settings[name] for name in MODEL_KEYS if name in plan.settings}
     return {"folder": str(folder), "captions": count, "model_path": plan.info.get("model_path"), **known}
 
