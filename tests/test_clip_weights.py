@@ -164,7 +164,9 @@ def test_heads_that_nothing_records_are_an_option_and_a_guess_is_warned_of(
     caplog.clear()
     right = load_clip(file, (48, 16), 8, heads=(2, 3))
     assert torch.equal(right.encode_image(images), small.encode_image(images))
-    assert torch.equal(right.encode_text(IDS), small.encode_text(IDS)) and "does not record" not in caplog.text
+    assert (
+        torch.equal(right.encode_text(IDS), small.encode_text(IDS)) and "does not record" not in caplog.text
+    )
     with pytest.raises(UsageError, match=r"cannot be split over 5 attention heads.*--heads"):
         load_clip(file, (48, 16), 8, heads=(5, 3))
     save_clip(small, tmp_path / "ours")
