@@ -1,6 +1,6 @@
 """The bench of evaluation at ICFG-PEDES' size: our metrics against a full sort, each in a process of its own.
 
-Run as a script it is that process: it imports no more than it measures, and prints one JSON object.
+Run with `python -m` it is that process: it imports no more than it measures, and prints one JSON object.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from ham.runtime import WorkError, torch_generator
 from scripts.bench import reid_clock
 from scripts.bench.reid_clock import timed
 
+TOP = Path(__file__).resolve().parents[2]
 BYTES_A_PAIR = 42  # of Q x G pairs: what the full sort was seen to hold, 38 to 40
 FREE_SHARE = 0.6  # of the free memory that the full sort may take: others may be using the machine
 Row = dict[str, Any]
@@ -79,7 +80,9 @@ def evaluate_once(way: str, device: str, queries: int, gallery: int, threads: in
 def in_own_process(way: str, device: torch.device, queries: int, gallery: int) -> Row:
     """Call `evaluate_once` in a fresh Python process, so that its memory is its own."""
     words = [way, str(device), str(queries), str(gallery), str(torch.get_num_threads()), reid_clock.clock]
-    done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True)
+    # by module name from the top of the repository, so that `ham` and `scripts` are found without an installation
+    command = [sys.executable, "-m", "scripts.bench.reid_eval", *words]
+    done = subprocess.run(command, cwd=TOP, capture_output=True, text=True)
     if done.returncode:
         raise WorkError(
             f"evaluation ({' '.join(words)}) ended with code {done.returncode}: {done.stderr[-500:]}"
