@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ham.llava.load_kernels import load_kernels
+from ham.llava.packed_linear import PackedLinears
 from ham.llava.rotary import read_rotary, rotate
 from ham.llava.shared_attention import attend, attend_step, merge_parts
 from ham.llava.shared_cache import Prefix, SharedCache
@@ -41,6 +42,7 @@ class CachedLlama:
         self.theta, self.scale = read_rotary(config)
         self._cos = self._sin = torch.empty(0)
         self.kernels = load_kernels(self.head_dim, llm.get_input_embeddings().weight)
+        self.linear = PackedLinears(llm)
 
     # ------------------------------------------------------------------------------------------------------------- cache
 
@@ -111,7 +113,8 @@ class CachedLlama:
             ).flatten(0, 1)
             if number + 1 == len(self.layers):
                 break
-            self._rotated(layer.self_attn.q_proj(h_image), self.heads, image_angles, queries[:, text:])
+            q = self.linear(layer.self_attn.q_proj, h_image)
+            self._rotated(q, self.heads, image_angles, queries[:, text:])
             attended = F.scaled_dot_product_attention(
                 queries.transpose(1, 2), self._all_heads(keys), self._all_heads(values), is_causal=True
             )[:, :, text:]
@@ -143,7 +146,7 @@ class CachedLlama:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Compute next-token logits [..., V] from hidden states [..., D]."""
-        return self.llm.lm_head(self._norm(hidden, self.llm.model.norm))
+        return self.linear(self.llm.lm_head, self._norm(hidden, self.llm.model.norm))
 
     def _last_layer(
         self, x: torch.Tensor, mixed: torch.Tensor, shape: tuple[int, int, int], every: bool
@@ -207,10 +210,10 @@ class CachedLlama:
         for number, layer in enumerate(self.layers):
             attention = layer.self_attn
             h = self._norm(x, layer.input_layernorm)
-            k = self._rotated(attention.k_proj(h)[None], self.kv_heads, (cos, sin))[0]  # [rows, kv_heads, d]
-            q = self._rotated(attention.q_proj(h)[None], self.heads, (cos, sin))[0]
-            cache.keys[number][rows, :, positions] = k
-            cache.values[number][rows, :, positions] = attention.v_proj(h).unflatten(-1, (self.kv_heads, -1))
+            q, k, v = (self.linear(one, h) for one in (attention.q_proj, attention.k_proj, attention.v_proj))
+            q = self._rotated(q[None], self.heads, (cos, sin))[0]  # [rows, heads, d]
+            cache.keys[number][rows, :, positions] = self._rotated(k[None], self.kv_heads, (cos, sin))[0]
+            cache.values[number][rows, :, positions] = v.unflatten(-1, (self.kv_heads, -1))
             if live is not None:
                 q = q.new_zeros(grid, *q.shape[1:]).index_copy_(0, live, q)
             shared = (cache.prefix_keys[number][:slots], cache.prefix_values[number][:slots])
@@ -234,10 +237,11 @@ class CachedLlama:
     ) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
         """Compute queries, keys and values [B, heads, T, d] of h [B, T, D]."""
         attention = layer.self_attn
-        k = self._rotated(attention.k_proj(h), self.kv_heads, angles).transpose(1, 2)
-        v = attention.v_proj(h).unflatten(-1, (self.kv_heads, -1)).transpose(1, 2)
-        q = self._rotated(attention.q_proj(h), self.heads, angles).transpose(1, 2) if wants_query else None
-        return q, k, v
+        k = self._rotated(self.linear(attention.k_proj, h), self.kv_heads, angles).transpose(1, 2)
+        v = self.linear(attention.v_proj, h).unflatten(-1, (self.kv_heads, -1)).transpose(1, 2)
+        if not wants_query:
+            return None, k, v
+        return self._rotated(self.linear(attention.q_proj, h), self.heads, angles).transpose(1, 2), k, v
 
     def _rotated(
         self,
@@ -255,12 +259,11 @@ class CachedLlama:
 
     def _finish(self, layer: nn.Module, x: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
         """Apply the output projection and the MLP of a layer, with their residuals."""
-        x = x + layer.self_attn.o_proj(mixed)
+        x = x + self.linear(layer.self_attn.o_proj, mixed)
         h = self._norm(x, layer.post_attention_layernorm)
-        gates, up = layer.mlp.gate_proj(h), layer.mlp.up_proj(h)
-        return x + layer.mlp.down_proj(
-            F.silu(gates).mul_(up) if self.kernels is None else self.kernels.gate(gates, up)
-        )
+        gates, up = self.linear(layer.mlp.gate_proj, h), self.linear(layer.mlp.up_proj, h)
+        gated = F.silu(gates).mul_(up) if self.kernels is None else self.kernels.gate(gates, up)
+        return x + self.linear(layer.mlp.down_proj, gated)
 
     def _all_heads(self, x: torch.Tensor) -> torch.Tensor:
         return x if self.kv_heads == self.heads else x.repeat_interleave(self.heads // self.kv_heads, dim=1)

@@ -19,6 +19,8 @@ def attend(
     if q.is_cuda and q.dtype in (torch.float16, torch.bfloat16):
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, is_causal)[:2]
         return out, lse
+    if q.device.type == "cpu" and q.dtype in (torch.float32, torch.float64):
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, is_causal)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # [B, H, T, L]
     if is_causal:
         hidden = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).triu(1)
@@ -55,7 +57,7 @@ def attend_step(
     group, repeat = rows // slots, heads // kv_heads
     q = q.view(slots, group, kv_heads, repeat, width) * width**-0.5
     shared = q.transpose(1, 2).flatten(2, 3)  # [I, kv_heads, G r, d]
-    first = (prefix_keys @ shared.transpose(-1, -2)).transpose(-1, -2)  # [I, kv_heads, G r, P]
+    first = shared @ prefix_keys.transpose(-1, -2)  # [I, kv_heads, G r, P]
     second = q.flatten(0, 1) @ keys.transpose(-1, -2)  # [I G, kv_heads, r, C]
     second = second.masked_fill(~visible[:, None, None], float("-inf"))
     second = second.unflatten(0, (slots, group)).transpose(1, 2).flatten(2, 3)  # [I, kv_heads, G r, C]
