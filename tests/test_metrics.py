@@ -91,10 +91,12 @@ def test_equal_a_full_sort_with_ties_too(
         assert only(found) == pytest.approx(expected, abs=1e-9)
 
 
-def test_both_ranking_kernels_agree() -> None:
+@pytest.mark.parametrize("levels", [2, 9, 10**6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_both_ranking_kernels_agree(levels: int, dtype: torch.dtype) -> None:
     """The kernel for GPUs is plain torch, so that it can be held against the CPU's here."""
     draw = torch.Generator().manual_seed(0)
-    similarity = torch.randint(9, (20, 50), generator=draw).float()
+    similarity = (torch.randint(levels, (20, 50), generator=draw) - levels // 2).to(dtype)
     columns = np.stack([np.random.default_rng(i).permutation(50)[:6] for i in range(20)])
     columns[::3, 4:] = -1
     assert np.array_equal(
@@ -152,6 +154,15 @@ def test_bad_input_is_named() -> None:
         retrieval_metrics(torch.ones(2, 2), torch.tensor([[1.0, math.nan], [1.0, 0.0]]), [0, 1], [0, 1])
     with pytest.raises(WorkError, match="NaN in 1 of 2 rows"):
         similarity_metrics(torch.tensor([[math.nan, 1.0], [0.0, 1.0]]), [0, 1], [0, 1])
+
+
+def test_the_chunk_follows_a_gpus_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    card, sizes = torch.device("cuda"), []
+    for free in (80 << 30, 1 << 30, 0):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 80 << 30))
+        sizes.append(metrics._chunk_that_fits(card, 20_000))
+    assert sizes[0] > 4 * metrics.CHUNK and sizes[0] > sizes[1] > sizes[2] == 1
+    assert metrics._chunk_that_fits(torch.device("cpu"), 20_000) == metrics.CHUNK
 
 
 def test_matmul_precision_is_restored() -> None:

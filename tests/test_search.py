@@ -236,6 +236,26 @@ def test_top_equals_a_sort_in_any_chunk(
         index.path(-1)
 
 
+@pytest.mark.parametrize("most", [1 << 20, 12])
+def test_queries_ranked_together_equal_a_sort(
+    tmp_path: Path, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The way of a GPU, in plain torch; a batch with many candidates is divided."""
+    monkeypatch.setattr(search_index, "MOST_CANDIDATES", most)
+    draw = torch.Generator().manual_seed(0)
+    unit = torch.nn.functional.normalize
+    feats = unit(torch.randn(50, 6, generator=draw), dim=1)
+    feats[20:30] = feats[20]
+    feats[30:40] = unit(feats[20] + 1e-4 * torch.randn(10, 6, generator=draw), dim=1)
+    queries = unit(torch.cat([feats[:2], feats[20:21], torch.randn(7, 6, generator=draw)]), dim=1)
+    index = index_of(feats, tmp_path, 7)
+    for top in (1, 5, 50):
+        expected = (queries @ feats.half().float().T).sort(dim=1, descending=True, stable=True)
+        scores, places = index._top_together(queries, top)
+        assert torch.equal(places, expected.indices[:, :top])
+        torch.testing.assert_close(scores, expected.values[:, :top])
+
+
 def test_many_small_segments_are_merged(gallery: Path) -> None:
     model = Stub()
     for number in range(12):

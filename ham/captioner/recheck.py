@@ -11,6 +11,7 @@ import copy
 from dataclasses import replace
 
 import torch
+from torch import nn
 
 from ham.captioner.engine import Decoder
 from ham.captioner.sampling import choose
@@ -123,10 +124,21 @@ class Recheck:
     def _exact_decoder(self) -> Decoder:
         if self._exact is None:
             captioner = self.decoder.captioner
-            twin = replace(captioner, model=copy.deepcopy(captioner.model).double())
+            twin = replace(captioner, model=_double(captioner.model))
             self._exact = Decoder(twin, self.decoder.settings, self.decoder.pieces)
         return self._exact
 
 
 def _close(image: ImageInWork) -> list[Writing]:
     return [caption for caption in image.captions if caption.close]
+
+
+def _double(model: nn.Module) -> nn.Module:
+    """Return a copy of a model in float64, without a float32 copy on the way."""
+    tensors = [*model.parameters(), *model.buffers()]
+    memo: dict[int, object] = {}
+    for tensor in tensors:
+        wide = tensor.detach().double() if tensor.is_floating_point() else tensor.detach().clone()
+        is_parameter = isinstance(tensor, nn.Parameter)
+        memo[id(tensor)] = nn.Parameter(wide, requires_grad=False) if is_parameter else wide
+    return copy.deepcopy(model, memo)

@@ -21,19 +21,21 @@ from ham.runtime import UsageError, WorkError, log
 
 Ids: TypeAlias = Tensor | np.ndarray | Sequence[int]
 CUTS = (1, 5, 10)
-CHUNK = 256  # queries at a time: 20 MB of float32 against 20,000 gallery images
+CHUNK = 256  # queries at a time on a CPU: 20 MB of float32 against 20,000 gallery images
+GPU_BYTES = 1 << 30  # of a GPU's memory that a chunk may take, and at most a quarter of what is free
+BYTES_PER_PAIR = 32  # similarity, its sorted copy with indices, and the sort's workspace
 METRICS = ("R1", "R5", "R10", "mAP", "mINP")
 
 
 def retrieval_metrics(
-    query_feats: Tensor, gallery_feats: Tensor, query_ids: Ids, gallery_ids: Ids, chunk: int = CHUNK
+    query_feats: Tensor, gallery_feats: Tensor, query_ids: Ids, gallery_ids: Ids, chunk: int | None = None
 ) -> dict[str, float]:
     """Compute R1, R5, R10, mAP and mINP in percent of ranking the gallery [G, D] by cosine for every query [Q, D].
 
     Features need not be normalized and may be on a GPU. A query without any match in the gallery is left out of the means
     and counted: the result also holds `queries` (measured) and `unmatched`; with no match at all the metrics are NaN. The
     identity -1 is not known and matches nothing.
-    chunk: queries at a time; it changes the memory, not the result.
+    chunk: queries at a time, chosen from the device's memory when None; it changes the memory, not the result.
     Raises UsageError for sizes that do not fit, WorkError for features that are not finite.
     """
     if query_feats.ndim != 2 or gallery_feats.ndim != 2 or query_feats.shape[1] != gallery_feats.shape[1]:
@@ -43,12 +45,13 @@ def retrieval_metrics(
         )
     query, gallery = _unit_rows(query_feats, "query"), _unit_rows(gallery_feats, "gallery")
     positives = _Positives(query_ids, gallery_ids, query.shape[0], gallery.shape[0])
+    chunk = chunk or _chunk_that_fits(query.device, gallery.shape[0])
     with _exact_matmul():
         return _measure(((rows, query[rows] @ gallery.T) for rows in positives.chunks(chunk)), positives)
 
 
 def similarity_metrics(
-    similarity: Tensor, query_ids: Ids, gallery_ids: Ids, chunk: int = CHUNK
+    similarity: Tensor, query_ids: Ids, gallery_ids: Ids, chunk: int | None = None
 ) -> dict[str, float]:
     """Compute the metrics of a similarity matrix [Q, G] (larger is closer): the same dictionary as `retrieval_metrics`."""
     if similarity.ndim != 2:
@@ -58,6 +61,7 @@ def similarity_metrics(
             f"the similarity holds NaN in {int(similarity.isnan().any(1).sum())} of {len(similarity)} rows"
         )
     positives = _Positives(query_ids, gallery_ids, *similarity.shape)
+    chunk = chunk or _chunk_that_fits(similarity.device, similarity.shape[1])
     return _measure(((rows, similarity[rows]) for rows in positives.chunks(chunk)), positives)
 
 
@@ -142,16 +146,31 @@ def _ranks_numpy(similarity: Tensor, columns: np.ndarray) -> np.ndarray:
 
 
 def _ranks_torch(similarity: Tensor, columns: np.ndarray) -> np.ndarray:
-    """Return the ranks of the given columns of each row, from 1, on the similarity's device; the order of `_ranks_numpy`."""
+    """Return the ranks of the given columns of each row, from 1, on the similarity's device; the order of `_ranks_numpy`.
+
+    A GPU sorts faster than it compares each positive with a row. The gallery's order decides between equal items, so these
+    are compared.
+    """
+    similarity = similarity if similarity.dtype == torch.float64 else similarity.float()
     index = torch.from_numpy(columns).to(similarity.device)  # [q, P]
     values = similarity.gather(1, index.clamp(min=0))
+    ascending = similarity.sort(dim=1).values
+    at_most = torch.searchsorted(ascending, values, right=True)
+    ranks = 1 + similarity.shape[1] - at_most
+    is_tied = (at_most - torch.searchsorted(ascending, values) > 1) & (index >= 0)
     place = torch.arange(similarity.shape[1], device=similarity.device)[None, :]  # [1, G]
-    ranks = torch.empty_like(index)
-    for number in range(index.shape[1]):
+    for number in is_tied.any(dim=0).nonzero().flatten().tolist():
         value, column = values[:, number, None], index[:, number, None]
-        before = (similarity > value) | ((similarity == value) & (place < column))
-        ranks[:, number] = 1 + before.sum(dim=1)
+        ranks[:, number] += ((similarity == value) & (place < column)).sum(dim=1)
     return ranks.masked_fill_(index < 0, torch.iinfo(torch.int64).max).cpu().numpy()
+
+
+def _chunk_that_fits(device: torch.device, gallery: int) -> int:
+    """Return the queries to rank at a time against a gallery of this size."""
+    if device.type != "cuda":
+        return CHUNK
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(1, min(GPU_BYTES, free // 4) // (gallery * BYTES_PER_PAIR))
 
 
 def _ids(ids: Ids) -> np.ndarray:

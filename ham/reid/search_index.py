@@ -25,7 +25,10 @@ from ham.tensor_files.writing import write_file
 SEGMENT_ROWS = 8192  # images between two saves: what a killed refresh loses at most
 MAX_SMALL_SEGMENTS = 8  # more segments under half size than this are merged
 MARGIN = 4e-3  # bound of the difference between a float16 score and the float32 score of the same row
+MOST_CANDIDATES = 1 << 20  # of a batch of queries on a GPU: 2 GB of float32 features
 FP32_ROWS = 2048  # rows at a time where torch has no float16 product: they stay in the processor's cache
+GPU_BYTES = 1 << 30  # of a GPU's memory for one batch of queries
+BYTES_PER_PAIR = 16  # of a query and an image: the rough score, and what choosing the best of them takes
 PARTS = ("features", "sizes", "times_ns", "paths", "path_ends")
 Stamp = tuple[int, int]  # size in bytes, time of change in ns
 
@@ -140,14 +143,18 @@ class SearchIndex:
         number = int(np.searchsorted(self.starts, row, side="right")) - 1
         return self.segments[number].path(row - int(self.starts[number]))
 
-    def top(self, query_feats: Tensor, top: int = 10, chunk: int = 64) -> tuple[Tensor, Tensor]:
+    def top(self, query_feats: Tensor, top: int = 10, chunk: int | None = None) -> tuple[Tensor, Tensor]:
         """Return the scores [q, top] and rows [q, top] of the best images for unit query features [q, D], best first.
 
         Exact for the stored features: float16 products choose candidates with a margin, float32 products rank them.
+        chunk: queries at a time; None is 64 on a CPU, on a GPU what fits.
         """
         device = self.segments[0].feats.device
-        parts = query_feats.float().to(device).split(chunk)
-        found = [self._top(part, min(top, len(self))) for part in parts]
+        is_gpu = device.type == "cuda"
+        if chunk is None:
+            chunk = max(1, GPU_BYTES // (BYTES_PER_PAIR * max(len(self), 1))) if is_gpu else 64
+        rank = self._top_together if is_gpu else self._top
+        found = [rank(part, min(top, len(self))) for part in query_feats.float().to(device).split(chunk)]
         return torch.cat([scores for scores, _ in found]), torch.cat([rows for _, rows in found])
 
     def _top(self, queries: Tensor, top: int) -> tuple[Tensor, Tensor]:
@@ -162,6 +169,25 @@ class SearchIndex:
             scores.append(exact[order])
             rows.append(candidates[order])
         return torch.stack(scores), torch.stack(rows)
+
+    def _top_together(self, queries: Tensor, top: int) -> tuple[Tensor, Tensor]:
+        """As `_top`, all queries in the same operations: a GPU waits for the host once per batch."""
+        rough = torch.cat([queries.half() @ segment.feats.T for segment in self.segments], dim=1)  # [q, N]
+        least = rough.topk(top).values[:, -1:].float() - 2 * MARGIN
+        asked, rows = torch.nonzero(rough >= least, as_tuple=True)  # by query, then by row
+        if len(rows) > MOST_CANDIDATES and len(queries) > 1:
+            halves = [self._top_together(half, top) for half in queries.split(-(-len(queries) // 2))]
+            return torch.cat([scores for scores, _ in halves]), torch.cat([rows for _, rows in halves])
+        feats = queries.new_empty(len(rows), queries.shape[1])
+        for segment, start in zip(self.segments, self.starts.tolist()):
+            inside = (rows >= start) & (rows < start + len(segment))
+            feats[inside] = segment.feats[rows[inside] - start].float()
+        exact = (feats * queries[asked]).sum(1)
+        order = exact.sort(descending=True, stable=True).indices
+        order = order[asked[order].sort(stable=True).indices]  # by query, best first
+        counts = torch.bincount(asked, minlength=len(queries))
+        first = (counts.cumsum(0) - counts)[:, None] + torch.arange(top, device=rows.device)  # [q, top]
+        return exact[order][first], rows[order][first]
 
     def _rows(self, rows: Tensor) -> Tensor:
         """Return the features of some rows, in ascending order of rows."""
