@@ -22,7 +22,7 @@ from tiny_llava import CONFIG, STYLES, TOKENS, TOWER_CONFIG, original_tensors, w
 
 from ham.captioner import train
 from ham.captioner.checkpoint import load_captioner
-from ham.captioner.estimate import Settings, count_parameters, estimate
+from ham.captioner.estimate import CLIP_LARGE_336, Settings, count_parameters, estimate
 from ham.captioner.trainer import EpochSampler
 from ham.llava.transformers_compat import IS_LEGACY
 from ham.records import read_jsonl
@@ -412,11 +412,11 @@ def test_llava_7b_has_the_published_sizes():
         "num_key_value_heads": 32,
         "vocab_size": 32000,
     }
-    result = estimate(llm, train.CLIP_LARGE_336, Settings(num_styles=3000))
+    result = estimate(llm, CLIP_LARGE_336, Settings(num_styles=3000))
     assert result["parameters"]["language model"] == 6_738_415_616  # Llama-2-7B
     assert result["parameters"]["style prompts"] == 122_880_000  # 123 M in the paper's accounts
     assert round(result["parameters"]["projector"] / 1e6) == 21
-    less = estimate(llm, train.CLIP_LARGE_336, Settings(num_styles=3000, gpus=8))
+    less = estimate(llm, CLIP_LARGE_336, Settings(num_styles=3000, gpus=8))
     assert less["weights_gib"] < result["weights_gib"]
 
 

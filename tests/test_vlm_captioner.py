@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 
 from ham.captioner import train
 from ham.captioner.families import family_of
+from ham.captioner.vlm_adapter import load_vlm_captioner
 from ham.captioner.vlm_export import compare, export_vlm
-from ham.captioner.vlm_family import load_vlm_captioner
 from ham.records import read_json, read_jsonl, write_json
 from ham.runtime import UsageError, WorkError
 from ham.vlm.load import load_model

@@ -14,7 +14,7 @@ from ham.captioner.checkpoint import load_captioner
 from ham.captioner.decode import generate
 from ham.captioner.export_text import chat_template
 from ham.captioner.llava_export import export_llava
-from ham.captioner.vlm_family import load_vlm_captioner
+from ham.captioner.vlm_adapter import load_vlm_captioner
 from ham.llava.transformers_compat import IS_LEGACY
 from ham.records import read_json, write_json
 

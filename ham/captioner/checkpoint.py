@@ -10,12 +10,11 @@ import argparse
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ham.captioner.adapter import find_captioner, save_adapter
-from ham.captioner.describe import describe
 from ham.captioner.model import Captioner, CaptionerModel
 from ham.captioner.style_bank import StyleBank, StyleInit, initialize
 from ham.llava import layouts
@@ -26,6 +25,9 @@ from ham.llava.source import Source, check_aspect_ratio, fit_vocabulary
 from ham.llava.transformers_compat import DEFAULT_ATTENTION, load_tokenizer
 from ham.llava.vision_tower import TowerSource, find_tower, plain_tower_folder, tower_settings
 from ham.runtime import UsageError, exit_code_of, log, set_up_logging
+
+if TYPE_CHECKING:
+    from ham.captioner.families import FamilyModule
 
 __all__ = ["add_styles", "load_captioner", "merge", "open_checkpoint", "save_adapter"]
 
@@ -214,27 +216,16 @@ def add_styles(
 
 def write_merged(options: argparse.Namespace) -> None:
     """Write one folder in the layout that was asked for."""
-    from ham.captioner.families import family_of  # these two import this module
-    from ham.captioner.llava_export import export_llava
-
     if not 0 < options.max_shard_gib < float("inf"):
         raise UsageError(f"--max-shard-gib {options.max_shard_gib}: expected a number above 0")
-    if family_of(options.model_path) == "vlm":
-        if options.layout == "original":
-            raise UsageError(
-                f"{options.model_path} is not a LLaVA: the original layout cannot hold it; use --layout llava-hf"
-            )
-        from ham.captioner.vlm_export import export_vlm
+    family_at(options.model_path).export(options)
 
-        export_vlm(options.model_path, options.out, options.base_model)
-    elif options.layout == "llava-hf":
-        export_llava(
-            options.model_path, options.out, options.base_model, options.vision_tower, options.max_shard_gib
-        )
-    elif options.vision_tower is not None:
-        raise UsageError("--vision-tower: only for --layout llava-hf; the original layout names its tower")
-    else:
-        merge(options.model_path, options.out, options.base_model, options.max_shard_gib)
+
+def family_at(folder: Path) -> FamilyModule:
+    """Return the module of the family that a folder belongs to."""
+    from ham.captioner.families import family_module, family_of  # its modules import this one
+
+    return family_module(family_of(folder))
 
 
 def main() -> None:
@@ -256,8 +247,8 @@ def main() -> None:
     merging.add_argument(
         "--layout",
         choices=("original", "llava-hf"),
-        default="original",
-        help="original: LLaVA's and HAM's own (default); llava-hf: styles as added tokens, for transformers, vLLM, SGLang",
+        help="original: LLaVA's and HAM's own (default for LLaVA); llava-hf: styles as added tokens, for transformers, vLLM, "
+        "SGLang; captioners of other models are always written this way, in the layout of their base model",
     )
     merging.add_argument(
         "--vision-tower", help="llava-hf: the vision tower to write (default: the one that captioning uses)"
@@ -276,7 +267,8 @@ def main() -> None:
     options = parser.parse_args()
     set_up_logging()
     if options.command == "show":
-        sys.stdout.write(describe(options.model_path, options.base_model) + "\n")
+        family = family_at(options.model_path)
+        sys.stdout.write(family.describe(options.model_path, options.base_model) + "\n")
         return
     write_merged(options)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ham.captioner.adapter import ADAPTER_STYLES, ADAPTER_WEIGHTS, save_adapter
+from ham.captioner.adapter import ADAPTER_STYLES, ADAPTER_WEIGHTS, find_captioner, save_adapter
 from ham.captioner.arguments import DataArguments, ModelArguments, TrainingArguments
 from ham.captioner.check import check_instructions, check_used_styles
 from ham.captioner.checkpoint import (
@@ -15,18 +16,38 @@ from ham.captioner.checkpoint import (
     OpenCheckpoint,
     add_styles,
     load_captioner,
+    merge,
     open_checkpoint,
 )
 from ham.captioner.data import Collator, InstructionDataset, InstructionFile
+from ham.captioner.describe import describe as describe_checkpoint
+from ham.captioner.estimate import CLIP_LARGE_336, Settings, as_table
+from ham.captioner.estimate import estimate as estimate_llava
 from ham.captioner.families import Tuning
+from ham.captioner.llava_export import export_llava
 from ham.captioner.model import Captioner
 from ham.llava.conversation import get_template
 from ham.llava.lora import add_lora, is_lora, load_lora, save_lora
+from ham.llava.source import Source
 from ham.llava.transformers_compat import IS_LEGACY, set_checkpointing
+from ham.llava.vision_tower import find_tower, tower_settings
+from ham.records import read_json
 from ham.runtime import UsageError, dist_info, log
 from ham.tensor_files import index
 
 BANK = "style_bank.prompts"
+TYPES = ("llava", "llava_llama", "llava_next")
+
+
+def recognizes(folder: Path) -> bool:
+    """Return whether a config names a LLaVA with a Llama language model, in the original or the llava-hf layout."""
+    if not (folder / "config.json").is_file():
+        return False
+    config = read_json(folder / "config.json")
+    if not isinstance(config, dict) or config.get("model_type") not in TYPES:
+        return False
+    text = config.get("text_config")
+    return not isinstance(text, dict) or text.get("model_type", "llama") == "llama"
 
 
 def prepare(
@@ -49,17 +70,7 @@ def prepare(
         check_bank(opened, model_args, num_styles)
         num_styles, tokens = opened.num_styles, opened.style_tokens
     if dist_info().is_main:
-        check_instructions(
-            file,
-            data_args.image_folder,
-            opened.tokenizer,
-            get_template(opened.template),
-            num_styles,
-            opened.num_image_tokens + tokens,
-            args.model_max_length,
-            data_args.max_violations,
-            data_args.check_images,
-        )
+        check_file(file, opened, data_args, num_styles, tokens, args.model_max_length)
     captioner = load_for_training(opened, model_args, args)
     if captioner.num_styles == 0:
         trained = captioner.model.projector[0].weight.dtype
@@ -68,6 +79,9 @@ def prepare(
     captioner.manifest["share_prefix"] = args.share_prefix
     lora = choose_what_trains(captioner, args)
 
+    def save(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
+        write_tuned(folder, captioner, tensors, lora, prompt)
+
     dataset = InstructionDataset(
         file,
         data_args.image_folder,
@@ -75,27 +89,53 @@ def prepare(
         get_template(captioner.template),
         captioner.image_size_px,
     )
+    is_shared = can_share(args.share_prefix, model_args.attn_implementation)
+    collator = Collator(captioner.tokenizer.pad_token_id, is_shared)
+    return Tuning(captioner, captioner.model, dataset, collator, save, read_tuned)
 
-    def save(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
-        matrices = {name: tensor for name, tensor in tensors.items() if is_lora(name)}
-        if lora is not None:
-            save_lora(folder, lora, matrices, captioner.manifest["base_model"])
-        others = {
-            ADAPTER_STYLES if name == BANK else name: tensor
-            for name, tensor in tensors.items()
-            if name not in matrices
-        }
-        save_adapter(folder, captioner, others, prompt=prompt)
 
-    def load(folder: Path) -> dict[str, torch.Tensor]:
-        tensors = dict(index(folder / ADAPTER_WEIGHTS).stream())
-        named = {BANK if name == ADAPTER_STYLES else name: tensor for name, tensor in tensors.items()}
-        return named | load_lora(folder)
-
-    collator = Collator(
-        captioner.tokenizer.pad_token_id, can_share(args.share_prefix, model_args.attn_implementation)
+def check_file(
+    file: InstructionFile,
+    opened: OpenCheckpoint,
+    data_args: DataArguments,
+    num_styles: int,
+    style_tokens: int,
+    max_length: int,
+) -> None:
+    """Raise UsageError listing the records that cannot be trained on."""
+    check_instructions(
+        file,
+        data_args.image_folder,
+        opened.tokenizer,
+        get_template(opened.template),
+        num_styles,
+        opened.num_image_tokens + style_tokens,
+        max_length,
+        data_args.max_violations,
+        data_args.check_images,
     )
-    return Tuning(captioner, captioner.model, dataset, collator, save, load)
+
+
+def write_tuned(
+    folder: Path, captioner: Captioner, tensors: dict[str, torch.Tensor], lora: Any, prompt: str
+) -> None:
+    """Write the trained parameters: the adapter, and LoRA matrices in peft's format."""
+    matrices = {name: tensor for name, tensor in tensors.items() if is_lora(name)}
+    if lora is not None:
+        save_lora(folder, lora, matrices, captioner.manifest["base_model"])
+    others = {
+        ADAPTER_STYLES if name == BANK else name: tensor
+        for name, tensor in tensors.items()
+        if name not in matrices
+    }
+    save_adapter(folder, captioner, others, prompt=prompt)
+
+
+def read_tuned(folder: Path) -> dict[str, torch.Tensor]:
+    """Read the trained parameters of a checkpoint under the parameters' names."""
+    tensors = dict(index(folder / ADAPTER_WEIGHTS).stream())
+    named = {BANK if name == ADAPTER_STYLES else name: tensor for name, tensor in tensors.items()}
+    return named | load_lora(folder)
 
 
 def can_share(wanted: bool, attention: str) -> bool:
@@ -111,6 +151,15 @@ def can_share(wanted: bool, attention: str) -> bool:
 
 def open_base(model_args: ModelArguments) -> OpenCheckpoint:
     """Open the checkpoint to be tuned. Raises UsageError for options that contradict it."""
+    for name, given in (
+        ("--max_pixels", model_args.max_pixels),
+        ("--projector_modules", model_args.projector_modules),
+    ):
+        if given is not None:
+            raise UsageError(
+                f"{name} is for other models than LLaVA, whose images have one size and whose projector is known; leave it "
+                "out, or use --family vlm with a checkpoint in the llava-hf layout"
+            )
     opened = open_checkpoint(
         model_args.model_name_or_path,
         model_args.vision_tower,
@@ -189,3 +238,37 @@ def choose_what_trains(captioner: Captioner, args: TrainingArguments) -> Any:
         f"{total - sum(parts.values()):,}",
     )
     return lora
+
+
+def estimate(model_args: ModelArguments, settings: Settings) -> str:
+    """Format what tuning will need."""
+    source = find_captioner(model_args.model_name_or_path)
+    return as_table(estimate_llava(source.config, vision_settings(model_args, source), settings), settings)
+
+
+def vision_settings(model_args: ModelArguments, source: Source) -> dict[str, Any]:
+    """Read the vision tower's configuration; CLIP-ViT-L/14-336's where the tower is not on this machine."""
+    named = source.config.get("mm_vision_tower")
+    try:
+        tower = find_tower(model_args.vision_tower, source.folder, named, has_inside=False)
+        return tower_settings(tower, source.config, dict, None)
+    except UsageError:
+        log.warning("the vision tower %s is not here; estimated as CLIP-ViT-L/14-336", named)
+        return CLIP_LARGE_336
+
+
+def describe(path: Path, base_model: Path | None) -> str:
+    """Format what a checkpoint is."""
+    return describe_checkpoint(path, base_model)
+
+
+def export(options: argparse.Namespace) -> None:
+    """Write a checkpoint with its base model in the original or the llava-hf layout."""
+    if options.layout == "llava-hf":
+        export_llava(
+            options.model_path, options.out, options.base_model, options.vision_tower, options.max_shard_gib
+        )
+        return
+    if options.vision_tower is not None:
+        raise UsageError("--vision-tower: only for --layout llava-hf; the original layout names its tower")
+    merge(options.model_path, options.out, options.base_model, options.max_shard_gib)

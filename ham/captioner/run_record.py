@@ -107,6 +107,8 @@ def settings_of(
         "--style_count": num_styles,
         "--style_tokens": model_args.style_tokens or DEFAULT_STYLE_TOKENS,
         "--style_init": model_args.style_init,
+        "--max_pixels": model_args.max_pixels,
+        "--projector_modules": model_args.projector_modules,
         "processes": dist_info().world_size,
         f"--{length}": options[length],
         **{f"--{name}": options.get(name) for name in DECISIVE},

@@ -13,16 +13,14 @@ import json
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from ham.captioner.adapter import find_captioner
 from ham.captioner.arguments import DataArguments, ModelArguments, TrainingArguments, parse_options
 from ham.captioner.checkpoint import DEFAULT_STYLE_TOKENS
 from ham.captioner.data import InstructionFile
-from ham.captioner.estimate import CLIP_LARGE_336, Settings, as_table, estimate
-from ham.captioner.families import family_of, prepare_tuning
+from ham.captioner.estimate import Settings
+from ham.captioner.families import family_module, family_of
 from ham.captioner.model import weights_digest
 from ham.captioner.resume import TRAINING, sole_writer, trim_metrics
 from ham.captioner.run_record import (
@@ -37,8 +35,6 @@ from ham.captioner.run_record import (
 from ham.captioner.trainer import CaptionerTrainer
 from ham.distributed import leave
 from ham.llava.lora import is_lora
-from ham.llava.source import Source
-from ham.llava.vision_tower import find_tower, tower_settings
 from ham.records import DEFAULT_PROMPT, IMAGE_TEXT, write_json
 from ham.runtime import UsageError, dist_info, exit_code_of, log, set_up_logging
 
@@ -68,7 +64,7 @@ def tune(
     checkpoint = checkpoint_to_resume(args, made_of)
     keep_order(checkpoint, args)
     prompt = instruction_of(file)
-    tuning = prepare_tuning(family, model_args, data_args, args, file, num_styles, prompt)
+    tuning = family_module(family).prepare(model_args, data_args, args, file, num_styles, prompt)
     made_of["--model_name_or_path"] = weights_digest(tuning.model, lambda name: not is_lora(name))
     compare_with(checkpoint, made_of, args)
     if dist_info().is_main:
@@ -147,24 +143,8 @@ def estimate_for(
         args.gradient_checkpointing,
         2 if args.bf16 or args.fp16 else 4,
     )
-    folder = model_args.model_name_or_path
-    if family_of(folder, model_args.family) == "vlm":
-        from ham.captioner.vlm_estimate import estimate_vlm  # needs a current transformers
-
-        return estimate_vlm(folder, settings, model_args.max_pixels, model_args.projector_modules)
-    source = find_captioner(folder)
-    return as_table(estimate(source.config, vision_settings(model_args, source), settings), settings)
-
-
-def vision_settings(model_args: ModelArguments, source: Source) -> dict[str, Any]:
-    """Read the vision tower's configuration; CLIP-ViT-L/14-336's where the tower is not on this machine."""
-    named = source.config.get("mm_vision_tower")
-    try:
-        tower = find_tower(model_args.vision_tower, source.folder, named, has_inside=False)
-        return tower_settings(tower, source.config, dict, None)
-    except UsageError:
-        log.warning("the vision tower %s is not here; estimated as CLIP-ViT-L/14-336", named)
-        return CLIP_LARGE_336
+    family = family_of(model_args.model_name_or_path, model_args.family)
+    return family_module(family).estimate(model_args, settings)
 
 
 if __name__ == "__main__":

@@ -17,10 +17,17 @@ from ham.vlm.prompts import IGNORE_INDEX, PromptWriter
 
 
 class VlmInstructionDataset(Dataset[dict[str, torch.Tensor]]):
-    """Records as a processor's tensors with `labels`, batch size 1 each; made in the workers, lazily."""
+    """Records as a processor's tensors with `labels`, batch size 1 each; read in the workers.
 
-    def __init__(self, file: InstructionFile, image_folder: str | Path, writer: PromptWriter) -> None:
+    max_length: most tokens of a record, image included. A longer one raises WorkError: cut, its image tokens would not fit
+    its image, or its caption would have no end.
+    """
+
+    def __init__(
+        self, file: InstructionFile, image_folder: str | Path, writer: PromptWriter, max_length: int
+    ) -> None:
         self.file, self.image_folder, self.writer = file, Path(image_folder), writer
+        self.max_length = max_length
         self.lengths = file.words
 
     def __len__(self) -> int:
@@ -36,7 +43,15 @@ class VlmInstructionDataset(Dataset[dict[str, torch.Tensor]]):
             ) from None
         question, answer = record["conversations"][0]["value"], record["conversations"][1]["value"]
         style = int(self.file.style_ids[index])
-        return self.writer.encode_example(image, question.replace(IMAGE_TEXT, "").strip(), style, answer)
+        example = self.writer.encode_example(image, question.replace(IMAGE_TEXT, "").strip(), style, answer)
+        length = example["input_ids"].shape[1]
+        if length > self.max_length:
+            raise WorkError(
+                f"{self.file.path}, record {index}: {length} tokens with its image of {image.width}x{image.height} pixels, "
+                f"more than --model_max_length {self.max_length}; raise it, or lower --max_pixels where the model has "
+                "variable resolution"
+            )
+        return example
 
 
 class VlmCollator:

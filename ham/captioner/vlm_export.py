@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ham.captioner.vlm_family import load_vlm_captioner
+from ham.captioner.vlm_adapter import load_vlm_captioner
 from ham.captioner.vlm_model import VlmCaptioner
 from ham.runtime import UsageError, WorkError, log
 from ham.vlm.export import extend_tables, save_folder
@@ -54,7 +54,12 @@ Greedy decoding never writes a style token: their output rows are the mean of al
 """
 
 
-def export_vlm(model_path: str | Path, out: str | Path, base_model: str | Path | None = None) -> None:
+def export_vlm(
+    model_path: str | Path,
+    out: str | Path,
+    base_model: str | Path | None = None,
+    max_shard_gib: float = 4.0,
+) -> None:
     """Export the adapter at `model_path` to the new folder `out`.
 
     Raises UsageError for an adapter that cannot be read and WorkError with the figures when what was written computes
@@ -74,9 +79,9 @@ def export_vlm(model_path: str | Path, out: str | Path, base_model: str | Path |
         found = first_steps(exported.network, writer, captioner.prompt, [None, *styles])
         compare(expected, found, captioner.model.first_style_token, len(rows))
 
-    save_folder(
-        out, network, processor, captioner.writer.template, mark, card_of(captioner, mark), check=check
-    )
+    card = card_of(captioner, mark)
+    largest = f"{max(1, round(max_shard_gib * 1024))}MiB"
+    save_folder(out, network, processor, captioner.writer.template, mark, card, check, largest)
     log.info("exported %d styles on %s to %s", captioner.num_styles, captioner.base.folder, out)
 
 

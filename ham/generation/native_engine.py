@@ -31,7 +31,7 @@ def count_styles(options: JobOptions) -> int:
     """Return the number of styles of --model-path, read from its headers; also check --device and --dtype."""
     resolve_dtype(options.dtype, resolve_device(options.device))
     assert options.model_path
-    if family_of(options.model_path) == "vlm":
+    if family_of(options.model_path) != "llava":
         raise UsageError(
             f"{options.model_path}: the native engine runs LLaVA only; use --engine transformers for a few images, or "
             "export the captioner (python -m ham.captioner.checkpoint merge) and use --engine server"

@@ -76,7 +76,7 @@ def read_export(options: JobOptions) -> tuple[Expected, dict[str, Any]]:
             f"--template {options.template}: the export's chat template is {mark.get('template')}; export again with another"
         )
     size_px = None
-    if mark.get("family") != "vlm":
+    if mark.get("family", "llava") == "llava":
         vision = check_kind(config.get("vision_config"), dict, f"{file}: vision_config")
         size_px = check_int(vision.get("image_size"), f"{file}: vision_config: image_size", 1, 4096)
     probe = Image.linear_gradient("L").resize((size_px or 224, size_px or 224)).convert("RGB")

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from ham.captioner.families import family_of
-from ham.captioner.vlm_family import load_vlm_captioner, read_manifest
+from ham.captioner.vlm_adapter import load_vlm_captioner, read_manifest
 from ham.captioner.vlm_model import VlmCaptioner
 from ham.generation.config import JobOptions
 from ham.generation.engines import Caption, Job, Result, Source
@@ -30,12 +30,15 @@ def count_styles(options: JobOptions) -> int:
     """Return the number of styles of --model-path, read from its manifest; also check --device and --dtype."""
     resolve_dtype(options.dtype, resolve_device(options.device))
     assert options.model_path
-    if family_of(options.model_path) != "vlm":
+    folder = Path(options.model_path)
+    if not folder.is_dir():
+        raise UsageError(f"--model-path {folder}: no such folder")
+    if family_of(folder) != "vlm":
         raise UsageError(
-            f"{options.model_path}: a LLaVA; use --engine native, which captions many images at once. The transformers "
-            "engine is for adapters of other vision-language models"
+            f"{folder}: not a captioner of the family 'vlm'; for a LLaVA use --engine native, which captions many images at "
+            "once. The transformers engine is for adapters of other vision-language models"
         )
-    return int(read_manifest(Path(options.model_path))["num_styles"])
+    return int(read_manifest(folder)["num_styles"])
 
 
 def open_engine(options: JobOptions, captions_per_image: int) -> TransformersEngine:

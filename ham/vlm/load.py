@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,11 +57,13 @@ def load_model(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     max_pixels: int | None = None,
+    attention: str | None = None,
 ) -> VisionLanguageModel:
     """Load network and processor from a folder.
 
     max_pixels: the largest number of pixels an image is resized to, for processors with variable resolution (Qwen); None
-    keeps the processor's own. Raises UsageError naming what the folder lacks.
+    keeps the processor's own. attention: transformers' attn_implementation; None is its default. Raises UsageError naming
+    what the folder lacks.
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -72,7 +76,10 @@ def load_model(
     options = {"trust_remote_code": False, "local_files_only": True}
     try:
         processor = AutoProcessor.from_pretrained(folder, **options)
-        network = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, **options)
+        with whole_weights():
+            network = AutoModelForImageTextToText.from_pretrained(
+                folder, dtype=dtype, attn_implementation=attention, **options
+            )
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         raise UsageError(
             f"{folder}: transformers cannot load it: {' '.join(str(error).split())[:300]}"
@@ -88,6 +95,22 @@ def load_model(
     network.requires_grad_(False)
     network.eval().to(device)
     return VisionLanguageModel(network, processor, end_ids_of(network, processor), folder)
+
+
+@contextmanager
+def whole_weights() -> Iterator[None]:
+    """Load whole weights inside the block also under ZeRO-3, where transformers would shard them while it reads them.
+
+    Styles, checks and digests need the whole model; DeepSpeed shards it afterwards, when the trainer hands it over.
+    """
+    from transformers.integrations import deepspeed
+
+    config = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = config
 
 
 def image_token_of(config: Any, folder: Any = "the model") -> int:
