@@ -1,6 +1,6 @@
-"""A small HTTP server around stock transformers that holds an export: python tests/stock_server.py EXPORT PORT.
+"""A small HTTP server around stock transformers that holds exports: python tests/stock_server.py EXPORT PORT [EXPORT PORT ...].
 
-Nothing of this package is imported: it stands for the servers that people operate.
+Nothing of this package is imported: it stands for the servers that people operate. Each export has a port of its own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import AutoProcessor, LlavaForConditionalGeneration
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 LOCK = threading.Lock()
 
@@ -26,18 +26,17 @@ class Model:
     def __init__(self, folder: str) -> None:
         self.name = folder
         self.processor = AutoProcessor.from_pretrained(folder)
-        self.network = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+        self.network = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
 
     @torch.no_grad()
     def complete(self, request: dict[str, Any]) -> dict[str, Any]:
-        url = request["messages"][0]["content"][0]["image_url"]["url"]
-        image = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))
         text = self.processor.apply_chat_template(
-            request["messages"],
+            [{**message, "content": parts_of(message["content"])} for message in request["messages"]],
             add_generation_prompt=True,
             tokenize=False,
             **request.get("chat_template_kwargs", {}),
         )
+        image = image_of(request["messages"][0]["content"][0]["image_url"]["url"])
         inputs = self.processor(text=text, images=image, add_special_tokens=False, return_tensors="pt")
         length = inputs["input_ids"].shape[1]
         ids = self.network.generate(**inputs, max_new_tokens=request["max_tokens"], do_sample=False)[
@@ -50,6 +49,15 @@ class Model:
             "choices": [{"message": {"role": "assistant", "content": content}, "finish_reason": reason}],
             "usage": {"prompt_tokens": length, "completion_tokens": len(ids)},
         }
+
+
+def parts_of(content: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a message's parts as servers hand them to a chat template: an image is a part without its data."""
+    return [{"type": "image"} if part["type"] == "image_url" else part for part in content]
+
+
+def image_of(url: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -81,7 +89,16 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(value)
 
 
-if __name__ == "__main__":
+def main(words: list[str]) -> None:
     torch.set_num_threads(1)
-    Handler.model = Model(sys.argv[1])
-    ThreadingHTTPServer(("127.0.0.1", int(sys.argv[2])), Handler).serve_forever()
+    threads = []
+    for folder, port in zip(words[::2], words[1::2], strict=True):
+        handler = type("HandlerOfOne", (Handler,), {"model": Model(folder)})
+        server = ThreadingHTTPServer(("127.0.0.1", int(port)), handler)
+        threads.append(threading.Thread(target=server.serve_forever))
+    for thread in threads:
+        thread.start()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

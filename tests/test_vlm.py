@@ -40,7 +40,7 @@ def open_with_styles(folder: Path):
     )
     extend_embedding(model.network, lambda: rows, first, len(rows))
     writer = PromptWriter(
-        model.processor, with_style(chat_template_of(model.processor), TOKENS), model.end_ids
+        model.processor, with_style(chat_template_of(model.processor), STYLES, TOKENS), model.end_ids
     )
     return model, writer, rows, first
 

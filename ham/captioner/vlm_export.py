@@ -80,7 +80,7 @@ def export_vlm(
         compare(expected, found, captioner.model.first_style_token, len(rows))
 
     card = card_of(captioner, mark)
-    largest = f"{max(1, round(max_shard_gib * 1024))}MiB"
+    largest = max(1, int(max_shard_gib * 2**30))
     save_folder(out, network, processor, captioner.writer.template, mark, card, check, largest)
     log.info("exported %d styles on %s to %s", captioner.num_styles, captioner.base.folder, out)
 

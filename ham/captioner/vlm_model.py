@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ham.captioner.style_bank import StyleBank
+from ham.captioner.style_bank import StyleBank, check_style_ids
 from ham.runtime import UsageError
 from ham.vlm.load import VisionLanguageModel, image_token_of, projector_names
 from ham.vlm.prompts import IGNORE_INDEX, PromptWriter, chat_template_of, style_token, with_style
@@ -119,6 +119,8 @@ class VlmCaptioner:
 
         Vocabularies are padded (Qwen), so the output layer may have rows at the style tokens' ids.
         """
+        if style is not None:
+            check_style_ids(torch.tensor([style]), self.num_styles)
         inputs = self.writer.encode(image, prompt or self.prompt, style)
         inputs = {name: value.to(self.device) for name, value in inputs.items()}
         first = self.model.first_style_token
@@ -165,7 +167,7 @@ def build_captioner(
     model = VlmCaptionerModel(base.network, bank, projectors, first)
     model.projector.to(trainable_dtype)
     writer = PromptWriter(
-        base.processor, with_style(chat_template_of(base.processor), style_tokens), base.end_ids
+        base.processor, with_style(chat_template_of(base.processor), num_styles, style_tokens), base.end_ids
     )
     writer.check(num_styles, style_tokens)
     manifest = {

@@ -68,7 +68,7 @@ def save_folder(
     mark: dict[str, Any],
     card: str,
     check: Callable[[Path], None] | None = None,
-    max_shard: str = "4GB",
+    max_shard_bytes: int = 4 << 30,
 ) -> None:
     """Write network, processor, chat template, the mark `ham` in config.json and a model card; the folder appears whole.
 
@@ -80,7 +80,7 @@ def save_folder(
     out.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
     try:
-        network.save_pretrained(beside, max_shard_size=max_shard)
+        network.save_pretrained(beside, max_shard_size=max_shard_bytes)
         processor.chat_template = template
         processor.tokenizer.chat_template = template
         processor.save_pretrained(beside)

@@ -17,9 +17,12 @@ IGNORE_INDEX = -100
 
 # Renders the original template with the added tokens in front of the first text of the first user message.
 WRAPPER = """{%- set ham = namespace(messages=[], placed=false) -%}
+{%- set is_styled = style is defined and style is not none -%}
+{%- if is_styled and (style is not integer or style < 0 or style >= @STYLES@) -%}
+{{- raise_exception('style ' ~ style ~ ' does not exist; this model has styles 0 to @LAST@') -}}
+{%- endif -%}
 {%- for message in messages -%}
-{%- if style is defined and style is not none and message['role'] == 'user' and not ham.placed
-    and message['content'] is not string -%}
+{%- if is_styled and message['role'] == 'user' and not ham.placed and message['content'] is not string -%}
 {%- set parts = namespace(items=[]) -%}
 {%- for part in message['content'] -%}
 {%- if part['type'] == 'text' and not ham.placed -%}
@@ -38,6 +41,9 @@ WRAPPER = """{%- set ham = namespace(messages=[], placed=false) -%}
 {%- set ham.messages = ham.messages + [message] -%}
 {%- endif -%}
 {%- endfor -%}
+{%- if is_styled and not ham.placed -%}
+{{- raise_exception('a style needs a user message whose content is a list of parts, one of them a text') -}}
+{%- endif -%}
 {%- set messages = ham.messages -%}
 """
 
@@ -47,14 +53,19 @@ def style_token(style: int, k: int) -> str:
     return f"<|style_{style}_{k}|>"
 
 
-def with_style(template: str, style_tokens: int) -> str:
+def with_style(template: str, num_styles: int, style_tokens: int) -> str:
     """Return a chat template that takes the variable `style` and places that style's tokens; without it nothing changes.
 
-    A template that handles `style` itself (our own exports) is returned unchanged.
+    A template that handles `style` itself (our own exports) is returned unchanged. Rendering fails for a style that does not
+    exist and where there is no place for its tokens.
     """
     if "<|style_" in template:
         return template
-    return WRAPPER.replace("@TOKENS@", str(style_tokens)) + template
+    numbers = {"@STYLES@": num_styles, "@LAST@": num_styles - 1, "@TOKENS@": style_tokens}
+    wrapper = WRAPPER
+    for name, number in numbers.items():
+        wrapper = wrapper.replace(name, str(number))
+    return wrapper + template
 
 
 def chat_template_of(processor: Any, folder: Any = "the model") -> str:

@@ -44,16 +44,19 @@ class ExtendedEmbedding(nn.Module):
         is_added = (ids >= self.first_id) & (ids < self.first_id + self.count)
         embedded = self.base(ids.masked_fill(is_added, 0))  # [..., D]
         added = F.embedding((ids - self.first_id).clamp(0, self.count - 1), self._rows())  # [..., D]
+        if hasattr(self.base, "embed_scale"):
+            added = added * self.base.embed_scale
         return torch.where(is_added[..., None], added.to(embedded.dtype), embedded)
 
 
 def extend_embedding(network: nn.Module, rows: Any, first_id: int, count: int) -> ExtendedEmbedding:
     """Replace a network's input embedding by one with `count` added rows; output embeddings are left alone.
 
-    Raises UsageError where the network's embedding is not an ordinary table.
+    Raises UsageError where the network's embedding is not an ordinary table, or one that scales its rows (Gemma 3).
     """
     base = network.get_input_embeddings()
-    if not isinstance(base, nn.Embedding):
+    is_plain = isinstance(base, nn.Embedding) and type(base).forward is nn.Embedding.forward
+    if not is_plain and not (isinstance(base, nn.Embedding) and hasattr(base, "embed_scale")):
         raise UsageError(
             f"{type(network).__name__}: its input embedding is a {type(base).__name__}; tokens can only be added to an "
             "ordinary torch.nn.Embedding, so this model cannot be style-tuned"
