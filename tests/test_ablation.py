@@ -1,11 +1,12 @@
-"""The experiment's machinery: the graph of jobs, restarts and kills, the statistics, and two rows from world to table."""
+"""The experiment: settings, interruptions and failures, statistics, and every row from dataset to table."""
 
 from __future__ import annotations
 
+import importlib.util
 import math
-import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -15,288 +16,55 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from ablation_helpers import load_script
+from PIL import Image
 
+from ham.datasets import BENCHMARKS
 from ham.records import read_json, read_jsonl, write_json
-from ham.runtime import UsageError, WorkError
+from ham.runtime import UsageError, WorkError, exit_code_of
+from scripts.ablation import results, retrieval, run_tasks, steps
 from scripts.ablation.captions import template_hints
-from scripts.ablation.collect import collect
-from scripts.ablation.graph import Job, is_done, job_name, make_graph, next_ready, result_file
-from scripts.ablation.rows import AGAINST_HERO, CLUSTERINGS, ROWS, SHOWN
-from scripts.ablation.runner import outlook, run_jobs, status_table
-from scripts.ablation.settings import CurveOptions, ReidOptions, Settings, StyleOptions, check_settings
-from scripts.ablation.statistics import binomial_error, by_chance, mean_of, paired
-from scripts.ablation.work import shuffle_styles
+from scripts.ablation.places import Places, Task, figures_file, plan_tasks
+from scripts.ablation.plots import apart
+from scripts.ablation.record import record_settings
+from scripts.ablation.results import collect
+from scripts.ablation.rows import CLUSTERINGS, ROWS
+from scripts.ablation.run_tasks import Runner
+from scripts.ablation.settings import (
+    CurveOptions,
+    FinetuneOptions,
+    ReidOptions,
+    Settings,
+    StyleOptions,
+    check_settings,
+)
+from scripts.ablation.statistics import binomial_error, mean_of, paired
+from scripts.demo_report.__main__ import read_experiment
 
 TOP = Path(__file__).resolve().parent.parent
-GOOD = Settings(llava=str(TOP / "ham/world/weights/llava"), clip=str(TOP / "ham/world/weights/clip"))
+GOOD = Settings(
+    llava=str(TOP / "ham/world/weights/llava"),
+    clip=str(TOP / "ham/world/weights/clip"),
+    finetune=FinetuneOptions(str(TOP / "configs/reid/world_finetune_irra.yaml")),
+)
+NANO = ["--config", "configs/ablation_nano.yaml"]
 
 
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    return load_script()
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """scripts/ablation.py, whose parts are in a package of the same name."""
+    monkeypatch.chdir(TOP)
+    spec = importlib.util.spec_from_file_location("ablation_script", TOP / "scripts" / "ablation.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-# ------------------------------------------------------------------------------------------------------------- the graph
+def run_script(script: ModuleType, monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["ablation.py", *NANO, *words])
+    return exit_code_of(script.main)
 
 
-def test_rows_come_in_order_and_needs_before_what_needs_them() -> None:
-    graph = make_graph(GOOD, [0, 1], list(ROWS))
-    places = {name: place for place, name in enumerate(graph)}
-    assert all(places[need] < places[name] for name, job in graph.items() for need in job.needs)
-    main = [job.what for job in graph.values() if job.kind == "eval" and job.seed == 0 and job.part == 1]
-    assert main == [
-        "none",
-        "static",
-        "both",
-        "ceiling",
-        "kmeans",
-        "ups",
-        "random_clusters",
-        "one_style",
-        "templates",
-        "static_sampled",
-        "random_prompts",
-        "one_caption",
-    ]
-    last_of_0 = max(
-        place for name, place in places.items() if name.startswith("seed0/") and "1of" not in name
-    )
-    first_of_1 = min(place for name, place in places.items() if name.startswith("seed1/"))
-    assert last_of_0 < first_of_1
-    curve = [name for name, job in graph.items() if job.part > 1]
-    assert (
-        list(graph)[-len(curve) :] == curve and len(curve) == 2 * 2 * 2 * 3
-    )  # reid and eval, seeds, rows, parts
-    assert {job.what for job in graph.values() if job.kind == "tune"} == set(CLUSTERINGS)
-
-
-def test_only_what_the_rows_need_is_made() -> None:
-    names = set(make_graph(GOOD, [2], ["none", "random_prompts"]))
-    assert names == {
-        "seed2/world",
-        "seed2/eval-none",
-        "seed2/pool",
-        "seed2/styles-both",
-        "seed2/tune-both",
-        "seed2/captions-random_prompts",
-        "seed2/reid-random_prompts",
-        "seed2/eval-random_prompts",
-    }
-
-
-def test_a_changed_setting_makes_stale_what_depends_on_it_and_nothing_else() -> None:
-    def changed(other: Settings) -> set[str]:
-        before, after = make_graph(GOOD, [0], list(ROWS)), make_graph(other, [0], list(ROWS))
-        return {name for name in before if before[name].key != after[name].key}
-
-    assert {
-        name.split("/")[1].split("-")[0] for name in changed(replace(GOOD, reid=ReidOptions(lr=1e-3)))
-    } == {"reid", "eval"}
-    assert "seed0/eval-none" not in changed(replace(GOOD, reid=ReidOptions(lr=1e-3)))
-    curve = changed(replace(GOOD, curve=CurveOptions(fixed="steps")))
-    assert curve and all("1of" in name for name in curve)
-    styles = changed(replace(GOOD, styles=StyleOptions(total=48)))
-    assert (
-        "seed0/tune-both" in styles
-        and "seed0/eval-ceiling" not in styles
-        and "seed0/captions-static" not in styles
-    )
-    assert "seed0/eval-static" in changed(replace(GOOD, preset="demo"))
-
-
-def test_new_weights_make_stale_what_was_made_with_the_old(tmp_path: Path) -> None:
-    (tmp_path / "clip").mkdir()
-    (tmp_path / "clip" / "model.safetensors").write_bytes(b"one")
-    settings = replace(GOOD, clip=str(tmp_path / "clip"))
-    before = make_graph(settings, [0], ["static"])
-    (tmp_path / "clip" / "model.safetensors").write_bytes(b"two")
-    after = make_graph(settings, [0], ["static"])
-    changed = {name for name in before if before[name].key != after[name].key and "1of" not in name}
-    assert changed == {"seed0/reid-static", "seed0/eval-static"}
-
-
-def test_every_row_is_shown_and_compared_ones_exist() -> None:
-    assert set(SHOWN) == set(ROWS) and set(AGAINST_HERO) < set(ROWS)
-
-
-# ------------------------------------------------------------------------------------------------------------ the runner
-
-
-def toy_graph() -> dict[str, Job]:
-    jobs = [
-        Job("world", 0, "", 1, (), "a"),
-        Job("reid", 0, "static", 1, ("seed0/world",), "b"),
-        Job("eval", 0, "static", 1, ("seed0/reid-static",), "c"),
-        Job("world", 1, "", 1, (), "d"),
-    ]
-    return {job.name: job for job in jobs}
-
-
-def note(work: Path, job: Job) -> dict[str, Any]:
-    """Stand in for a job's work: write down that it was done."""
-    with (work / "order").open("a") as file:
-        file.write(job.name + "\n")
-    return {"pid": os.getpid()}
-
-
-def order(work: Path) -> list[str]:
-    return (work / "order").read_text().split()
-
-
-def test_jobs_run_in_order_each_in_its_own_process_and_once(tmp_path: Path) -> None:
-    graph = toy_graph()
-    assert run_jobs(graph, tmp_path, lambda job: note(tmp_path, job), 1) == 4
-    assert order(tmp_path) == list(graph)
-    assert len({read_json(result_file(tmp_path, name))["pid"] for name in graph} | {os.getpid()}) == 5
-    assert run_jobs(graph, tmp_path, lambda job: note(tmp_path, job), 1) == 0
-    assert order(tmp_path) == list(graph)
-
-
-def test_a_missing_and_a_stale_result_are_made_again(tmp_path: Path) -> None:
-    graph = toy_graph()
-    run_jobs(graph, tmp_path, lambda job: note(tmp_path, job), 2)
-    result_file(tmp_path, "seed1/world").unlink()
-    graph["seed0/eval-static"] = replace(graph["seed0/eval-static"], key="other")
-    assert is_done(tmp_path, graph["seed0/eval-static"]) is None
-    assert "stale" in status_table(graph, tmp_path) and "missing" in status_table(graph, tmp_path)
-    assert run_jobs(graph, tmp_path, lambda job: note(tmp_path, job), 2) == 2
-    assert Counter(order(tmp_path)) == Counter([*graph, "seed1/world", "seed0/eval-static"])
-
-
-def test_two_run_at_a_time_but_never_before_their_needs(tmp_path: Path) -> None:
-    def slow(job: Job) -> dict[str, Any]:
-        began = time.time()
-        time.sleep(0.3)
-        return {"from": began, "to": time.time()}
-
-    graph = toy_graph()
-    run_jobs(graph, tmp_path, slow, 2)
-    took = {name: read_json(result_file(tmp_path, name)) for name in graph}
-    assert all(took[need]["to"] <= took[name]["from"] for name, job in graph.items() for need in job.needs)
-    assert took["seed1/world"]["from"] < took["seed0/world"]["to"]  # beside the first, not behind
-
-
-def test_a_failing_job_shows_its_log_and_spares_the_others(tmp_path: Path) -> None:
-    def fail(job: Job) -> dict[str, Any]:
-        if job.kind == "reid":
-            raise UsageError("too few pedestrians")
-        return note(tmp_path, job)
-
-    with pytest.raises(UsageError, match=r"(?s)seed0/reid-static.*too few pedestrians"):
-        run_jobs(toy_graph(), tmp_path, fail, 1)
-    assert order(tmp_path) == ["seed0/world"]
-
-
-def test_a_killed_job_has_not_happened_and_is_done_again(tmp_path: Path) -> None:
-    def die_once(job: Job) -> dict[str, Any]:
-        if job.kind == "reid" and not (tmp_path / "died").exists():
-            (tmp_path / "died").touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return note(tmp_path, job)
-
-    with pytest.raises(WorkError, match="seed0/reid-static ended with -9"):
-        run_jobs(toy_graph(), tmp_path, die_once, 1)
-    assert not result_file(tmp_path, "seed0/reid-static").exists()
-    run_jobs(toy_graph(), tmp_path, die_once, 1)
-    assert order(tmp_path) == list(toy_graph())
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel to end orphans")
-def test_a_killed_run_leaves_no_jobs_and_goes_on(tmp_path: Path) -> None:
-    def hang_once(job: Job) -> dict[str, Any]:
-        if job.kind == "reid" and not (tmp_path / "pid").exists():
-            write_json(tmp_path / "pid", os.getpid())
-            time.sleep(600)
-        return note(tmp_path, job)
-
-    run = multiprocessing.get_context("fork").Process(
-        target=run_jobs, args=(toy_graph(), tmp_path, hang_once, 1)
-    )
-    run.start()
-    wait_for(lambda: (tmp_path / "pid").exists())
-    with pytest.raises(UsageError, match="another run is using it"):
-        run_jobs(toy_graph(), tmp_path, hang_once, 1)
-    os.kill(run.pid, signal.SIGKILL)
-    run.join()
-    wait_for(lambda: not is_running(read_json(tmp_path / "pid")))
-    assert run_jobs(toy_graph(), tmp_path, hang_once, 1) == 3
-    assert order(tmp_path) == list(toy_graph())
-
-
-def test_a_run_stops_where_its_inputs_changed(tmp_path: Path) -> None:
-    def changed() -> None:
-        if (tmp_path / "order").exists():
-            raise UsageError("weights changed")
-
-    with pytest.raises(UsageError, match="weights changed"):
-        run_jobs(toy_graph(), tmp_path, lambda job: note(tmp_path, job), 1, changed)
-    assert order(tmp_path) == ["seed0/world"]
-
-
-def test_the_outlook_counts_what_is_left(tmp_path: Path) -> None:
-    graph = toy_graph()
-    write_json(result_file(tmp_path, "seed0/world"), {"key": "a", "seconds": 120.0})
-    assert outlook(graph, tmp_path, {"seed0/world"}, 1) == "3 left, 2 min and 2 jobs of kinds not timed yet"
-    assert next_ready(graph, {"seed0/world"}, {"seed0/reid-static"}).name == "seed1/world"
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def wait_for(condition: Any, limit_s: float = 60.0) -> None:
-    end = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.05)
-
-
-# -------------------------------------------------------------------------------------------------- statistics, captions
-
-
-def test_means_and_paired_differences_by_hand() -> None:
-    assert mean_of([]) is None and mean_of([4.0]).error is None
-    found = mean_of([1.0, 2.0, 6.0])  # deviations -2, -1, 3: variance 14 / 2, of the mean 7 / 3
-    assert found.mean == 3.0 and found.error == pytest.approx(math.sqrt(7 / 3)) and found.count == 3
-    difference = paired({0: 10.0, 1: 30.0, 2: 20.0, 5: 99.0}, {0: 8.0, 1: 25.0, 2: 21.0, 4: 0.0})  # 2, 5, -1
-    assert (
-        difference.mean == 2.0 and difference.error == pytest.approx(math.sqrt(3)) and difference.count == 3
-    )
-    assert difference.positive == 2
-    assert paired({0: 1.0}, {1: 1.0}) is None
-
-
-def test_chance_by_hand() -> None:
-    assert binomial_error([50.0], [2500]) == pytest.approx(1.0)  # sqrt(0.25 / 2500) = 0.01
-    assert binomial_error([50.0, 50.0, 50.0], [2500] * 3) == pytest.approx(1 / math.sqrt(3))
-    assert (
-        by_chance(3, 3) == 0.25
-        and by_chance(0, 3) == 0.25
-        and by_chance(2, 3) == 1.0
-        and by_chance(5, 5) == 0.0625
-    )
-
-
-def test_random_clusters_keep_their_sizes() -> None:
-    before = [(0,), (0, 2), (1,), (), (0, 1, 2), (2,)] * 20
-    after = shuffle_styles(before, seed=0)
-    assert after != before and Counter(after) == Counter(before)
-    assert Counter(style for ids in after for style in ids) == Counter(
-        style for ids in before for style in ids
-    )
-    assert shuffle_styles(before, 0) == after != shuffle_styles(before, 1)
-
-
-def test_template_hints_are_different_and_of_the_seed() -> None:
-    hints = template_hints(0, 46)
-    assert len(set(hints)) == 46 and hints == template_hints(0, 46) != template_hints(1, 46)
-
-
-# ------------------------------------------------------------------------------------------------------------- the door
+# ---------------------------------------------------------------------------------------------------------------- settings
 
 
 @pytest.mark.parametrize(
@@ -311,70 +79,331 @@ def test_template_hints_are_different_and_of_the_seed() -> None:
         ({"styles": StyleOptions(total=95)}, "even number"),
         ({"curve": CurveOptions(parts=[500])}, "do not fill one batch"),
         ({"curve": CurveOptions(rows=["human"])}, "curve.rows human: not known"),
+        ({"curve": CurveOptions(rows=["none"])}, "has no pretraining images"),
+        ({"finetune": FinetuneOptions("none.yaml")}, "finetune.config none.yaml: no such file"),
+        ({"finetune": replace(GOOD.finetune, rows=["human"])}, "finetune.rows human: not known"),
+        ({"finetune": replace(GOOD.finetune, epochs=0)}, "finetune.epochs 0: expected at least 1"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(change: dict[str, Any], message: str) -> None:
-    check_settings(GOOD, list(ROWS))
+def test_impossible_settings_are_refused(change: dict[str, Any], message: str) -> None:
+    check_settings(GOOD)
     with pytest.raises(UsageError, match=message):
-        check_settings(replace(GOOD, **change), list(ROWS))
+        check_settings(replace(GOOD, **change))
 
 
 @pytest.mark.parametrize("name", ["ablation.yaml", "ablation_nano.yaml"])
-def test_the_configs_are_read(script: ModuleType, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(TOP)
-    settings, asked = script.read_settings(
-        ["--config", f"configs/{name}", "--only-seeds", "0", "--only-rows", "none", "both"]
-    )
+def test_the_configs_are_read(script: ModuleType, name: str) -> None:
+    words = ["--config", f"configs/{name}"]
+    settings, asked = script.read_settings([*words, "--only-seeds", "0", "--only-rows", "none", "both"])
     assert settings.seeds[0] == 0 and asked.only_rows == ["none", "both"]
+    assert settings.finetune.rows == ["none", "static", "both"]
     with pytest.raises(UsageError, match="--only-rows human: not known"):
-        script.read_settings(["--config", f"configs/{name}", "--only-rows", "human"])
+        script.read_settings([*words, "--only-rows", "human"])
     with pytest.raises(SystemExit):
-        script.read_settings(["--config", f"configs/{name}", "--reid.rate", "1"])
+        script.read_settings([*words, "--reid.rate", "1"])
 
 
-def test_nothing_to_collect_is_said(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no row is measured yet"):
-        collect(GOOD, tmp_path, tmp_path / "results")
+def test_a_work_folder_of_other_settings_is_refused(tmp_path: Path) -> None:
+    config = tmp_path / "finetune.yaml"
+    config.write_text("method: irra\nepochs: 6\n")
+    for name in ("llava", "clip"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(b"old")
+    settings = replace(
+        GOOD,
+        work=str(tmp_path / "work"),
+        llava=str(tmp_path / "llava"),
+        clip=str(tmp_path / "clip"),
+        finetune=FinetuneOptions(str(config)),
+    )
+    recorded = record_settings(settings)
+    record_settings(replace(settings, seeds=[0, 7], curve=CurveOptions([4])))  # more seeds, another curve
+    for change, message in (
+        ({"images": 192}, "images was 6144, is 192"),
+        ({"reid": ReidOptions(lr=1e-4)}, r"reid.lr was 0.0007, is 0.0001"),
+        ({"finetune": FinetuneOptions(str(config), epochs=3)}, "finetune.epochs was None, is 3"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            record_settings(replace(settings, **change))
+    config.write_text("method: irra\nepochs: 9\n")
+    with pytest.raises(UsageError, match=r"finetuning.epochs was 6, is 9.*name another --work"):
+        record_settings(settings)
+    config.write_text("epochs: 6\nmethod: irra  # the same\n")
+    record_settings(settings)
+    (tmp_path / "clip" / "model.safetensors").write_bytes(b"new")
+    with pytest.raises(UsageError, match=r"weights.clip was"):
+        record_settings(settings)
+    assert (Path(recorded.clip) / "model.safetensors").read_bytes() == b"old"  # a copy: the run is not mixed
+
+
+# ------------------------------------------------------------------------------------------------------------------- tasks
+
+
+def test_the_tasks_of_some_rows() -> None:
+    stages = plan_tasks(replace(GOOD, curve=CurveOptions([4])), [2], ["none", "one_caption"])
+    assert [str(task) for stage in stages for task in stage] == [
+        "seed2/prepare",
+        "seed2/tune-both",
+        "seed2/captions-both",
+        "seed2/retrieval-none",
+        "seed2/retrieval-one_caption",
+        "seed2/finetune-none",
+    ]
+    every = [task for stage in plan_tasks(GOOD, [0, 1, 2], list(ROWS)) for task in stage]
+    assert len(set(every)) == len(every)
+    assert Counter(task.kind for task in every) == {
+        "prepare": 3,
+        "tune": 3 * len(CLUSTERINGS),
+        "captions": 3 * 10,
+        "retrieval": 3 * len(ROWS),
+        "finetune": 3 * 3,
+        "curve": 3 * 2 * 3,
+    }
+
+
+FAKE_STEP = """
+import json, pathlib, sys
+work, seed, kind, name, parent = sys.argv[1:]
+if name == "static" and kind == "captions" and not pathlib.Path(work, "fixed").exists():
+    sys.exit("error: too few pedestrians")
+with pathlib.Path(work, "order").open("a") as file:
+    print(f"{kind}-{name}", file=file)
+row = {"R1": 30.0, "R5": 60.0, "R10": 70.0, "mAP": 40.0, "mINP": 9.0, "queries": 12}
+row = {name: row for name in ("CUHK-PEDES", "ICFG-PEDES", "RSTPReid")}
+figures = {"began": 0, "seconds": 6.0, "cpu_seconds": 6.0, "human": row, "plain": row}
+file = pathlib.Path(work, "seed" + seed, "figures", f"{kind}-{name}.json" if name else f"{kind}.json")
+file.parent.mkdir(parents=True, exist_ok=True)
+file.write_text(json.dumps(figures))
+"""
+
+
+def test_a_failed_task_stops_no_other_and_is_tried_again(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "step.py").write_text(FAKE_STEP)
+    monkeypatch.setattr(run_tasks, "STEP", [sys.executable, str(tmp_path / "step.py")])
+    monkeypatch.setattr(results, "caption_figures", lambda written: None)
+    work = tmp_path / "work"
+    words = ["--work", str(work), "--only-rows", "none", "static", "--finetune.rows", "[]"]
+    words += ["--curve.rows", "[]", "--jobs", "1"]
+    assert run_script(script, monkeypatch, *words) == 1
+    said = capsys.readouterr()
+    assert "captions-static failed with exit code 1" in said.err and "too few pedestrians" in said.err
+    assert f"1 tasks failed: seed0/captions-static ({work}" in said.err
+    assert "| no pretraining | 1 |" in said.out
+    done = ["prepare-", "retrieval-none", "retrieval-static"]
+    assert (work / "order").read_text().split() == done
+    (work / "fixed").touch()
+    assert run_script(script, monkeypatch, *words) == 0
+    assert (work / "order").read_text().split() == [*done, "captions-static"]  # nothing is done twice
+
+
+def test_a_step_without_its_input_fails_before_any_work(tmp_path: Path) -> None:
+    places = Places(tmp_path, 3)
+    for step, missing in (
+        (lambda: steps.tune(GOOD, places, "both"), "seed3/prepare"),
+        (lambda: retrieval.pretrain(GOOD, places, "both-1of4"), "seed3/captions-both"),
+        (lambda: retrieval.pretrain(GOOD, places, "one_caption"), "seed3/captions-both"),
+        (lambda: retrieval.finetune(GOOD, places, "static"), "seed3/retrieval-static"),
+    ):
+        with pytest.raises(WorkError, match=f"needs {missing}, which is not done"):
+            step()
+    write_json(places.figures("prepare"), {})
+    with pytest.raises(WorkError, match="needs seed3/tune-ups, which is not done"):
+        steps.caption_pool(GOOD, places, "ups")
 
 
 @pytest.mark.slow
-def test_two_rows_from_the_world_to_the_table(
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel to end orphans")
+def test_a_killed_run_leaves_no_process_and_no_figures(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    words = [*NANO, "--work", str(work), "--only-rows", "none", "--preset", "demo"]
+    command = [sys.executable, "scripts/ablation.py", *words]
+    run = subprocess.Popen(command, cwd=TOP, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(lambda: (work / "seed0").exists() and any((work / "seed0").glob("*world*")))
+    assert steps_running(work)
+    again = subprocess.run(command, cwd=TOP, capture_output=True, text=True, check=False)
+    assert again.returncode == 2 and "another run is using it" in again.stderr
+    os.kill(run.pid, signal.SIGKILL)
+    run.wait()
+    wait_for(lambda: not steps_running(work))
+    assert not figures_file(work, Task(0, "prepare")).exists()
+
+
+def steps_running(work: Path) -> list[str]:
+    """Find the processes of a run by their command lines."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = file.read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            continue
+        if "scripts.ablation.steps" in words and str(work) in words:
+            found.append(file.parent.name)
+    return found
+
+
+def wait_for(condition: Any, limit_s: float = 240.0) -> None:
+    end = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_every_row_from_the_dataset_to_the_table(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.chdir(TOP)
-    words = [
-        "ablation.py",
-        "--config",
-        "configs/ablation_nano.yaml",
-        "--work",
-        str(tmp_path / "work"),
-        "--results",
-        str(tmp_path / "results"),
-        "--only-rows",
-        "none",
-        "both",
-        "--curve.parts",
-        "[]",
+    work = tmp_path / "work"
+    assert run_script(script, monkeypatch, "--work", str(work)) == 0
+    text = capsys.readouterr().out
+    assert text.strip() == (work / "results" / "ablation.md").read_text().strip()
+    result = read_json(work / "results" / "ablation.json")
+    assert list(result["rows"]) == list(ROWS) and list(result["finetune"]) == ["none", "static", "both"]
+    assert [point["images"] for point in result["curve"]["both"]] == [16, 32]
+    for row in ROWS:
+        captions = Places(work, 0).captions(row)
+        if captions.exists():
+            assert [len(texts) for texts in read_json(captions).values()] == [2] * 32
+        if ROWS[row].source:  # 32 images x 2 captions in batches of 16, whatever the row
+            log = Places(work, 0).retrieval(row) / "metrics.jsonl"
+            assert max(line["step"] for line in read_jsonl(log) if "step" in line) == 4
+    monkeypatch.setattr(Runner, "run_task", None)  # nothing is left to run
+    assert run_script(script, monkeypatch, "--work", str(work)) == 0
+
+
+# ----------------------------------------------------------------------------------------------------------------- results
+
+
+def test_tables_of_all_rows(tmp_path: Path) -> None:
+    settings = make_up(tmp_path, [0, 1, 2])
+    text = collect(settings, tmp_path / "results", "python scripts/ablation.py --images 96")
+    assert "    python scripts/ablation.py --images 96\n" in text
+    for title in ("Direct transfer", "Paired differences, points", "After fine-tuning", "R1 against"):
+        assert text.count(f"## {title}") == 1
+    assert "| KMeans + UPS − static, untuned, greedy | +10.0 ± 0.0 |" in text
+    assert "| KMeans + UPS − no pretraining | +11.0 ± 0.0 |" in text
+    found = read_json(tmp_path / "results" / "ablation.json")
+    pairs = [(one["row"], one["minus"]) for one in found["finetune_differences"]]
+    assert pairs == [("none", "static"), ("both", "static"), ("both", "none")]
+    assert [round(one["human R1"]["mean"], 3) for one in found["finetune_differences"]] == [-1.0, 10.0, 11.0]
+    assert found["rows"]["both"]["seeds"]["1"]["benchmarks"]["RSTPReid"]["R1"] == 41.0
+    assert found["core_hours"] == pytest.approx(found["tasks_done"] * 72 / 3600, abs=0.01)
+    shown = read_experiment(tmp_path / "results" / "ablation.json")
+    assert {row["label"] for row in shown["rows"]} == {row.label for row in ROWS.values()}
+    assert shown["difference"]["mean"] == pytest.approx(10.0)
+    for name in ("ablation.png", "curve.png"):
+        with Image.open(tmp_path / "results" / name) as picture:
+            assert picture.width == 1800 and picture.height < 1400
+
+
+def test_missing_rows_and_seeds_are_left_out(tmp_path: Path) -> None:
+    settings = make_up(tmp_path, [0, 1])
+    work = Path(settings.work)
+    with pytest.raises(UsageError, match="no row is measured yet"):
+        collect(replace(settings, work=str(make_empty(tmp_path))), tmp_path / "results", "")
+    for row in ROWS:
+        if row not in ("static", "both"):
+            figures_file(work, Task(0, "retrieval", row)).unlink()
+            figures_file(work, Task(1, "retrieval", row)).unlink()
+    figures_file(work, Task(1, "retrieval", "both")).unlink()
+    text = collect(settings, tmp_path / "results", "")
+    assert "| static, untuned, greedy | 2 | 3" in text and "| KMeans + UPS | 1 | 40.0 |" in text
+    assert "| KMeans + UPS − static, untuned, greedy | +10.0 |" in text  # one seed: no error
+
+
+def make_empty(folder: Path) -> Path:
+    write_json(folder / "empty" / "settings.json", read_json(folder / "work" / "settings.json"))
+    return folder / "empty"
+
+
+def make_up(folder: Path, seeds: list[int]) -> Settings:
+    """Write figures of all tasks as a run would: `both` is 10 points above the other rows, `none` 1 below."""
+    settings = replace(GOOD, work=str(folder / "work"), seeds=seeds, curve=CurveOptions([4, 2]))
+    settings = record_settings(settings)
+    gain = {"both": 10.0, "none": -1.0}
+    for task in (task for stage in plan_tasks(settings, seeds, list(ROWS)) for task in stage):
+        value = 30.0 + task.seed + gain.get(task.name.partition("-1of")[0], 0.0)
+        row = {"R1": value, "R5": 60.0, "R10": 70.0, "mAP": value, "mINP": 9.0, "queries": 1200}
+        diversity = {
+            "captions": 96,
+            "distinct_1": 1.0,
+            "distinct_2": 2.0,
+            "self_bleu": 60.0,
+            "words_mean": 30.0,
+        }
+        figures = {
+            "began": 1_795_536_000,
+            "seconds": 60.0,
+            "cpu_seconds": 72.0,
+            "human": dict.fromkeys(BENCHMARKS, row),
+            "plain": dict.fromkeys(BENCHMARKS, row),
+            "content": {"precision": 0.9, "recall": 0.7},
+            "diversity": diversity,
+        }
+        write_json(figures_file(Path(settings.work), task), figures)
+    return settings
+
+
+def test_the_remaining_time(tmp_path: Path) -> None:
+    stages = [[Task(0, "prepare")], [Task(0, "tune", "both"), Task(0, "tune", "ups")]]
+    runner = Runner(tmp_path, stages, 2)
+    assert runner.outlook() == "0 of 3 tasks, time left not known yet"
+    write_json(figures_file(tmp_path, Task(0, "tune", "ups")), {"seconds": 360.0})
+    assert runner.outlook() == "1 of 3 tasks, about 3 min left, without 1 tasks of kinds not timed yet"
+
+
+# -------------------------------------------------------------------------------------------------------------- arithmetic
+
+
+def test_means_and_paired_differences_by_hand() -> None:
+    assert mean_of([]) is None and mean_of([4.0]).error is None
+    found = mean_of([1.0, 2.0, 6.0])  # deviations -2, -1, 3: variance 14 / 2, of the mean 7 / 3
+    assert found.mean == 3.0 and found.error == pytest.approx(math.sqrt(7 / 3)) and found.count == 3
+    difference = paired(
+        {"0": 10.0, "1": 30.0, "2": 20.0, "5": 99.0}, {"0": 8.0, "1": 25.0, "2": 21.0, "4": 0.0}
+    )
+    assert difference.mean == 2.0 and difference.error == pytest.approx(math.sqrt(3))  # of 2, 5, -1
+    assert difference.count == 3 and difference.positive == 2
+    assert paired({"0": 1.0}, {"1": 1.0}) is None
+
+
+def test_binomial_error_by_hand() -> None:
+    assert binomial_error([50.0], [2500]) == pytest.approx(1.0)  # sqrt(0.25 / 2500) = 0.01
+    assert binomial_error([50.0, 50.0, 50.0], [2500] * 3) == pytest.approx(1 / math.sqrt(3))
+
+
+def test_labels_are_moved_apart() -> None:
+    assert apart([1.0, 5.0, 9.0], 2.0) == [1.0, 5.0, 9.0]
+    assert apart([1.0, 2.0, 9.0], 2.0) == [0.5, 2.5, 9.0]
+    assert apart([1.0, 2.0, 3.0], 2.0) == [0.0, 2.0, 4.0] and apart([], 1.0) == []
+
+
+def test_random_clusters_keep_their_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    styles = [(0,), (0, 2), (1,), (0, 1, 2), (2,)] * 20
+    rows = [
+        {"image": f"{index}.jpg", "caption": f"caption {index}", "style_ids": list(ids)}
+        for index, ids in enumerate(styles)
     ]
-    monkeypatch.setattr(sys, "argv", [*words, "--jobs", "1"])
-    script.main()
-    assert "KMeans + UPS" in capsys.readouterr().out
-    result = read_json(tmp_path / "results" / "ablation.json")
-    assert list(result["rows"]) == ["none", "both"] and result["curve"] == {}
-    both = result["rows"]["both"]["seeds"]["0"]
-    assert 0 <= both["human"]["R1"] <= 100 and 0 < both["captions"]["precision"] <= 1
-    captions = read_json(tmp_path / "work" / "seed0" / "captions" / "both.json")
-    assert len(captions) == 32 and all(len(texts) == 2 for texts in captions.values())
-    steps = [
-        row["step"] for row in read_jsonl(tmp_path / "work/seed0/reid/both/metrics.jsonl") if "step" in row
-    ]
-    assert max(steps) == 4  # 32 images x 2 captions, batches of 16, one epoch
-    assert {file.name for file in (tmp_path / "results").iterdir()} == {
-        "ablation.json",
-        "ablation.md",
-        "ablation.png",
-    }
-    monkeypatch.setattr(sys, "argv", [*words, "--status"])
-    script.main()
-    assert "8 of 8 jobs done" in capsys.readouterr().out
-    assert job_name("eval", 0, "both") in make_graph(replace(GOOD, curve=CurveOptions([])), [0], ["both"])
+    monkeypatch.setattr(steps, "load_styles", lambda folder: ({}, rows, None))
+    assigned = {}
+    for seed in (0, 1):
+        steps.assign_randomly(GOOD, Places(tmp_path, seed))
+        file = Places(tmp_path, seed).styles("random_clusters") / "assignments.jsonl"
+        written = list(read_jsonl(file))
+        assert [row["caption"] for row in written] == [row["caption"] for row in rows]
+        assigned[seed] = [tuple(row["style_ids"]) for row in written]
+        assert Counter(assigned[seed]) == Counter(styles)
+    assert assigned[0] != styles and assigned[0] != assigned[1]
+
+
+def test_template_hints_are_different_and_of_the_seed() -> None:
+    hints = template_hints(0, 46)
+    assert len(set(hints)) == 46 and hints == template_hints(0, 46) != template_hints(1, 46)
+
+
+def test_variety_is_measured_on_one_caption_of_each_image() -> None:
+    captions = {f"{index}.jpg": ["first", "second"] for index in range(200)}
+    drawn = steps.one_each(captions, 0)
+    assert drawn == steps.one_each(captions, 0) != steps.one_each(captions, 1)
+    assert len(drawn) == 200 and 70 < drawn.count("first") < 130

@@ -1,1 +1,1 @@
-"""The parts of `scripts/ablation.py`: settings, rows, jobs, statistics, tables, plots."""
+"""The parts of `scripts/ablation.py`: settings, rows, tasks, steps, statistics, tables, plots."""

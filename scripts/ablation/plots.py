@@ -72,7 +72,7 @@ def draw_rows(file: Path, rows: dict[str, Any]) -> None:
     _save(figure, file)
 
 
-def draw_curve(file: Path, curve: dict[str, list[dict[str, Any]]], rows: dict[str, Any], fixed: str) -> None:
+def draw_curve(file: Path, curve: dict[str, list[dict[str, Any]]], rows: dict[str, Any]) -> None:
     """Draw R1 against the number of pretraining images, with the start, and the ceiling of all images."""
     plt = _pyplot()
     figure, axes = plt.subplots(figsize=(WIDTH_IN, 4.2), layout="constrained")
@@ -116,9 +116,7 @@ def draw_curve(file: Path, curve: dict[str, list[dict[str, Any]]], rows: dict[st
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
     axes.minorticks_off()
-    axes.set_xlabel(
-        f"pretraining images, fixed {fixed} (bars: standard error over seeds; rings: single seeds)"
-    )
+    axes.set_xlabel("pretraining images (bars: standard error over seeds; rings: single seeds)")
     axes.set_ylabel("Rank-1, mean of three benchmarks, %")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

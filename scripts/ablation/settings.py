@@ -1,4 +1,4 @@
-"""What configs/ablation.yaml and the command line can say, checked before the first expensive minute."""
+"""The options of scripts/ablation.py, checked before any work."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from ham.runtime import UsageError
 from ham.world.domains import POOL, PRESETS
+from scripts.ablation.rows import ROWS
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class ReidOptions:
     """How a row's retrieval model is trained from the start CLIP: SDM, AdamW, the same steps for every row.
 
     Args:
-        epochs: times through the pairs; row one_caption goes through its fewer pairs more often
+        epochs: passes over the pairs; more for row one_caption, which has fewer pairs
         batch_size: pairs per step
         lr: highest rate
         weight_decay: of everything but biases
@@ -99,12 +100,25 @@ class CurveOptions:
     Args:
         parts: the smaller sizes: 8 means an eighth of the images; empty: no curve
         rows: which rows are drawn
-        fixed: epochs (as in the paper: more images, more steps) or steps (fewer images, more epochs)
     """
 
     parts: list[int] = field(default_factory=lambda: [8, 4, 2])
     rows: list[str] = field(default_factory=lambda: ["static", "both"])
-    fixed: Literal["epochs", "steps"] = "epochs"
+
+
+@dataclass(frozen=True)
+class FinetuneOptions:
+    """Fine-tuning on each benchmark's training split, from the retrieval models of some rows.
+
+    Args:
+        config: options of `train_reid.py finetune`; its paths, datasets and evaluations are replaced
+        rows: whose retrieval models are fine-tuned; none is the plain CLIP; empty: no fine-tuning
+        epochs: in place of the config's
+    """
+
+    config: str = "configs/reid/world_finetune_irra.yaml"
+    rows: list[str] = field(default_factory=lambda: ["none", "static", "both"])
+    epochs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -112,9 +126,9 @@ class Settings:
     """The experiment.
 
     Args:
-        work: folder for worlds, models, captions and each job's result; the same command goes on there
+        work: folder of datasets, models, captions and figures; the same command continues there
         preset: size of the world: nano, demo or full
-        seeds: each is another world, another clustering, another tuning and another retrieval training
+        seeds: of dataset, clustering, tuning and retrieval training
         images: pool images that are captioned and trained on, drawn from the seed
         instruction: what the captioner is asked
         llava: the captioner's base
@@ -124,6 +138,7 @@ class Settings:
         captions: how the pool is captioned
         reid: how a row's retrieval model is trained
         curve: the data-size curve
+        finetune: fine-tuning on the benchmarks
     """
 
     work: str = "runs/ablation"
@@ -138,10 +153,24 @@ class Settings:
     captions: CaptionOptions = field(default_factory=CaptionOptions)
     reid: ReidOptions = field(default_factory=ReidOptions)
     curve: CurveOptions = field(default_factory=CurveOptions)
+    finetune: FinetuneOptions = field(default_factory=FinetuneOptions)
 
 
-def check_settings(settings: Settings, rows: list[str]) -> None:
+def check_settings(settings: Settings) -> None:
     """Raise UsageError for what would only fail after minutes, or would make rows incomparable."""
+    check_files(settings)
+    check_numbers(settings)
+    check_sizes(settings)
+    for name in ("curve", "finetune"):
+        unknown = [row for row in getattr(settings, name).rows if row not in ROWS]
+        if unknown:
+            raise UsageError(f"{name}.rows {unknown[0]}: not known; use some of {', '.join(ROWS)}")
+    if "none" in settings.curve.rows:
+        raise UsageError("curve.rows none: has no pretraining images; leave it out")
+
+
+def check_files(settings: Settings) -> None:
+    """Check the preset and the paths."""
     if settings.preset not in PRESETS:
         raise UsageError(f"preset {settings.preset}: not known; use one of {', '.join(PRESETS)}")
     for name in ("llava", "clip"):
@@ -150,6 +179,12 @@ def check_settings(settings: Settings, rows: list[str]) -> None:
                 f"{name} {getattr(settings, name)}: no such folder; the stand-in weights are in "
                 "ham/world/weights, seen from the checkout's top"
             )
+    if settings.finetune.rows and not Path(settings.finetune.config).is_file():
+        raise UsageError(f"finetune.config {settings.finetune.config}: no such file")
+
+
+def check_numbers(settings: Settings) -> None:
+    """Check single numbers."""
     if not settings.seeds or len(set(settings.seeds)) < len(settings.seeds):
         raise UsageError(f"seeds {settings.seeds}: expected at least one, each once")
     for name, value in _numbers(settings).items():
@@ -159,6 +194,10 @@ def check_settings(settings: Settings, rows: list[str]) -> None:
         raise UsageError(
             f"styles.total {settings.styles.total}: expected an even number, as `both` takes half of each kind"
         )
+
+
+def check_sizes(settings: Settings) -> None:
+    """Check that the images suffice, and that all rows take equally many steps."""
     share = PRESETS[settings.preset].splits[POOL]["train"]
     if settings.images > share.persons * share.images[0]:
         raise UsageError(
@@ -181,9 +220,6 @@ def check_settings(settings: Settings, rows: list[str]) -> None:
                 f"curve.parts {part}: {settings.images // part} images do not fill one batch of "
                 f"{settings.reid.batch_size} pairs"
             )
-    unknown = [row for row in settings.curve.rows if row not in rows]
-    if unknown:
-        raise UsageError(f"curve.rows {unknown[0]}: not known; use one of {', '.join(rows)}")
 
 
 def _numbers(settings: Settings) -> dict[str, int]:
@@ -195,4 +231,6 @@ def _numbers(settings: Settings) -> dict[str, int]:
         ("reid", ("epochs", "batch_size", "text_length")),
     ):
         named |= {f"{part}.{name}": getattr(getattr(settings, part), name) for name in names}
+    if settings.finetune.epochs is not None:
+        named["finetune.epochs"] = settings.finetune.epochs
     return named | {f"curve.parts {part}": part for part in settings.curve.parts}

@@ -1,11 +1,11 @@
-"""Figures over seeds: means with standard errors, paired differences, and what chance alone would do. Pure functions."""
+"""Figures over seeds: means with standard errors, paired differences, chance. Pure functions."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import permutations
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def mean_of(values: Sequence[float]) -> Mean | None:
     return Mean(mean, error, count)
 
 
-def paired(one: Mapping[int, float], other: Mapping[int, float]) -> Difference | None:
+def paired(one: Mapping[str, float], other: Mapping[str, float]) -> Difference | None:
     """Average one - other over the seeds that both have: what differs between seeds (world, annotators) cancels out."""
     differences = [one[seed] - other[seed] for seed in sorted(one) if seed in other]
     found = mean_of(differences)
@@ -58,39 +58,10 @@ def binomial_error(percents: Sequence[float], queries: Sequence[int]) -> float:
     return math.sqrt(variance) / len(percents)
 
 
-def by_chance(positive: int, count: int) -> float:
-    """Return the probability that at least so many of `count` fair coins, or at most so few, agree (two-sided sign test)."""
-    extreme = max(positive, count - positive)
-    return min(1.0, 2.0 * sum(math.comb(count, hits) for hits in range(extreme, count + 1)) / 2**count)
+def mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
-def ranks(values: Sequence[float]) -> list[float]:
-    """Rank from 1, the lowest first; equal values share the mean of their places."""
-    return [
-        sum(other < value for other in values) + (sum(other == value for other in values) + 1) / 2
-        for value in values
-    ]
-
-
-def spearman(one: Sequence[float], other: Sequence[float]) -> float | None:
-    """Return Spearman's rank correlation; None where a side is constant or there are fewer than two values."""
-    first, second = ranks(one), ranks(other)
-    middle = (len(first) + 1) / 2
-    spread = math.sqrt(
-        sum((rank - middle) ** 2 for rank in first) * sum((rank - middle) ** 2 for rank in second)
-    )
-    if not spread:
-        return None
-    return (
-        sum((rank - middle) * (with_it - middle) for rank, with_it in zip(first, second, strict=True))
-        / spread
-    )
-
-
-def by_chance_ordered(one: Sequence[float], other: Sequence[float]) -> float | None:
-    """Return the share of all orders of `one` that agree with `other` at least as well as it does (up to 8 values)."""
-    found = spearman(one, other)
-    if found is None:
-        return None
-    agreeing = [spearman(order, other) >= found - 1e-9 for order in permutations(one)]
-    return sum(agreeing) / len(agreeing)
+def by_seed(rows: Mapping[str, Any], row: str, kind: str = "human", metric: str = "R1") -> dict[str, float]:
+    """Return a row's mean over the benchmarks for each seed that it has."""
+    return {seed: found[kind][metric] for seed, found in rows[row]["seeds"].items()} if row in rows else {}

@@ -22,20 +22,8 @@ from ham.generation.image_lists import job_images
 from ham.records import read_json, write_json
 from ham.runtime import UsageError, exit_code_of, log, set_up_logging
 from ham.world.domains import POOL
-from scripts.ablation.captions import by_templates, template_hints
-from scripts.ablation.places import Places
+from scripts.ablation.captions import CaptionJob, caption_under_hints, template_hints
 from scripts.ablation.settings import CaptionOptions, Settings
-
-
-@dataclass(frozen=True)
-class PlacesOf(Places):
-    """The experiment's paths for a world in any folder."""
-
-    anywhere: Path
-
-    @property
-    def world(self) -> Path:
-        return self.anywhere
 
 
 @dataclass(frozen=True)
@@ -112,7 +100,6 @@ def write(world: Path, model: Path, out: Path, asked: Asked) -> dict[str, list[s
         )
     images = list(islice(job_images(image_root(world, POOL)), asked.images))
     hints = template_hints(asked.seed, asked.templates)
-    settings = Settings(llava=str(model), captions=CaptionOptions(asked.per_image, asked.templates))
     log.info(
         "%d images, %d captions each, %d hints such as: %s",
         len(images),
@@ -120,7 +107,18 @@ def write(world: Path, model: Path, out: Path, asked: Asked) -> dict[str, list[s
         len(hints),
         hints[0],
     )
-    captions = by_templates(settings, PlacesOf(out, asked.seed, world), images)
+    write_json(out / "images.json", images)
+    job = CaptionJob(
+        folder=out / "jobs",
+        model=model,
+        image_root=image_root(world, POOL),
+        images=out / "images.json",
+        prompt=Settings.instruction,
+        max_new_tokens=CaptionOptions.max_new_tokens,
+        max_redraws=0,
+        seed=asked.seed,
+    )
+    captions = caption_under_hints(job, hints, asked.per_image)
     rejected = sum(bool(reject_reason(text)) for texts in captions.values() for text in texts)
     about: dict[str, Any] = {
         "asked": asdict(asked),
