@@ -18,9 +18,10 @@ from fake_server import ANSWERS, Behavior, FakeServer, caption_of, digest_of, st
 from PIL import Image
 
 import caption
-from ham.generation import server_engine
-from ham.generation.server_client import split_url
-from ham.generation.server_engine import LoadPng
+from ham.generation import server_pool
+from ham.generation.server_client import ServerClient
+from ham.generation.server_export import LoadPng
+from ham.generation.server_http import Unavailable, split_url
 from ham.generation.shards import read_rows
 from ham.records import CaptionRow, read_json
 from ham.runtime import UsageError, exit_code_of, log
@@ -31,8 +32,8 @@ COUNT = 12
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(server_engine, "FIRST_PAUSE_S", 0.02)
-    monkeypatch.setattr(server_engine, "LONGEST_PAUSE_S", 0.2)
+    monkeypatch.setattr(server_pool, "FIRST_PAUSE_S", 0.02)
+    monkeypatch.setattr(server_pool, "LONGEST_PAUSE_S", 0.2)
     handlers, level = log.handlers[:], log.level
     yield
     log.handlers[:], log.propagate = handlers, True
@@ -265,6 +266,19 @@ def test_answers_that_cannot_be_used_are_failed_rows(
     assert (command.out / "failed.jsonl").read_text() == ""
 
 
+@pytest.mark.parametrize("is_busy", [False, True])
+def test_pauses_grow_to_a_limit_however_often_a_server_fails(is_busy: bool) -> None:
+    server = server_pool.Server(ServerClient("http://localhost:1", 1.0))
+    pauses = []
+    for _ in range(2000):
+        server.ready_at = 0.0
+        before = time.monotonic()
+        server.leave(Unavailable("no", is_busy=is_busy))
+        pauses.append(server.ready_at - before)
+    assert pauses[0] == pytest.approx(server_pool.FIRST_PAUSE_S, abs=0.01)
+    assert pauses[1] > 1.5 * pauses[0] and pauses[-1] == pytest.approx(server_pool.LONGEST_PAUSE_S, abs=0.01)
+
+
 def test_an_image_at_which_the_server_always_fails_becomes_a_row(command: Command) -> None:
     server = FakeServer()
     server.behavior.poison[sent(command.root, "03.png")] = "500"
@@ -316,14 +330,14 @@ def test_a_model_swapped_while_it_runs_is_refused(
     command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server = FakeServer(Behavior(modes={6: "close"}))
-    real = server_engine.Server.leave
+    real = server_pool.Server.leave
 
-    def leave(self: server_engine.Server, error: Exception) -> None:
+    def leave(self: server_pool.Server, error: Exception) -> None:
         server.behavior.salt = " of another model"  # the connection broke because another model was put there
         real(self, error)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(server_engine.Server, "leave", leave)
+        patch.setattr(server_pool.Server, "leave", leave)
         assert command("--server", server.url) == 2
     assert "now holds another model" in error_line(capsys)
     server.behavior.salt = ""

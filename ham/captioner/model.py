@@ -223,11 +223,10 @@ class CaptionerModel(LlavaModel):
 
 
 def weights_digest(model: nn.Module, counts: Callable[[str], bool] = lambda name: True) -> str:
-    """Compute a digest of a network's weights as loaded: 16 hexadecimal digits.
+    """Compute a digest of a network's weights as loaded, whatever files they came from: 16 hexadecimal digits.
 
-    counts: by a parameter's name, whether it is part of the digest.
-
-    Large tensors count by their shape, the sum of their bit patterns and evenly spaced elements: 14 GB take seconds.
+    counts: by a parameter's name, whether it is part of the digest. Large tensors count by their shape, the sum of their bit
+    patterns and evenly spaced elements: 14 GB take seconds.
     """
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
@@ -238,7 +237,7 @@ def weights_digest(model: nn.Module, counts: Callable[[str], bool] = lambda name
         if len(bits) * bits.element_size() > WHOLE_BYTES:
             digest.update(str(int(bits.sum(dtype=torch.int64))).encode())
             bits = bits[:: len(bits) // SAMPLED_ELEMENTS]
-        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
+        digest.update(f"{tuple(parameter.shape)} {parameter.dtype}".encode())
         digest.update(bits.cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 

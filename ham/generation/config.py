@@ -110,7 +110,7 @@ class ServerOptions:
     Attributes:
         server: addresses of one or several servers, such as http://node1:8000; a key is read from HAM_SERVER_KEY
         server_model: the model's name at the servers, where they hold several
-        concurrency: requests in flight per server
+        concurrency: requests in flight per server; those of one image go together, so never fewer than its captions
         server_timeout_s: longest wait for one answer
         server_patience_s: stop when no server has answered for this long
         mix_engines: continue a job with another engine, server or dtype than it was begun with

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,16 +14,13 @@ from ham.captioner.checkpoint import bank_size, load_captioner
 from ham.captioner.decode import Batches
 from ham.captioner.engine import Decoder, DecodeSettings, ImageJob
 from ham.captioner.families import family_of
-from ham.captioner.model import Captioner
+from ham.captioner.model import Captioner, weights_digest
 from ham.generation.config import JobOptions
 from ham.generation.engines import Caption, Job, Result, Source
 from ham.generation.loading import LoadSquare
 from ham.generation.style_draws import Draw
 from ham.llava.source import check_aspect_ratio
 from ham.runtime import UsageError, resolve_device, resolve_dtype
-
-WHOLE = 1 << 20  # bytes up to which a tensor is hashed whole
-SAMPLES = 4096  # elements that are hashed of a larger one, beside its sum
 
 
 def count_styles(options: JobOptions) -> int:
@@ -82,7 +78,7 @@ class CaptionerEngine:
         self._batches = Batches(self.decoder, batch_images, captions_per_image)
         self.settings: dict[str, Any] = {
             "engine": "native",
-            "model": fingerprint(captioner),
+            "model": weights_digest(captioner.model),
             "dtype": str(captioner.dtype).removeprefix("torch."),
             "prompt": self.decoder.prompt,
             "template": self.decoder.template.name,
@@ -128,19 +124,3 @@ class CaptionerEngine:
 
     def close(self) -> None:
         """Nothing to release: the model lives as long as the process."""
-
-
-def fingerprint(captioner: Captioner) -> str:
-    """Return a digest of a captioner's weights as loaded, whatever files they came from.
-
-    Large tensors count by their shape, the sum of their bit patterns and evenly spaced elements: 14 GB take seconds.
-    """
-    digest = hashlib.sha256()
-    for parameter in captioner.model.parameters():
-        data = parameter.detach().contiguous().flatten()
-        bits = data.view({2: torch.int16, 4: torch.int32}[data.element_size()])
-        if len(bits) * bits.element_size() > WHOLE:
-            digest.update(str(int(bits.sum(dtype=torch.int64))).encode())
-            bits = bits[:: len(bits) // SAMPLES]
-        digest.update(f"{tuple(parameter.shape)} {parameter.dtype}".encode() + bits.cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]

@@ -11,21 +11,20 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from ham.generation.config import JobOptions
 from ham.generation.engines import Caption, Job, Result, Source
-from ham.generation.server_client import Account, Expected, ServerClient, Unavailable, WrongServer
+from ham.generation.server_client import Account, ServerClient
 from ham.generation.server_export import LoadPng, read_export
+from ham.generation.server_http import Unavailable, WrongServer
+from ham.generation.server_pool import Server, ServerPool
 from ham.generation.style_draws import Draw
 from ham.records import NO_STYLE
-from ham.runtime import UsageError, WorkError, log
+from ham.runtime import UsageError
 
-FIRST_PAUSE_S = 0.5
-LONGEST_PAUSE_S = 60.0
 TRIES = 5  # failures of one image, at a server that answers other requests, until it becomes a row
 
 
@@ -50,48 +49,11 @@ def open_engine(options: JobOptions, captions_per_image: int) -> ServerEngine:
     expected, facts = read_export(options)
     assert options.server
     servers = [Server(ServerClient(url, options.server_timeout_s)) for url in options.server]
-    engine = ServerEngine(
-        servers,
-        expected,
-        LoadPng(facts["size_px"]),
-        options.concurrency,
-        captions_per_image,
-        options.server_patience_s,
-    )
+    pool = ServerPool(servers, expected, options.server_patience_s)
+    engine = ServerEngine(pool, LoadPng(facts["size_px"]), options.concurrency, captions_per_image)
     engine.connect()
     engine.settings |= {"prompt": facts["prompt"], "template": facts["template"]}
     return engine
-
-
-# ------------------------------------------------------------------------------------------------------------- the servers
-
-
-@dataclass
-class Server:
-    """A server and its condition. account: what it said when last checked, None before that and while it is left."""
-
-    client: ServerClient
-    account: Account | None = None
-    failures: int = 0
-    ready_at: float = 0.0
-    is_refused: bool = False
-    last_error: str = ""
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def leave(self, error: Unavailable) -> None:
-        """Leave the server for a growing pause; unless it is only busy, it is checked before it is used again."""
-        with self.lock:
-            now = time.monotonic()
-            self.last_error = str(error)
-            if now < self.ready_at:
-                return  # another thread has just left it
-            pause = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**self.failures)
-            self.failures += not error.is_closed
-            self.ready_at = now + (pause if error.pause_s is None else error.pause_s)
-            if not error.is_busy:
-                self.account = None
-        if not error.is_closed:
-            log.warning("%s; tried again in %.1f s", error, self.ready_at - now)
 
 
 @dataclass
@@ -104,25 +66,14 @@ class Item:
 
 
 class ServerEngine:
-    """Caption with several servers at once."""
+    """Caption with several servers at once. concurrency: requests in flight per server."""
 
-    def __init__(
-        self,
-        servers: list[Server],
-        expected: Expected,
-        load: LoadPng,
-        concurrency: int,
-        captions_per_image: int,
-        patience_s: float,
-    ) -> None:
-        self.servers, self.expected, self.load, self.patience_s = servers, expected, load, patience_s
-        self.concurrency = concurrency
+    def __init__(self, pool: ServerPool, load: LoadPng, concurrency: int, captions_per_image: int) -> None:
+        self.pool, self.load = pool, load
         self.slots = max(1, concurrency // captions_per_image)  # images in work per server
         self.settings: dict[str, Any] = {"engine": "server"}
-        self.info: dict[str, Any] = {"num_styles": expected.num_styles}
+        self.info: dict[str, Any] = {"num_styles": pool.expected.num_styles}
         self.seconds: dict[str, float] = {}
-        self.agreed: Account | None = None
-        self.last_answer = time.monotonic()
         self.todo: queue.Queue[Item] = queue.Queue()
         self.results: queue.Queue[Item | BaseException] = queue.Queue()
         self.is_closed = threading.Event()
@@ -130,67 +81,18 @@ class ServerEngine:
 
     @property
     def batch_images(self) -> int:
-        return 2 * self.slots * len(self.servers)  # as many wait as are in work
-
-    # -------------------------------------------------------------------------------------------------- checking servers
+        return 2 * self.slots * len(self.pool.servers)  # as many wait as are in work
 
     def connect(self) -> None:
-        """Check all servers; at least one must answer. Raises UsageError for a wrong one, WorkError when none answers."""
-        self.last_answer = time.monotonic()
-        while True:
-            for server in self.servers:
-                if server.account is None and time.monotonic() >= server.ready_at:
-                    self._check(server)
-            if any(server.account for server in self.servers):
-                break
-            self._check_patience()
-            time.sleep(0.1)
-        assert self.agreed
-        self.settings |= {"model": f"{self.agreed.digest}", "dtype": "as served"}
-        self.info["servers"] = [
-            {
-                "url": server.client.url,
-                "model": server.account.model,
-                "version": server.account.version,
-                **server.account.details,
-            }
-            for server in self.servers
-            if server.account
-        ]
-
-    def _check(self, server: Server) -> None:
-        """Check one server; leave it when it does not answer. Raises UsageError when it holds another model."""
-        try:
-            account = server.client.check(self.expected)
-        except Unavailable as error:
-            server.leave(error)
-            return
-        except WrongServer as error:
-            raise UsageError(str(error)) from None
-        if self.agreed is not None and account.digest != self.agreed.digest:
-            raise UsageError(
-                f"{server.client.url}: holds another model than the job was begun with (it calls it {account.model}, and "
-                "answers the probe image otherwise)"
-            )
-        self.agreed = self.agreed or account
-        self.last_answer = time.monotonic()
-        server.account = account
-        log.info("%s: %s, version %s", server.client.url, account.model, account.version)
-
-    def _check_patience(self) -> None:
-        waited = time.monotonic() - self.last_answer
-        if waited > self.patience_s:
-            reasons = "; ".join(server.last_error or server.client.url for server in self.servers)
-            raise WorkError(
-                f"no server has given a caption for {waited:.0f} s ({reasons[:500]}); the same command continues"
-            )
-
-    # --------------------------------------------------------------------------------------------------------- captioning
+        """Check all servers, and record what they said of themselves."""
+        agreed = self.pool.connect()
+        self.settings |= {"model": agreed.digest, "dtype": "as served"}
+        self.info["servers"] = self.pool.describe()
 
     def run(self, source: Source) -> Iterator[Result]:
         """Yield each job with its captions as its server answers. Raises WorkError when no server answers for long."""
         in_work = 0
-        self.last_answer = time.monotonic()
+        self.pool.note_answer()
         while True:
             while in_work < self.batch_images and (job := source()) is not None:
                 self.todo.put(Item(job))
@@ -207,7 +109,7 @@ class ServerEngine:
             try:
                 result = self.results.get(timeout=0.2)
             except queue.Empty:
-                self._check_patience()
+                self.pool.check_patience()
                 continue
             if isinstance(result, BaseException):
                 raise result
@@ -216,7 +118,7 @@ class ServerEngine:
     def _start_threads(self) -> None:
         if self.threads:
             return
-        for server in self.servers:
+        for server in self.pool.servers:
             for number in range(self.slots):
                 thread = threading.Thread(
                     target=self._serve, args=(server,), name=f"{server.client.url} {number}", daemon=True
@@ -228,7 +130,7 @@ class ServerEngine:
         """Caption images with one server until the engine closes."""
         try:
             while not self.is_closed.is_set() and not server.is_refused:
-                account = self._account_of(server)
+                account = self.pool.account_of(server)
                 if account is None:
                     self.is_closed.wait(0.05)
                     continue
@@ -240,51 +142,6 @@ class ServerEngine:
         except BaseException as error:  # a bug or a refusal: the main thread raises it
             self.results.put(error)
 
-    def _account_of(self, server: Server) -> Account | None:
-        """Return the server's account when it may be used now; one thread at a time checks it again after a failure."""
-        if time.monotonic() < server.ready_at:
-            return None
-        account = server.account
-        if account is not None or not server.lock.acquire(blocking=False):
-            return account
-        try:
-            if server.account is not None:
-                return server.account
-            fresh = self._recheck(server)
-        finally:
-            server.lock.release()
-        return fresh
-
-    def _recheck(self, server: Server) -> Account | None:
-        try:
-            account = server.client.check(self.expected)
-        except Unavailable as error:
-            pause = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**server.failures)
-            server.failures += 1
-            server.last_error = str(error)
-            server.ready_at = time.monotonic() + pause
-            return None
-        except WrongServer as error:
-            self._refuse(server, str(error))
-            return None
-        if self.agreed is not None and account.digest != self.agreed.digest:
-            self._refuse(
-                server,
-                f"{server.client.url}: now holds another model than the job was begun with (it calls it {account.model}, "
-                "and answers the probe image otherwise)",
-            )
-            return None
-        server.account = account
-        log.info("%s answers again", server.client.url)
-        return account
-
-    def _refuse(self, server: Server, reason: str) -> None:
-        server.is_refused = True
-        server.last_error = reason
-        if all(other.is_refused for other in self.servers):
-            raise UsageError(reason)
-        log.error("%s; it is not used any more", reason)
-
     def _caption(self, server: Server, account: Account, item: Item) -> None:
         """Request all captions that an image lacks at once, so that the server's prefix cache serves them together."""
         missing = [draw for draw in item.job.draws if draw not in item.captions]
@@ -294,7 +151,7 @@ class ServerEngine:
         def ask(draw: Draw) -> None:
             style = None if draw.style_id == NO_STYLE else draw.style_id
             try:
-                item.captions[draw] = server.client.caption(self.expected, account, png, style)
+                item.captions[draw] = server.client.caption(self.pool.expected, account, png, style)
             except (Unavailable, WrongServer) as error:
                 problems.append(error)
             except BaseException as error:  # a bug: the main thread raises it
@@ -308,13 +165,13 @@ class ServerEngine:
             thread.join()
         if not problems:
             server.failures = 0
-            self.last_answer = time.monotonic()
+            self.pool.note_answer()
             self.results.put(item)
             return
         for problem in problems:
             if isinstance(problem, WrongServer):
                 self.todo.put(item)
-                self._refuse(server, str(problem))
+                self.pool.refuse(server, str(problem))
                 return
         self._try_again(server, item, problems[0])
 
@@ -323,20 +180,13 @@ class ServerEngine:
         assert isinstance(problem, Unavailable)
         server.leave(problem)
         item.tries += not (problem.is_busy or problem.is_closed)
-        if item.tries >= TRIES and self._answers(server):
-            self.last_answer = time.monotonic()
+        if item.tries >= TRIES and self.pool.answers(server):
+            self.pool.note_answer()
             for draw in item.job.draws:
                 item.captions.setdefault(draw, Caption("", 0, _row_reason(problem, server)))
             self.results.put(item)
             return
         self.todo.put(item)
-
-    def _answers(self, server: Server) -> bool:
-        try:
-            server.client.check(self.expected)
-        except (Unavailable, WrongServer):
-            return False
-        return True
 
     def close(self) -> None:
         """Stop the threads; requests in flight are abandoned."""

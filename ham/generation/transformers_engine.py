@@ -17,13 +17,13 @@ import torch
 from PIL import Image
 
 from ham.captioner.families import family_of
+from ham.captioner.model import weights_digest
 from ham.captioner.vlm_adapter import load_vlm_captioner, read_manifest
 from ham.captioner.vlm_model import VlmCaptioner
 from ham.generation.config import JobOptions
 from ham.generation.engines import Caption, Job, Result, Source
 from ham.images import open_image
 from ham.runtime import UsageError, derive_seed, resolve_device, resolve_dtype
-from ham.tensor_files import digest
 
 
 def count_styles(options: JobOptions) -> int:
@@ -71,7 +71,7 @@ class TransformersEngine:
         self.generating_s = 0.0
         self.settings: dict[str, Any] = {
             "engine": "transformers",
-            "model": fingerprint(captioner),
+            "model": weights_digest(captioner.model),
             "dtype": str(captioner.model.network.dtype).removeprefix("torch."),
             "prompt": self.prompt,
             "template": hashlib.sha256(captioner.writer.template.encode()).hexdigest()[:16],
@@ -123,24 +123,3 @@ class TransformersEngine:
 
     def close(self) -> None:
         """Nothing to release: the model lives as long as the process."""
-
-
-def fingerprint(captioner: VlmCaptioner) -> str:
-    """Return a digest of everything that captions depend on: the trained tensors and the base model's."""
-    trained = {
-        name: parameter.detach()
-        for name, parameter in captioner.model.named_parameters()
-        if name.startswith(("style_bank.", "projector."))
-    }
-    base = captioner.manifest["model_type"], captioner.manifest["width"], sample_of(captioner.model.network)
-    return digest(sorted(trained.items()), *base)[:16]
-
-
-@torch.no_grad()
-def sample_of(network: torch.nn.Module) -> str:
-    """Return a digest of evenly spaced values of every parameter: billions of them take seconds."""
-    found = hashlib.sha256()
-    for parameter in network.parameters():
-        flat = parameter.detach().flatten()
-        found.update(flat[:: max(1, len(flat) // 256)].float().cpu().numpy().tobytes())
-    return found.hexdigest()[:16]
