@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -13,11 +14,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import LlavaForConditionalGeneration
 
 from ham.captioner.checkpoint import add_styles, load_captioner, save_adapter
 from ham.llava.transformers_compat import IS_LEGACY
 from ham.records import read_json
+from ham.runtime import UsageError
 from ham.world.build import build_world
+from scripts.bench import pad_heads, serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(IS_LEGACY, reason="the export needs transformers 5")]
 TOP = Path(__file__).resolve().parent.parent
@@ -148,6 +152,36 @@ def test_the_export_of_another_captioner_is_refused(
     )
     assert done.returncode == 2
     assert "has no style 5, export has 6 styles" in done.stderr.splitlines()[-1]
+
+
+def test_the_bench_of_servers_counts_equal_captions(
+    adapter: Path, export: Path, root: Path, server: StockServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--model-path", str(adapter), "--export", str(export), "--image-root", str(root)]
+    words += ["--server", f"http://127.0.0.1:{server.port}", "--server-pid", str(server.process.pid)]
+    words += ["--images", "3", "--few", "1", "--styles", "0,3", "--max-new-tokens", "40"]
+    assert serving.main(words) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["captions"] == figures["equal"] == 6
+    assert figures["server_captions_per_cpu_s"] > 0
+
+
+@torch.inference_mode()
+def test_wider_heads_compute_the_same(export: Path, tmp_path: Path) -> None:
+    pad_heads.pad_export(export, tmp_path / "wide", 32)
+    config = read_json(tmp_path / "wide" / "config.json")
+    assert config["text_config"]["head_dim"] == 32 and config["ham"]["num_styles"] == 4
+    ids = torch.tensor([[1, *[config["image_token_index"]] * 49, *range(1301, 1311), *range(5, 30)]])
+    pixels = torch.rand(1, 3, 112, 112, generator=torch.Generator().manual_seed(0))
+    logits = [
+        LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+        .eval()(input_ids=ids, pixel_values=pixels)
+        .logits
+        for folder in (export, tmp_path / "wide")
+    ]
+    torch.testing.assert_close(logits[0], logits[1], rtol=0, atol=1e-4)
+    with pytest.raises(UsageError, match="--head-dim 24"):
+        pad_heads.pad_export(export, tmp_path / "same", 24)
 
 
 @pytest.fixture(autouse=True, scope="module")

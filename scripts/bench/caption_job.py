@@ -15,13 +15,17 @@ import multiprocessing
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ham.generation.plan import Plan, list_images, load_plan, settle_plan
-from ham.generation.run import Caption, Run
+from ham.generation.engines import Caption, Result, Source
+from ham.generation.image_lists import job_images
+from ham.generation.plan import Plan, load_plan, settle_plan
+from ham.generation.run import Run
 from ham.generation.shards import receipt_file, rows_file, shard_range
 from ham.generation.style_draws import Draw
 from ham.records import to_json_line
@@ -39,53 +43,64 @@ PIXELS = np.zeros((3, 2, 2), dtype=np.float32)
 
 
 def no_pixels(path: Path) -> np.ndarray:
+    """Return the same pixels for every file, without reading it."""
     return PIXELS
 
 
 def text(image: str, draw: Draw) -> str:
-    return (
-        "bad"
-        if draw.style_id % 50 == 0
-        else f"a person in {image} seen by annotator {draw.style_id} in the street"
-    )
+    """Return a caption; one in fifty is too short to be accepted."""
+    if draw.style_id % 50 == 0:
+        return "bad"
+    return f"a person in {image} seen by annotator {draw.style_id} in the street"
 
 
 class FreeEngine:
     """Captions that cost nothing; one in fifty is rejected."""
 
-    batch_images = 64
     load = staticmethod(no_pixels)
+    batch_images = 64
 
-    def caption(
-        self, images: Sequence[str], pixels: Sequence[np.ndarray], draws: Sequence[Sequence[Draw]]
-    ) -> list[list[Caption]]:
-        return [
-            [Caption(text(image, draw), 60) for draw in own] for image, own in zip(images, draws, strict=True)
-        ]
+    def __init__(self) -> None:
+        self.settings: dict[str, Any] = {}
+        self.info: dict[str, Any] = {}
+        self.seconds: dict[str, float] = {}
+
+    def run(self, source: Source) -> Iterator[Result]:
+        """Yield each job with its captions at once."""
+        while (job := source()) is not None:
+            yield job, [Caption(text(job.image, draw), 60) for draw in job.draws]
+
+    def close(self) -> None:
+        """Nothing to release."""
 
 
 class EnoughError(Exception):
-    """The first batch has arrived."""
+    """The first image has arrived."""
 
 
-class OneBatch(FreeEngine):
-    """Notes when the first batch arrives, and stops the run there."""
+class OneImage(FreeEngine):
+    """An engine that stops the run when the first image arrives."""
 
-    def caption(self, *_: object) -> list[list[Caption]]:
+    def run(self, source: Source) -> Iterator[Result]:
+        """Take one image. Raises EnoughError."""
+        source()
         raise EnoughError
 
 
 def settle(folder: Path) -> Plan:
-    return settle_plan(folder / "out", lambda: list_images(folder, folder / "list.json"), SETTINGS, {})
+    """Write the plan, or check the one that is there."""
+    return settle_plan(folder / "out", lambda: job_images(folder, folder / "list.json"), SETTINGS, {})
 
 
 def plan_job(folder: Path) -> dict[str, float]:
+    """Return the seconds of planning."""
     start = time.perf_counter()
     settle(folder)
     return {"planning_s": time.perf_counter() - start}
 
 
 def caption_some(folder: Path, shards: int) -> dict[str, float]:
+    """Caption the first shards; return the time per caption."""
     plan = load_plan(folder / "out")
     start, cpu = time.perf_counter(), time.process_time()
     Run(plan, FreeEngine(), folder, only=(0, shards)).work()
@@ -97,9 +112,10 @@ def caption_some(folder: Path, shards: int) -> dict[str, float]:
 
 
 def resume(folder: Path) -> dict[str, float]:
+    """Return the seconds until a half-done job has its first image again."""
     start = time.perf_counter()
     with contextlib.suppress(EnoughError):
-        Run(settle(folder), OneBatch(), folder).work()
+        Run(settle(folder), OneImage(), folder).work()
     return {"resuming_s": time.perf_counter() - start}
 
 
@@ -150,7 +166,7 @@ def alone(work: Callable[..., dict[str, float]], *args: object) -> dict[str, flo
     return found
 
 
-def _report(sender: object, work: Callable[..., dict[str, float]], args: Sequence[object]) -> None:
+def _report(sender: Connection, work: Callable[..., dict[str, float]], args: Sequence[object]) -> None:
     start, torch_mb = time.process_time(), 0.0
     if work is not plan_job:
         before = peak_mb()
@@ -169,7 +185,7 @@ def peak_mb() -> float:
     return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> int:
     """Parse the options and measure."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -177,7 +193,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1_000_000)
     parser.add_argument("--shards", type=int, default=10, help="shards to caption for the cost per caption")
     parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
-    args = parser.parse_args()
+    args = parser.parse_args(words)
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         folder = Path(name)
         paths = [f"Part{1 + n % 11}/{n // 20}/{n % 20}.jpg" for n in range(args.images)]
@@ -191,6 +207,7 @@ def main() -> None:
                 half_done(load_plan(folder / "out"), args.shards)
             found = alone(work, folder, *more)
             print(f"{title:8s}", ", ".join(f"{key} {value:.3g}" for key, value in found.items()), flush=True)
+    return 0
 
 
 if __name__ == "__main__":

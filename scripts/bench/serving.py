@@ -5,7 +5,7 @@
         --server http://127.0.0.1:8000 --server-pid $SERVER
 
 Runs `caption.py` with each engine on `--images` images, and once more on a few, whose time is subtracted so that starting
-Python does not count. A server's seconds are those of its processes. Start it anew for each measurement: it remembers images.
+Python does not count. A server's seconds are those of its processes. Start it again for each measurement: it caches images.
 """
 
 from __future__ import annotations
