@@ -82,7 +82,7 @@ class OneImage(FreeEngine):
     """An engine that stops the run when the first image arrives."""
 
     def run(self, source: Source) -> Iterator[Result]:
-        """Take one image. Raises EnoughError."""
+        """Read one image, then stop. Raises EnoughError."""
         source()
         raise EnoughError
 
