@@ -192,3 +192,78 @@ def test_a_folder_is_recognized_by_content(folders, tmp_path) -> None:
     assert all(is_vision_language_model(folder) for folder in folders.values())
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     assert not is_vision_language_model(tmp_path) and not is_vision_language_model(tmp_path / "nothing")
+
+
+def test_a_model_without_image_token_is_refused(folders, tmp_path) -> None:
+    """GIT takes an image beside its text, not as tokens of the prompt."""
+    from transformers import CLIPImageProcessor, GitConfig, GitForCausalLM, GitProcessor
+
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = GitConfig(**sizes, vocab_size=400, vision_config={**sizes, "image_size": 28, "patch_size": 14})
+    GitForCausalLM(config).save_pretrained(tmp_path)
+    GitProcessor(CLIPImageProcessor(), tiny_vlm.make_tokenizer()).save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match="neither image_token_id nor image_token_index"):
+        load_model(tmp_path)
+
+
+class SplittingTokenizer:
+    """A tokenizer that takes added tokens into its vocabulary but splits them, or leaves a hole between their ids."""
+
+    def __init__(self, ids: list[int], split: list[int]) -> None:
+        self.ids, self.split = ids, split
+
+    def get_vocab(self) -> dict[str, int]:
+        return {}
+
+    def add_tokens(self, tokens: list, special_tokens: bool) -> None:
+        assert special_tokens and len(tokens) == len(self.ids)
+
+    def convert_tokens_to_ids(self, names: list[str]) -> list[int]:
+        return self.ids
+
+    def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
+        return {"input_ids": self.split}
+
+
+def test_tokenizers_that_cannot_hold_styles_are_refused() -> None:
+    names = [style_token(0, 0), style_token(0, 1)]
+    assert add_tokens(SplittingTokenizer([7, 8], [7, 8]), names) == 7
+    with pytest.raises(UsageError, match=r"splits the added token <\|style_0_0\|> .*fast tokenizer"):
+        add_tokens(SplittingTokenizer([7, 8], [3, 4, 8]), names)
+    with pytest.raises(UsageError, match="do not follow each other"):
+        add_tokens(SplittingTokenizer([7, 9], [7, 9]), names)
+
+
+def test_rows_of_a_scaled_embedding_are_scaled_and_others_are_refused() -> None:
+    class Scaled(torch.nn.Embedding):
+        embed_scale = torch.tensor(3.0)
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return super().forward(ids) * self.embed_scale
+
+    class Shifted(torch.nn.Embedding):
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return super().forward(ids) + 1
+
+    network = torch.nn.Module()
+    rows = torch.arange(6.0).view(2, 3)
+    network.set_input_embeddings = lambda table: None
+    network.get_input_embeddings = lambda: Scaled(5, 3)
+    embedded = extend_embedding(network, lambda: rows, 5, 2)(torch.tensor([6, 1]))
+    assert torch.equal(embedded[0], 3 * rows[1])
+    network.get_input_embeddings = lambda: Shifted(5, 3)
+    with pytest.raises(UsageError, match="Shifted"):
+        extend_embedding(network, lambda: rows, 5, 2)
+
+
+@pytest.mark.parametrize("style", [STYLES, -1, "1"])
+def test_the_template_refuses_what_it_cannot_place(folders, style) -> None:
+    from jinja2 import TemplateError
+
+    _, writer, _, _ = open_with_styles(folders["qwen3_vl"])
+    with pytest.raises(TemplateError, match=f"style {style} does not exist; this model has styles 0 to 2"):
+        writer.text(ASK, style)
+    with pytest.raises(TemplateError, match="a list of parts"):
+        writer.processor.apply_chat_template(
+            [{"role": "user", "content": ASK}], chat_template=writer.template, style=1
+        )

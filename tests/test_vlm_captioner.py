@@ -1,17 +1,18 @@
-"""Style prompts in any image-text-to-text model: tuning, resuming, loading, export, estimate, bad input."""
+"""Style prompts in any image-text-to-text model: tuning, resuming after a kill, loading, export, bad input."""
 
 from __future__ import annotations
 
 import json
 import multiprocessing
 import signal
-from pathlib import Path
+import sys
 
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from ham.captioner import checkpoint
 from ham.captioner.families import family_of
 from ham.captioner.vlm_adapter import load_vlm_captioner
 from ham.captioner.vlm_export import compare, export_vlm
@@ -32,10 +33,7 @@ from vlm_runs import (  # noqa: E402, F401
     tune,
     tune_until_killed,
     tuned,
-    write_data,
 )
-
-TOP = Path(__file__).resolve().parent.parent
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -177,24 +175,40 @@ def test_the_family_is_found_from_the_files(models, tuned, tmp_path) -> None:
         family_of(tuned["llava"], "llava")
 
 
-def test_the_estimate_counts_what_is_there(models, data, tmp_path, monkeypatch, capsys) -> None:
-    """Parameters as in the loaded model; a smaller pixel budget needs less."""
-    import re
+def test_options_that_contradict_the_model_are_refused(models, data, tuned, tmp_path, monkeypatch) -> None:
+    out, qwen = tmp_path / "out", models["qwen2_5_vl"]
+    for model, more, said in (
+        (qwen, ("--vision_tower", "x"), "--vision_tower belongs to LLaVA"),
+        (qwen, ("--mm_vision_select_layer", "-2"), "--mm_vision_select_layer belongs to LLaVA"),
+        (qwen, ("--model_max_length", "16"), "record .* tokens with its image .* --model_max_length 16"),
+        (tuned["qwen2_5_vl"], ("--style_tokens", "9"), "trained with 4, here is 9"),
+        (tuned["qwen2_5_vl"], ("--max_pixels", "9000"), "trained with None, here is 9000"),
+        (models["llava"], ("--family", "llava", "--max_pixels", "9000"), "--max_pixels is for other models"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            tune(monkeypatch, model, data, out, *more)
+    assert not (out / "adapter.safetensors").exists()
+    with pytest.raises(UsageError, match=r"--max_pixels: it was null, now 9000"):
+        tune(monkeypatch, qwen, data, tuned["qwen2_5_vl"], "--max_pixels", "9000")
 
-    def estimated(*more: str) -> tuple[float, int]:
-        tune(monkeypatch, models["qwen2_5_vl"], data, tmp_path / "out", "--estimate", "True", *more)
-        text = capsys.readouterr().out
-        activations = float(re.search(r"activations +([0-9.]+) GiB", text).group(1))
-        return activations, int(re.search(r"(\d+) tokens for an image", text).group(1))
 
-    from ham.captioner.estimate import Settings
-    from ham.captioner.vlm_estimate import count_parts, empty_network
+def test_the_command_shows_and_exports_without_a_layout(models, tuned, tmp_path, monkeypatch, capsys) -> None:
+    def run(*words: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["checkpoint", *map(str, words)])
+        checkpoint.main()
+        return capsys.readouterr().out
 
-    _, tokens = estimated()
-    _, fewer = estimated("--max_pixels", "3136")
-    assert fewer < tokens and not (tmp_path / "out").exists()
-    network = load_model(models["qwen2_5_vl"]).network
-    counts = count_parts(empty_network(models["qwen2_5_vl"])[0], None, Settings(3, 4))
-    assert counts.pop("style prompts") == 3 * 4 * 64
-    assert sum(counts.values()) == sum(parameter.numel() for parameter in network.parameters())
-    assert counts["projector"] == sum(one.numel() for one in network.model.visual.merger.parameters())
+    adapter = tuned["qwen3_vl"]
+    shown = run("show", "--model-path", adapter)
+    assert f"styles: {STYLES} of {TOKENS} tokens" in shown and str(models["qwen3_vl"]) in shown
+    run("merge", "--model-path", adapter, "--out", tmp_path / "export")
+    assert "an export of type qwen3_vl" in run("show", "--model-path", tmp_path / "export")
+    assert "a base model without styles" in run("show", "--model-path", models["qwen3_vl"])
+    for model, more, said in (
+        (adapter, ("--layout", "original"), "--layout original is LLaVA's own"),
+        (models["qwen3_vl"], (), "a base model without styles; expected an adapter"),
+        (tmp_path / "export", (), "an export, for servers"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            run("merge", "--model-path", model, "--out", tmp_path / "other", *more)
+    assert not (tmp_path / "other").exists()

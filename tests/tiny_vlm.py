@@ -175,6 +175,46 @@ def write_llava(folder: Path) -> Path:
     return folder
 
 
+# Sizes as published in config.json of Qwen/Qwen2.5-VL-{3B,7B}-Instruct: of the language model and of the vision tower.
+PUBLISHED = {
+    "Qwen2.5-VL-3B": (
+        {"hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36, "num_attention_heads": 16}
+        | {"num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True},
+        {"out_hidden_size": 2048, "intermediate_size": 3420},
+    ),
+    "Qwen2.5-VL-7B": (
+        {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28}
+        | {"num_key_value_heads": 4, "vocab_size": 152064, "tie_word_embeddings": False},
+        {"out_hidden_size": 3584, "intermediate_size": 3420},
+    ),
+}
+
+
+def write_published(folder: Path, name: str) -> Path:
+    """Write configuration and processor of a published model, without weights and with a small tokenizer."""
+    from transformers import Qwen2VLVideoProcessor
+
+    text, vision = PUBLISHED[name]
+    vision = vision | {"depth": 32, "hidden_size": 1280, "num_heads": 16, "patch_size": 14}
+    vision |= {"spatial_merge_size": 2, "window_size": 112, "fullatt_block_indexes": [7, 15, 23, 31]}
+    rope = {"rope_type": "default", "mrope_section": [16, 24, 24], "rope_theta": 1e6}
+    tokenizer = make_tokenizer()
+    config = Qwen2_5_VLConfig(
+        text_config={**text, "rope_parameters": rope, "max_position_embeddings": 128000},
+        vision_config=vision,
+        tie_word_embeddings=text["tie_word_embeddings"],
+        architectures=["Qwen2_5_VLForConditionalGeneration"],
+        **qwen_ids(tokenizer),
+    )
+    config.save_pretrained(folder)
+    images = Qwen2VLImageProcessor(min_pixels=56 * 56, max_pixels=28 * 28 * 16384)
+    template = CHATML.replace("IMAGE", QWEN_IMAGE)
+    Qwen2_5_VLProcessor(images, tokenizer, Qwen2VLVideoProcessor(), chat_template=template).save_pretrained(
+        folder
+    )
+    return folder
+
+
 WRITERS = {"qwen2_5_vl": write_qwen2_5_vl, "qwen3_vl": write_qwen3_vl, "llava": write_llava}
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ham.captioner.estimate import Settings, as_table, estimate_from
 from ham.runtime import UsageError
-from ham.vlm.load import image_token_of, limit_pixels, projector_names
+from ham.vlm.load import image_token_of, limit_pixels, projector_names, whole_weights
 
 PEDESTRIAN_PX = (128, 384)  # width, height of the image that the number of image tokens is taken from
 VISION = ("visual", "vision_tower", "vision_model")
@@ -39,7 +39,7 @@ def empty_network(folder: str | Path) -> tuple[Any, Any]:
     try:
         config = AutoConfig.from_pretrained(folder, **options)
         processor = AutoProcessor.from_pretrained(folder, **options)
-        with torch.device("meta"):
+        with whole_weights(), torch.device("meta"):
             network = AutoModelForImageTextToText.from_config(config)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         raise UsageError(

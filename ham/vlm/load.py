@@ -99,7 +99,7 @@ def load_model(
 
 @contextmanager
 def whole_weights() -> Iterator[None]:
-    """Load whole weights inside the block also under ZeRO-3, where transformers would shard them while it reads them.
+    """Build whole models inside the block also under ZeRO-3, where transformers would shard them from the start.
 
     Styles, checks and digests need the whole model; DeepSpeed shards it afterwards, when the trainer hands it over.
     """
