@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import torchvision
 from PIL import Image
 
 from ham.datasets import image_pack, pack
@@ -17,10 +19,13 @@ from ham.datasets.cli import main
 from ham.datasets.image_pack import ImagePack, find_pack
 from ham.datasets.pack import PackJob, pack_images
 from ham.images import ImageError
+from ham.reid.gpu_jpeg import check_gpu_jpeg, decode_jpegs
 from ham.reid.images import read_image
+from ham.reid.loader import PairImages
 from ham.runtime import UsageError, WorkError
 
 SIZE = (48, 16)
+REAL_DECODE = torchvision.io.decode_jpeg
 
 
 @pytest.fixture
@@ -167,3 +172,68 @@ def test_a_packed_dataset_is_a_data_root(
         main(["pack", "--out", str(tmp_path / "x")])
     with pytest.raises(UsageError, match="expected positive pixels"):
         main(["pack", "--images", str(root), "--out", str(tmp_path / "y"), "--quality", "0"])
+
+
+# ------------------------------------------------------------------------------------------------------- decoding on a GPU
+
+
+class FilePairs:
+    """What the loader needs of the training pairs: one pair per image."""
+
+    def __init__(self, files: list[Path]) -> None:
+        self.image_paths, self.image = files, range(len(files))
+
+    def __len__(self) -> int:
+        return len(self.image_paths)
+
+
+def decode_like_a_gpu(jpegs: list[torch.Tensor], mode: object, device: torch.device) -> list[torch.Tensor]:
+    """torchvision's decode_jpeg with a list and a device, on the CPU."""
+    assert device.type == "cuda" and isinstance(jpegs, list)
+    return [REAL_DECODE(one, mode) for one in jpegs]
+
+
+@pytest.mark.filterwarnings("ignore:The image decoding")
+def test_a_gpu_decodes_what_workers_read(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = job_for(photos, tmp_path / "pack", chroma="full")
+    pack_images(job)
+    monkeypatch.setattr(torchvision.io, "decode_jpeg", decode_like_a_gpu)
+    card = torch.device("cuda")
+    files = [tmp_path / "pack" / image for image in job.images]
+    check_gpu_jpeg(card, files[0])
+    pairs = FilePairs(files)
+    batches = [np.array([0, 3, 5]), np.array([7])]
+    plain, jpegs = (PairImages(pairs, batches, SIZE, as_jpeg) for as_jpeg in (False, True))
+    for number in range(len(batches)):
+        pixels, index, failures = plain[number]
+        encoded, same_index, _ = jpegs[number]
+        assert torch.equal(index, same_index) and not failures
+        decoded = decode_jpegs(encoded, card)
+        assert decoded.shape == pixels.shape and decoded.dtype == torch.uint8
+        assert (decoded.int() - pixels.int()).abs().float().mean() < 3  # other rounding, other chroma filter
+
+
+@pytest.mark.filterwarnings("ignore:The image decoding")
+def test_gpu_decoding_is_refused_where_it_cannot_be(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = job_for(photos, tmp_path / "pack")
+    pack_images(job)
+    packed, card = tmp_path / "pack" / job.images[0], torch.device("cuda")
+    with pytest.raises(UsageError, match="the run is on cpu; use cpu"):
+        check_gpu_jpeg(torch.device("cpu"), packed)
+    with pytest.raises(UsageError, match="is in no pack; pack them first"):
+        check_gpu_jpeg(card, photos / job.images[0])
+    with pytest.raises(UsageError, match="is in no pack"):
+        image_pack.read_jpeg(photos / job.images[0], SIZE)
+    with pytest.raises(UsageError, match=r"holds images of 48x16 pixels"):
+        image_pack.read_jpeg(packed, (384, 128))
+
+    def without_cuda(*args: object, **options: object) -> None:
+        raise RuntimeError("decode_jpegs_cuda: torchvision not compiled with nvJPEG support")
+
+    monkeypatch.setattr(torchvision.io, "decode_jpeg", without_cuda)
+    with pytest.raises(UsageError, match=r"cannot decode JPEGs on cuda .*nvJPEG.*; use cpu"):
+        check_gpu_jpeg(card, packed)

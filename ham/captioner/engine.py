@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from ham.captioner.model import Captioner
+from ham.captioner.quantize import is_quantized
 from ham.llava.cached_llama import CachedLlama
 from ham.llava.conversation import get_template, prompt_pieces
 from ham.llava.shared_cache import Prefix
@@ -94,7 +95,10 @@ class Decoder:
         self._text_prefix: Prefix | None = None
         size = sum(parameter.numel() for parameter in self.model.parameters())
         self.checks = (
-            captioner.dtype == torch.float32 and captioner.device.type == "cpu" and size <= RECHECK_PARAMETERS
+            captioner.dtype == torch.float32
+            and captioner.device.type == "cpu"
+            and size <= RECHECK_PARAMETERS
+            and not is_quantized(captioner.model)
         )
 
     def caption(

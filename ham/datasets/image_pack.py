@@ -129,9 +129,24 @@ def read_packed(path: str | Path, size_px: tuple[int, int]) -> np.ndarray | None
     if found is None:
         return None
     pack, image = found
+    check_size(pack, size_px)
+    return pack.read(image)
+
+
+def check_size(pack: ImagePack, size_px: tuple[int, int]) -> None:
+    """Raise UsageError for a pack of images of another size."""
     if pack.size_px != tuple(size_px):
         raise UsageError(
             f"{pack.folder} holds images of {pack.size_px[0]}x{pack.size_px[1]} pixels, the model reads "
             f"{size_px[0]}x{size_px[1]}; pack the images again with --image-size-px"
         )
-    return pack.read(image)
+
+
+def read_jpeg(path: str | Path, size_px: tuple[int, int]) -> np.ndarray:
+    """Return the JPEG bytes of an image in a pack, uint8 [n]. Raises ImageError, and UsageError as `read_packed`."""
+    found = find_pack(path)
+    if found is None:
+        raise UsageError(f"{path} is in no pack; pack the images first: python -m ham.datasets pack")
+    pack, image = found
+    check_size(pack, size_px)
+    return np.frombuffer(pack.jpeg(image), np.uint8).copy()

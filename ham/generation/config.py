@@ -16,7 +16,7 @@ from ham.runtime import UsageError
 MOST_CAPTIONS = 1000  # per image
 LLAVA_HINTS = {  # options of LLaVA's and HAM's scripts
     "load_4bit": "4-bit weights are not supported; use --dtype bfloat16, or --engine server with a server that quantizes",
-    "load_8bit": "8-bit weights are not supported; use --dtype bfloat16, or --engine server with a server that quantizes",
+    "load_8bit": "8-bit weights are --weights int8",
     "num_chunks": "a job is divided into shards: run torchrun, or give each process a range of them with --shards A:B",
     "chunk_idx": "a job is divided into shards: run torchrun, or give each process a range of them with --shards A:B",
     "model_base": "the base model of an adapter is found by itself; if it has moved, say --base-model DIR",
@@ -92,6 +92,7 @@ class ModelOptions:
         base_model: path of the adapter's base model, if it has moved since training
         device: auto, cpu, cuda or cuda:N
         dtype: auto (bfloat16 on a GPU, float32 on a CPU), float32, bfloat16 or float16
+        weights: full (in --dtype), or the language model's in int8 or fp8, with torchao; captions may change
     """
 
     model_path: str | None = None
@@ -101,6 +102,7 @@ class ModelOptions:
     base_model: str | None = None
     device: str = "auto"
     dtype: str = "auto"
+    weights: Literal["full", "int8", "fp8"] = "full"
 
 
 @dataclass
@@ -203,6 +205,8 @@ def check(options: JobOptions) -> None:
         raise UsageError(f"--top-p {options.top_p}: expected above 0 and up to 1")
     if options.engine not in ENGINES:
         raise UsageError(f"--engine {options.engine}: expected one of {', '.join(ENGINES)}")
+    if options.weights != "full" and options.engine != "native":
+        raise UsageError(f"--weights {options.weights} is for --engine native, not for {options.engine}")
     if options.prompt is not None and "<image>" in options.prompt:
         raise UsageError("--prompt holds <image>: leave it out, the template places the image")
     assert options.image_root and options.out

@@ -15,6 +15,7 @@ MODEL_KEYS = (
     "engine",
     "model",
     "dtype",
+    "weights",
     "prompt",
     "template",
     "styles",

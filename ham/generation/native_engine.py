@@ -15,6 +15,7 @@ from ham.captioner.decode import Batches
 from ham.captioner.engine import Decoder, DecodeSettings, ImageJob
 from ham.captioner.families import family_of
 from ham.captioner.model import Captioner, weights_digest
+from ham.captioner.quantize import FULL, check_weights, quantize
 from ham.generation.config import JobOptions
 from ham.generation.engines import Caption, Job, Result, Source
 from ham.generation.loading import LoadSquare
@@ -25,7 +26,9 @@ from ham.runtime import UsageError, resolve_device, resolve_dtype
 
 def count_styles(options: JobOptions) -> int:
     """Return the number of styles of --model-path, read from its headers; also check --device and --dtype."""
-    resolve_dtype(options.dtype, resolve_device(options.device))
+    device = resolve_device(options.device)
+    resolve_dtype(options.dtype, device)
+    check_weights(options.weights, device)
     assert options.model_path
     if family_of(options.model_path) != "llava":
         raise UsageError(
@@ -59,11 +62,16 @@ def open_engine(options: JobOptions, captions_per_image: int) -> CaptionerEngine
         options.top_p,
         options.seed,
     )
-    return CaptionerEngine(captioner, decoding, options.batch_size, captions_per_image)
+    return CaptionerEngine(
+        captioner, decoding, options.batch_size, captions_per_image, weights=options.weights
+    )
 
 
 class CaptionerEngine:
-    """Caption with a Decoder, by default a new one. batch_images: images per batch; None finds it."""
+    """Caption with a Decoder, by default a new one. batch_images: images per batch; None finds it.
+
+    weights: full, or int8 or fp8, in which the captioner's are then changed.
+    """
 
     def __init__(
         self,
@@ -72,14 +80,18 @@ class CaptionerEngine:
         batch_images: int | None = None,
         captions_per_image: int = 1,
         decoder: Decoder | None = None,
+        weights: str = FULL,
     ) -> None:
+        digest = weights_digest(captioner.model)  # of the weights before they are quantized
+        quantize(captioner.model.llm, weights, captioner.device)
         self.load = LoadSquare(captioner.image_size_px)
         self.decoder = decoder or Decoder(captioner, settings)
         self._batches = Batches(self.decoder, batch_images, captions_per_image)
         self.settings: dict[str, Any] = {
             "engine": "native",
-            "model": weights_digest(captioner.model),
+            "model": digest,
             "dtype": str(captioner.dtype).removeprefix("torch."),
+            "weights": weights,
             "prompt": self.decoder.prompt,
             "template": self.decoder.template.name,
         }

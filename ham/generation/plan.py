@@ -18,9 +18,12 @@ from ham.records import NO_STYLE, FileLock, check_int, check_kind, read_json, wr
 from ham.runtime import UsageError, WorkError, git_revision, log
 
 PLAN_VERSION = 1
-BEFORE = {"engine": "native"}  # settings that jobs of the first version lack, with what they had
+BEFORE = {
+    "engine": "native",
+    "weights": "full",
+}  # settings that jobs of the first version lack, with what they had
 NOT_COMPARED = {"repeat_styles"}  # follows from the others; a job keeps what it was begun with
-ENGINE_SETTINGS = ("engine", "model", "dtype")  # may change with --mix-engines
+ENGINE_SETTINGS = ("engine", "model", "dtype", "weights")  # may change with --mix-engines
 
 
 @dataclass(frozen=True)

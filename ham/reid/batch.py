@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ham.reid.gpu_jpeg import decode_jpegs
 from ham.reid.images import PIXEL_MEAN, PIXEL_STD
 from ham.reid.mlm import augment_batch
 from ham.reid.protocol import GlobalBatch, RetrievalMethod
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 def make_batch(
     run: Run,
-    pixels: Tensor,
+    pixels: Tensor | list[Tensor],
     index: Tensor,
     planned: np.ndarray,
     rows: slice,
@@ -55,6 +56,8 @@ def make_batch(
     if config.augment_images:
         generator = numpy_generator(config.seed, "images", epoch, number)
         draws = draw_images(len(planned), config.image_size_px, generator, config.pad_px)[rows]
+    if isinstance(pixels, list):  # JPEG bytes: --decode_jpeg_on gpu
+        pixels = decode_jpegs(pixels, device)
     batch["images"] = image_inputs(pixels.to(device, non_blocking=True), draws, config.pad_px)
     return batch
 

@@ -83,6 +83,7 @@ class TrainOptions:
         compile: compile the model with torch.compile
         gradient_checkpointing: recompute activations in the backward pass: less memory, about a third more time
         num_workers: processes that decode images, per training process
+        decode_jpeg_on: cpu (in the workers) or gpu (packed images only, with torchvision)
         eval_every: epochs between evaluations; 0: only at the end
         save_every_steps: also save after this number of steps; null: only after each epoch
         log_every: steps between lines in metrics.jsonl
@@ -137,6 +138,7 @@ class TrainOptions:
     compile: bool = False
     gradient_checkpointing: bool = False
     num_workers: int = 8
+    decode_jpeg_on: Literal["cpu", "gpu"] = "cpu"
     eval_every: int = 1
     save_every_steps: int | None = None
     log_every: int = 50

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ham.datasets.image_pack import read_jpeg
 from ham.distributed import DieWithParent
 from ham.records import atomic_write, to_json_line
 from ham.reid.data import Pairs
@@ -35,26 +36,37 @@ def num_workers(config: TrainConfig) -> int:
 class PairImages(Dataset):
     """Load the images of a list of batches: item i is (pixels uint8 [B, H, W, 3], index int64 [B], failures).
 
+    as_jpeg: a list of the images' JPEG bytes, uint8 [n] each, instead of the pixels; only for packed images.
     A pair whose image cannot be read is replaced by the next readable pair, so that batches keep their size; the failure is
     returned with the batch.
     """
 
-    def __init__(self, pairs: Pairs, batches: Sequence[np.ndarray], image_size_px: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        pairs: Pairs,
+        batches: Sequence[np.ndarray],
+        image_size_px: tuple[int, int],
+        as_jpeg: bool = False,
+    ) -> None:
         self.pairs, self.batches, self.image_size_px = pairs, batches, image_size_px
+        self.read = read_jpeg if as_jpeg else read_image
+        self.as_jpeg = as_jpeg
 
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, number: int) -> tuple[Tensor, Tensor, list[Failure]]:
+    def __getitem__(self, number: int) -> tuple[Tensor | list[Tensor], Tensor, list[Failure]]:
         batch = np.asarray(self.batches[number])
-        height, width = self.image_size_px
-        pixels = np.empty((len(batch), height, width, 3), np.uint8)
         index = batch.copy()
+        images: list[np.ndarray] = []
         failures: list[Failure] = []
         for row, pair in enumerate(batch.tolist()):
-            pixels[row], index[row], failed = self._readable_from(pair)
+            image, index[row], failed = self._readable_from(pair)
+            images.append(image)
             failures += failed
-        return torch.from_numpy(pixels), torch.from_numpy(index), failures
+        if self.as_jpeg:
+            return [torch.from_numpy(image) for image in images], torch.from_numpy(index), failures
+        return torch.from_numpy(np.stack(images)), torch.from_numpy(index), failures
 
     def _readable_from(self, pair: int) -> tuple[np.ndarray, int, list[Failure]]:
         failures: list[Failure] = []
@@ -62,7 +74,7 @@ class PairImages(Dataset):
             candidate = neighbor % len(self.pairs)
             file = self.pairs.image_paths[int(self.pairs.image[candidate])]
             try:
-                return read_image(file, self.image_size_px), candidate, failures
+                return self.read(file, self.image_size_px), candidate, failures
             except ImageError as error:
                 failures.append((error.path, error.reason))
         raise WorkError(
@@ -77,10 +89,11 @@ def image_loader(
     image_size_px: tuple[int, int],
     num_workers: int,
     pin_memory: bool = False,
+    as_jpeg: bool = False,
 ) -> DataLoader:
     """Build a loader of batches in order, loaded ahead in `num_workers` processes (0: in this one)."""
     return DataLoader(
-        PairImages(pairs, batches, image_size_px),
+        PairImages(pairs, batches, image_size_px, as_jpeg),
         batch_size=None,
         num_workers=num_workers,
         pin_memory=pin_memory,

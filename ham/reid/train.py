@@ -33,6 +33,7 @@ from ham.reid.config import TrainConfig
 from ham.reid.data import open_pairs, plan_of, require_datasets
 from ham.reid.encode import EncodeSettings
 from ham.reid.evaluate import Row, evaluate, format_table
+from ham.reid.gpu_jpeg import check_gpu_jpeg
 from ham.reid.loader import FailedImages, image_loader, num_workers
 from ham.reid.optim import build_optimizer, set_lr_factor
 from ham.reid.resume import find_run, refuse_other_data
@@ -150,6 +151,9 @@ def train_epoch(run: Run, epoch: int) -> None:
     plan = plan_of(config, run.pairs, epoch)
     todo = range(run.state.batch, len(plan))
     slices = [rank_slice(plan[0], place.rank, place.world_size, part, parts) for part in range(parts)]
+    as_jpeg = config.decode_jpeg_on == "gpu"
+    if as_jpeg:
+        check_gpu_jpeg(run.accelerator.device, run.pairs.image_paths[0])
     loaded = iter(
         image_loader(
             run.pairs,
@@ -157,6 +161,7 @@ def train_epoch(run: Run, epoch: int) -> None:
             config.image_size_px,
             num_workers(config),
             pin_memory=run.accelerator.device.type == "cuda",
+            as_jpeg=as_jpeg,
         )
     )
     meter = Meter(config)
