@@ -22,14 +22,11 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from ham.generation.config import GROUPS, LLAVA_HINTS, JobOptions, check, from_recorded, parse_job
 from ham.generation.engines import Engine, engine_module
-from ham.generation.filters import FILTER_VERSION
-from ham.generation.image_lists import job_images
 from ham.generation.join import join_jobs
 from ham.generation.merge import judge, merge
 from ham.generation.plan import (
@@ -41,12 +38,12 @@ from ham.generation.plan import (
     settle_plan,
     wait_for_plan,
 )
+from ham.generation.request import check_new_job, choose_styles, images_of, recorded_options, settings_of
 from ham.generation.retry import reopen_shards
 from ham.generation.run import Run
 from ham.generation.samples import describe_job, draw_samples
 from ham.generation.shards import is_done
 from ham.generation.status import describe
-from ham.generation.style_draws import parse_styles
 from ham.options import given_options, parse_options
 from ham.report.samples import write_samples
 from ham.runtime import DistInfo, UsageError, WorkError, dist_info, exit_code_of, log, set_up_logging
@@ -77,13 +74,12 @@ def caption(options: JobOptions, is_retry: bool = False) -> int:
     assert options.out and options.image_root
     out = Path(options.out)
     module = engine_module(options.engine)
-    pool, _, captions_per_image = parse_styles(
-        options.styles, module.count_styles(options), options.captions_per_image
-    )
-    settings = settings_of(options, list(pool), captions_per_image)
+    planned = load_plan(out) if (out / "plan.json").exists() else None
+    pool, captions_per_image = choose_styles(options, module, planned)
+    settings = settings_of(options, pool, captions_per_image)
     may_differ = ENGINE_SETTINGS if options.mix_engines else ()
-    if (out / "plan.json").exists():
-        check_settings(load_plan(out), settings, options.shard_size, may_differ)
+    if planned is not None:
+        check_settings(planned, settings, options.shard_size, may_differ)
     else:
         check_new_job(options, len(pool), captions_per_image)
 
@@ -188,43 +184,6 @@ def retry_command(words: list[str]) -> int:
 # ------------------------------------------------------------------------------------------------------------------- parts
 
 
-def images_of(options: JobOptions) -> Any:
-    """Return the job's image list, lazily."""
-    return job_images(options.image_root or "", options.images, options.limit, options.sample, options.seed)
-
-
-def settings_of(options: JobOptions, pool: list[int], captions_per_image: int) -> dict[str, Any]:
-    """Return the settings that captions depend on and that are known before a model is loaded."""
-    return {
-        "engine": options.engine,
-        "image_root": str(Path(options.image_root or "").resolve()),
-        "styles": options.styles,
-        "style_pool": pool,
-        "captions_per_image": captions_per_image,
-        "seed": options.seed,
-        "max_new_tokens": options.max_new_tokens,
-        "temperature": options.temperature,
-        "top_p": options.top_p,
-        "max_redraws": options.max_redraws,
-        "reject_slash_n": options.reject_slash_n,
-        "repeat_styles": not options.is_greedy,
-        "filter_version": FILTER_VERSION,
-    }
-
-
-def check_new_job(options: JobOptions, styles: int, captions_per_image: int) -> None:
-    """Check what only a new job can have wrong: an image list that names nothing, more greedy captions than styles."""
-    if options.is_greedy and captions_per_image > styles:
-        raise UsageError(
-            f"--captions-per-image {captions_per_image} with {styles} styles: greedy decoding gives the same caption when "
-            "a style comes again; use --temperature above 0, more styles, or fewer captions"
-        )
-    first = list(islice(images_of(options), 100))
-    root = Path(options.image_root or "")
-    if not any((root / path).exists() for path in first if not path.startswith("/") and "\0" not in path):
-        log.warning("none of the first %d images exists below --image-root %s", len(first), root)
-
-
 def run_job(plan: Plan, engine: Engine, options: JobOptions, place: DistInfo) -> None:
     """Caption this process's shards."""
     log.info(
@@ -294,20 +253,6 @@ def folder_options(command: str, about: str | None, words: list[str], *kinds: ty
         positional=("folder", "output folder of a captioning job"),
         hints=LLAVA_HINTS,
     )
-
-
-def recorded_options(plan: Plan) -> dict[str, Any]:
-    """Return the options of a job as they were given; those of a job of the first version from its settings."""
-    options = plan.info.get("options")
-    if isinstance(options, dict):
-        return {**options, "image_root": str(plan.image_root)}
-    known = {**plan.info, **plan.settings, "image_root": str(plan.image_root)}
-    images = known.get("images")
-    return {
-        **known,
-        "images": images if isinstance(images, str) and images else None,
-        "vision_tower": "reference",
-    }
 
 
 if __name__ == "__main__":

@@ -36,11 +36,11 @@ def readable_formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def list_images(folder: str | Path) -> Iterator[str]:
+def list_images(folder: str | Path, report: bool = True) -> Iterator[str]:
     """Yield the image files below a folder, relative to it with forward slashes, in a fixed order.
 
     A file is an image by its suffix. Hidden files and folders and `__MACOSX` are skipped; links to folders are followed, each
-    folder is listed once. What was passed over, and which folders cannot be read, is logged at the end.
+    folder is listed once. With `report`, what was passed over and which folders cannot be read is logged at the end.
     Raises UsageError when the folder does not exist or a name is not UTF-8.
     """
     root = Path(folder)
@@ -48,7 +48,8 @@ def list_images(folder: str | Path) -> Iterator[str]:
         raise UsageError(f"{root}: no such folder")
     listing = _Listing(root)
     yield from listing.walk()
-    listing.report()
+    if report:
+        listing.report()
 
 
 def stat_images(folder: str | Path) -> Iterator[tuple[str, os.stat_result]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,10 @@ from tiny_llava import CONFIG, original_tensors, write_folder
 import caption
 from ham.captioner.checkpoint import load_captioner
 from ham.captioner.model import weights_digest
+from ham.generation import native_engine
+from ham.generation.config import JobOptions
+from ham.generation.native_engine import untrained_styles
+from ham.generation.request import choose_styles
 from ham.generation.shards import read_rows
 from ham.records import read_json
 from ham.runtime import exit_code_of, log
@@ -249,6 +254,19 @@ def test_the_weights_digest_follows_the_weights(checkpoint: Path, tmp_path: Path
     assert digest == weights_digest(load_captioner(write_folder(tmp_path / "b", tensors, CONFIG)).model)
     tensors["model.style_prompt.style_prompts"][-1, -1] += 1
     assert digest != weights_digest(load_captioner(write_folder(tmp_path / "c", tensors, CONFIG)).model)
+
+
+def test_the_manifest_names_untrained_styles(tmp_path: Path) -> None:
+    styles = TOP / "ham" / "world" / "weights" / "styles"
+    folder = tmp_path / "adapter"
+    shutil.copytree(styles, folder)
+    base = str(styles.parent / "llava")
+    options = JobOptions(model_path=str(folder), base_model=base)
+    assert untrained_styles(options) == []
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "untrained_styles": [1, 3]}))
+    assert untrained_styles(options) == [1, 3]
+    assert 1 not in choose_styles(options, native_engine, None)[0]
 
 
 def test_styles_and_sizes_are_checked_before_the_model_is_loaded(

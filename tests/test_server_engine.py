@@ -169,6 +169,47 @@ def test_a_server_without_token_counts_and_without_styles(command: Command, tmp_
     assert {row.style_id for row in plain.rows()} == {-1}
 
 
+def test_untrained_styles_are_not_drawn_at_random(command: Command, tmp_path: Path) -> None:
+    server = FakeServer()
+    export = write_export(tmp_path / "gaps" / "export", untrained_styles=[2, 5])
+    gaps = Command(export, command.root, tmp_path / "random")
+    assert gaps("--server", server.url) == 0
+    assert {row.style_id for row in gaps.rows()} == {0, 1, 3, 4}
+    assert gaps("--server", server.url) == 0  # a finished job is continued with the same styles
+    every = Command(export, command.root, tmp_path / "all")
+    assert every("--server", server.url, "--styles", "all") == 0
+    assert {row.style_id for row in every.rows()} == set(range(6))
+
+
+def test_a_job_planned_with_untrained_styles_keeps_them(command: Command) -> None:
+    server = FakeServer()
+    assert command("--server", server.url, "--shards", "0:1") == 0
+    config = Path(command.base[3]) / "config.json"
+    value = read_json(config)
+    value["ham"]["untrained_styles"] = [2, 5]
+    config.write_text(json.dumps(value))
+    assert command("--server", server.url) == 0
+    check_rows(command)
+    assert {2, 5} <= {row.style_id for row in command.rows()}
+
+
+@pytest.mark.parametrize("value", ["2", [-1], ["2"], [1.5], {"2": 1}])
+def test_a_damaged_list_of_untrained_styles_is_refused(
+    command: Command, value: object, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    export = write_export(tmp_path / "damaged" / "export", untrained_styles=value)
+    assert Command(export, command.root, tmp_path / "x")("--server", "http://a:1") == 2
+    assert "untrained_styles" in error_line(capsys)
+
+
+def test_other_files_are_reported_once(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    (command.root / "notes.doc").write_text("no image")
+    server = FakeServer()
+    for shards in ("0:1", "0:2"):  # a new job, and one that goes on
+        assert command("--server", server.url, "--shards", shards) == 0
+        assert capsys.readouterr().err.count("passed over") == 1
+
+
 def test_a_key_is_sent_and_never_shown(
     command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

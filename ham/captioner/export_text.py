@@ -32,7 +32,7 @@ of training, which captions should be asked with:
 
 ```bash
 vllm serve DIR --limit-mm-per-prompt '{{"image": 1}}'
-python -m sglang.launch_server --model-path DIR
+python -m sglang.launch_server --model-path DIR --host 0.0.0.0 --port 8000
 ```
 
 ```json

@@ -75,7 +75,7 @@ class Engine(Protocol):
 
 
 class EngineModule(Protocol):
-    """The functions of an engine's module."""
+    """The functions of an engine's module. One with styles that may be untrained also has `untrained_styles(options)`."""
 
     def count_styles(self, options: JobOptions) -> int:
         """Return the number of styles of --model-path, read from its headers."""
@@ -87,3 +87,9 @@ class EngineModule(Protocol):
 def engine_module(name: str) -> EngineModule:
     """Import an engine's module."""
     return cast(EngineModule, import_module(ENGINES[name]))
+
+
+def untrained_styles(module: EngineModule, options: JobOptions) -> list[int]:
+    """Return the styles that no training record was written in, where the engine's module knows them."""
+    known = getattr(module, "untrained_styles", None)
+    return known(options) if known else []

@@ -26,17 +26,18 @@ def job_images(
     limit: int | None = None,
     sample: int | None = None,
     seed: int = 0,
+    report: bool = True,
 ) -> Iterator[str]:
     """Yield the job's image paths, relative to the root with forward slashes, each once, in order.
 
     images: a list file (see `read_image_list`); None lists the image files below the root. sample: choose N of them at random
-    by `seed`. limit: stop after the first N.
+    by `seed`. limit: stop after the first N. report: log which files of the root were passed over.
     Raises UsageError when there is nothing, or nothing readable, to list.
     """
     root = Path(image_root)
     if not root.is_dir():
         raise UsageError(f"--image-root {image_root}: no such folder")
-    paths = list_images(root) if images is None else _first_seen(read_image_list(Path(images), root))
+    paths = list_images(root, report) if images is None else _first_seen(read_image_list(Path(images), root))
     if sample is not None:
         paths = iter(choose_sample(list(paths), sample, seed))
     count = 0

@@ -19,7 +19,7 @@ from ham.captioner.quantize import FULL, check_weights, quantize
 from ham.generation.config import JobOptions
 from ham.generation.engines import Caption, Job, Result, Source
 from ham.generation.loading import LoadSquare
-from ham.generation.style_draws import Draw
+from ham.generation.style_draws import Draw, checked_ids
 from ham.llava.source import check_aspect_ratio
 from ham.runtime import UsageError, resolve_device, resolve_dtype
 
@@ -38,6 +38,13 @@ def count_styles(options: JobOptions) -> int:
     source = find_captioner(options.model_path, options.base_model)
     check_aspect_ratio(source, options.image_aspect_ratio)
     return bank_size(source, None)[0]
+
+
+def untrained_styles(options: JobOptions) -> list[int]:
+    """Return the styles that the checkpoint's manifest records as untrained."""
+    assert options.model_path
+    manifest = find_captioner(options.model_path, options.base_model).manifest
+    return checked_ids(manifest.get("untrained_styles"), f"{options.model_path}: untrained_styles")
 
 
 def open_engine(options: JobOptions, captions_per_image: int) -> CaptionerEngine:

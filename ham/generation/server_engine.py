@@ -44,6 +44,11 @@ def count_styles(options: JobOptions) -> int:
     return read_export(options)[0].num_styles
 
 
+def untrained_styles(options: JobOptions) -> list[int]:
+    """Return the styles that the export records as untrained."""
+    return read_export(options)[1]["untrained_styles"]
+
+
 def open_engine(options: JobOptions, captions_per_image: int) -> ServerEngine:
     """Check the servers and return the engine."""
     expected, facts = read_export(options)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from ham.generation.config import JobOptions
 from ham.generation.server_client import Expected
+from ham.generation.style_draws import checked_ids
 from ham.images import ImageError
 from ham.llava.preprocess import open_image, square_image
 from ham.records import DEFAULT_PROMPT, check_int, check_kind, read_json
@@ -89,4 +90,11 @@ def read_export(options: JobOptions) -> tuple[Expected, dict[str, Any]]:
         options.max_new_tokens,
         png_of(probe),
     )
-    return expected, {"size_px": size_px, "template": mark.get("template"), "prompt": prompt}
+    untrained = checked_ids(mark.get("untrained_styles"), f"{file}: ham: untrained_styles")
+    facts = {
+        "size_px": size_px,
+        "template": mark.get("template"),
+        "prompt": prompt,
+        "untrained_styles": untrained,
+    }
+    return expected, facts

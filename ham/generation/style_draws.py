@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from ham.records import NO_STYLE, CaptionRow
+from ham.records import NO_STYLE, CaptionRow, check_int, check_kind
 from ham.runtime import UsageError, numpy_generator
 
 
@@ -108,3 +108,10 @@ def parse_styles(
     if captions_per_image < 1:
         raise UsageError(f"--captions-per-image {captions_per_image}: expected at least 1")
     return tuple(pool), shuffled, captions_per_image
+
+
+def checked_ids(value: Any, where: str) -> list[int]:
+    """Return a recorded list of style ids, None as empty. Raises UsageError for anything else."""
+    if value is None:
+        return []
+    return [check_int(one, where, 0, 2**31) for one in check_kind(value, list, where)]
