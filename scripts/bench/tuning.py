@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -185,13 +186,15 @@ def measure(shape: Shape, device: torch.device, args: argparse.Namespace, folder
     start = time.monotonic()
     printed = tune(folder, steps, batch, not args.separate)
     whole_s = time.monotonic() - start
+    # the largest process; in KiB on Linux
+    peak_gib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     rows = [row for row in read_jsonl(folder / "out" / "metrics.jsonl") if "loss" in row]
     step_s = (rows[-1]["time_s"] - rows[UNTIMED - 1]["time_s"]) / (len(rows) - UNTIMED)
     tokens = batch * (shape.image_tokens + shape.style_tokens + text_tokens - 1)
     print(
         f"{step_s:.2f} s a step of {batch} records, {tokens} tokens: {tokens / step_s:.0f} tokens/s, "
         f"{batch / step_s:.1f} records/s; starting and {len(rows)} steps {whole_s:.0f} s; "
-        f"loss {rows[0]['loss']:.2f} -> {rows[-1]['loss']:.2f}"
+        f"loss {rows[0]['loss']:.2f} -> {rows[-1]['loss']:.2f}; {peak_gib:.2f} GiB of main memory"
     )
     for line in printed.splitlines():
         if re.search("trains:|peak memory|vision tower:", line):
