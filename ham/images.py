@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -52,6 +53,20 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 WITH_ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
+
+
+def clip_processor(**more: Any) -> dict[str, Any]:
+    """Return what every exported preprocessor_config.json of CLIP's pixels has in common, and the fields `more`."""
+    return {
+        "do_convert_rgb": True,
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_mean": list(CLIP_MEAN),
+        "image_std": list(CLIP_STD),
+        "rescale_factor": 1 / 255,
+        **more,
+    }
 
 
 class ImageError(WorkError):

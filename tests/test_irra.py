@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from tiny_reid import load_recorded, recorded_batch, tiny_clip
 
-from ham.clip import EOT_ID, MASK_ID, CLIPConfig, build_clip, load_clip, tokenize
+from ham.clip import EOT_ID, MASK_ID, build_clip, load_clip, tokenize
 from ham.reid.irra import IRRA, IRRAOptions, parse_losses
 from ham.reid.methods import build_method, joined, similarity
 from ham.reid.mlm import augment_batch, mask_batch, mask_tokens
@@ -20,19 +20,7 @@ from ham.runtime import UsageError
 MASKING = json.loads((Path(__file__).parent / "data/clip/tokens.json").read_text(encoding="utf-8"))[
     "mlm_masking"
 ]
-SMALL = CLIPConfig(
-    image_size_px=(24, 16),
-    patch_px=8,
-    stride_px=8,
-    embed_dim=24,
-    vision_width=32,
-    vision_layers=2,
-    text_width=24,
-    text_layers=2,
-    context_length=12,
-    vocab_size=49408,
-    token_ids=tuple(tokenize("a man in a red coat")[0].tolist()),
-)
+SMALL = tiny_clip(context_length=12)
 
 
 def small_batch() -> dict[str, torch.Tensor]:
@@ -56,23 +44,14 @@ def reference_model(parity: Path, losses: str) -> IRRA:
     model = build_method(
         losses, load_clip(parity / "irra_tiny.safetensors", (96, 32), 16), 7, irra=IRRAOptions(cross_layers=2)
     )
-    missing, unexpected = model.load_state_dict(load_file(parity / "irra_tiny.safetensors"), strict=False)
-    assert (missing, unexpected) == (["base_model.logit_scale"], [])
-    return model.eval()
-
-
-def batch_of(recorded: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    batch = {
-        name.removeprefix("batch."): value for name, value in recorded.items() if name.startswith("batch.")
-    }
-    return batch | {"person_ids": batch["pids"]}
+    return load_recorded(model, parity / "irra_tiny.safetensors")
 
 
 # ------------------------------------------------------------------------------------------------------------- reference
 
 
 def test_activations_equal_recorded_reference(parity: Path, recorded: dict) -> None:
-    model, batch = reference_model(parity, "sdm+mlm+id"), batch_of(recorded)
+    model, batch = reference_model(parity, "sdm+mlm+id"), recorded_batch(recorded)
     image_tokens = model.base_model.encode_image_tokens(batch["images"])
     former = model.cross_former(model.base_model.encode_text_tokens(batch["mlm_ids"]), image_tokens)
     image, text = model.encode_image(batch["images"]), model.encode_text(batch["caption_ids"])
@@ -98,7 +77,7 @@ def test_activations_equal_recorded_reference(parity: Path, recorded: dict) -> N
 
 @pytest.mark.parametrize(("losses", "prefix"), [("sdm+mlm+id", "ret."), ("itc+sdm+cmpm+id+mlm", "ret_all.")])
 def test_losses_equal_recorded_reference(parity: Path, recorded: dict, losses: str, prefix: str) -> None:
-    result = reference_model(parity, losses)(batch_of(recorded))
+    result = reference_model(parity, losses)(recorded_batch(recorded))
     expected = {
         name.removeprefix(prefix): value for name, value in recorded.items() if name.startswith(prefix)
     }
@@ -109,7 +88,7 @@ def test_losses_equal_recorded_reference(parity: Path, recorded: dict, losses: s
 
 def test_gradients_equal_recorded_reference(parity: Path, recorded: dict) -> None:
     model = reference_model(parity, "sdm+mlm+id")
-    result = model(batch_of(recorded))
+    result = model(recorded_batch(recorded))
     total = sum(value for name, value in result.items() if name.endswith("_loss"))
     torch.testing.assert_close(total, recorded["ret.total_loss"], rtol=1e-4, atol=0)
     total.backward()

@@ -8,26 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from tiny_reid import load_recorded, recorded_batch, tiny_clip
 
-from ham.clip import CLIPConfig, build_clip, load_clip, tokenize
+from ham.clip import build_clip, load_clip, tokenize
 from ham.reid.methods import build_method, similarity
 from ham.reid.rde import RDE, RDEOptions, select
 from ham.reid.rde_division import LOOSE, TIGHT, clean_probability, divide, mixture_settings, split_clean
 from ham.runtime import UsageError, WorkError
 
-SMALL = CLIPConfig(
-    image_size_px=(24, 16),
-    patch_px=8,
-    stride_px=8,
-    embed_dim=24,
-    vision_width=32,
-    vision_layers=2,
-    text_width=24,
-    text_layers=2,
-    vocab_size=49408,
-    token_ids=tuple(tokenize("a man in a red coat")[0].tolist()),
-)
+SMALL = tiny_clip()
 HARD = ["", "coat", "a man " * 60, "!", "a red coat"]
 
 
@@ -49,23 +38,14 @@ def reference_model(parity: Path, loss: str = "TAL") -> RDE:
     model = build_method(
         "rde", load_clip(parity / "rde_tiny.safetensors", (96, 48), 16), rde=RDEOptions(loss=loss)
     )
-    missing, unexpected = model.load_state_dict(load_file(parity / "rde_tiny.safetensors"), strict=False)
-    assert (missing, unexpected) == (["base_model.logit_scale"], [])
-    return model.eval()
-
-
-def batch_of(recorded: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    batch = {
-        name.removeprefix("batch."): value for name, value in recorded.items() if name.startswith("batch.")
-    }
-    return batch | {"person_ids": batch["pids"]}
+    return load_recorded(model, parity / "rde_tiny.safetensors")
 
 
 # ------------------------------------------------------------------------------------------------------------- reference
 
 
 def test_embeddings_equal_recorded_reference(parity: Path, recorded: dict) -> None:
-    model, batch = reference_model(parity), batch_of(recorded)
+    model, batch = reference_model(parity), recorded_batch(recorded)
     image, text = model.image_features(batch["images"]), model.text_features(batch["caption_ids"])
     close = {"rtol": 1e-4, "atol": 2e-5}
     for name, value in zip(("image_bge", "image_tse", "text_bge", "text_tse"), (*image, *text)):
@@ -83,7 +63,7 @@ def test_embeddings_equal_recorded_reference(parity: Path, recorded: dict) -> No
 def test_losses_equal_recorded_reference(parity: Path, recorded: dict, loss: str) -> None:
     model, batch, prefix = (
         reference_model(parity, loss),
-        batch_of(recorded),
+        recorded_batch(recorded),
         "" if loss == "TAL" else f"{loss}.",
     )
     result, (bge, tse) = model(batch), model.per_pair(batch)
@@ -95,7 +75,7 @@ def test_losses_equal_recorded_reference(parity: Path, recorded: dict, loss: str
 
 def test_gradients_equal_recorded_reference(parity: Path, recorded: dict) -> None:
     model = reference_model(parity)
-    sum(model(batch_of(recorded)).values()).backward()
+    sum(model(recorded_batch(recorded)).values()).backward()
     norms = json.loads((parity / "rde_tiny.json").read_text())["grad_norms_of_total_loss"]
     ours = {
         name: None if value.grad is None else value.grad.norm().item()
@@ -115,7 +95,7 @@ def test_gradients_equal_recorded_reference(parity: Path, recorded: dict) -> Non
 
 def test_training_mode_equals_recorded_reference(parity: Path, recorded: dict) -> None:
     model = reference_model(parity).train()
-    result = model(batch_of(recorded))
+    result = model(recorded_batch(recorded))
     torch.testing.assert_close(result["bge_loss"], recorded["train_mode.ret.bge_loss"], rtol=1e-4, atol=0)
     torch.testing.assert_close(result["tse_loss"], recorded["train_mode.ret.tse_loss"], rtol=1e-4, atol=0)
     after, state = "train_mode.after.", model.state_dict()

@@ -27,6 +27,7 @@ from test_reid_train import (
     world,  # noqa: F401  (the fixture)
     write_world,
 )
+from tiny_reid import tall_clip
 
 from ham.reid import train as train_module
 from ham.reid.config import TrainConfig
@@ -209,18 +210,7 @@ def test_captions_of_any_kind_train(tmp_path: Path, method: str) -> None:
 
 def full_clip(folder: Path) -> Path:
     """A tiny CLIP that knows every token."""
-    from ham.clip import CLIPConfig, build_clip, save_clip
+    from ham.clip import build_clip, save_clip
 
-    config = CLIPConfig(
-        image_size_px=(48, 16),
-        patch_px=8,
-        stride_px=8,
-        embed_dim=32,
-        vision_width=32,
-        vision_layers=2,
-        text_width=32,
-        text_layers=2,
-        context_length=24,
-    )
-    save_clip(build_clip(config), folder)
+    save_clip(build_clip(tall_clip()), folder)
     return folder

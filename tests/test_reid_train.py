@@ -18,8 +18,9 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
+from tiny_reid import tall_clip
 
-from ham.clip import MASK_ID, CLIPConfig, build_clip, save_clip, tokenize
+from ham.clip import MASK_ID, build_clip, save_clip, tokenize
 from ham.reid.batch import make_batch
 from ham.reid.checkpoints import find_folder, plain, save_folder, save_last, trim_metrics, write_state
 from ham.reid.config import TrainConfig
@@ -68,18 +69,7 @@ def write_world(root: Path) -> Path:
             )
     (folder / "data_captions.json").write_text(json.dumps(rows))
     ids = tokenize([caption for row in rows for caption in row["captions"]]).unique().tolist()
-    clip = CLIPConfig(
-        image_size_px=(48, 16),
-        patch_px=8,
-        stride_px=8,
-        embed_dim=32,
-        vision_width=32,
-        vision_layers=2,
-        text_width=32,
-        text_layers=2,
-        context_length=24,
-        token_ids=(*ids, MASK_ID),
-    )
+    clip = tall_clip(token_ids=(*ids, MASK_ID))
     save_clip(build_clip(clip), root / "clip")
     return root
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_reid import tiny_clip
 
 from ham.clip import CLIPConfig, build_clip, load_clip, save_clip, tokenize
 from ham.clip.layouts import read_weights
@@ -21,21 +22,7 @@ from ham.reid.weights import export_pth, import_pth, load_method, main, save_met
 from ham.runtime import UsageError, exit_code_of
 from ham.tensor_files import index, write_file
 
-SMALL = CLIPConfig(
-    image_size_px=(24, 16),
-    patch_px=8,
-    stride_px=8,
-    embed_dim=24,
-    vision_width=32,
-    vision_layers=2,
-    vision_heads=4,
-    text_width=24,
-    text_layers=2,
-    text_heads=2,
-    context_length=12,
-    vocab_size=49408,
-    token_ids=tuple(tokenize("a man in a red coat")[0].tolist()),
-)
+SMALL = tiny_clip(vision_heads=4, text_heads=2, context_length=12)
 IRRA_SMALL = IRRAOptions(cross_layers=2)
 IMAGES = torch.randn(3, 3, 24, 16, generator=torch.Generator().manual_seed(0))
 IDS = tokenize(["a man in a red coat", "a zebra", "coat"], text_length=12)

@@ -110,22 +110,32 @@ def save_adapter(
     tensors = adapter_tensors(captioner.model) if tensors is None else tensors
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_file(folder / ADAPTER_WEIGHTS, tensors, metadata={"format": "pt"})
-    base = Path(captioner.manifest["base_model"]).resolve()
     styles = tensors.get(ADAPTER_STYLES)
     shape = (0, 0) if styles is None else tuple(styles.shape[:2])
-    write_json(
-        folder / MANIFEST,
+    write_manifest(
+        folder,
         {
             **captioner.manifest,
             **more,
-            "format": ADAPTER_FORMAT,
-            "version": 1,
-            "base_model": str(base),
-            "base_model_relative": os.path.relpath(base, folder.resolve()),
             "template": captioner.template or DEFAULT_TEMPLATE,
             "num_styles": shape[0],
             "style_tokens": shape[1],
             "max_length": captioner.model.max_length,
+        },
+    )
+
+
+def write_manifest(folder: Path, fields: dict[str, Any]) -> None:
+    """Write an adapter's manifest: `fields`, the format, and the paths of the base model that they name."""
+    base = Path(fields["base_model"]).resolve()
+    write_json(
+        folder / MANIFEST,
+        {
+            **fields,
+            "format": ADAPTER_FORMAT,
+            "version": 1,
+            "base_model": str(base),
+            "base_model_relative": os.path.relpath(base, folder.resolve()),
             "git_revision": git_revision(),
         },
     )

@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from ham.images import CLIP_MEAN, CLIP_STD
+from ham.images import clip_processor
 from ham.llava.conversation import Template, get_template
 from ham.records import IMAGE_TEXT
 
@@ -180,19 +180,12 @@ def processor_config(patch_size: int) -> dict[str, Any]:
 def image_processor(size_px: int) -> dict[str, Any]:
     """Return preprocessor_config.json: pad to a square with CLIP's mean color, resize, normalize."""
     square = {"height": size_px, "width": size_px}
-    return {
-        "image_processor_type": "LlavaImageProcessor",
-        "processor_class": "LlavaProcessor",
-        "crop_size": square,
-        "do_center_crop": True,
-        "do_convert_rgb": True,
-        "do_normalize": True,
-        "do_pad": True,
-        "do_rescale": True,
-        "do_resize": True,
-        "image_mean": list(CLIP_MEAN),
-        "image_std": list(CLIP_STD),
-        "resample": 3,
-        "rescale_factor": 1 / 255,
-        "size": square,
-    }
+    return clip_processor(
+        image_processor_type="LlavaImageProcessor",
+        processor_class="LlavaProcessor",
+        crop_size=square,
+        do_center_crop=True,
+        do_pad=True,
+        resample=3,
+        size=square,
+    )

@@ -6,16 +6,15 @@ manifest.json          base model, its type and width, the first style token, pr
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ham.captioner.adapter import ADAPTER_FORMAT, ADAPTER_STYLES, ADAPTER_WEIGHTS, MANIFEST
+from ham.captioner.adapter import ADAPTER_STYLES, ADAPTER_WEIGHTS, MANIFEST, write_manifest
 from ham.captioner.vlm_model import VlmCaptioner, build_captioner
-from ham.records import read_json, write_json
-from ham.runtime import UsageError, git_revision
+from ham.records import read_json
+from ham.runtime import UsageError
 from ham.tensor_files import index, write_file
 from ham.vlm.load import load_model
 
@@ -141,15 +140,4 @@ def save_vlm_adapter(folder: Path, captioner: VlmCaptioner, tensors: dict[str, t
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {ADAPTER_STYLES if name == BANK else name: tensor for name, tensor in tensors.items()}
     write_file(folder / ADAPTER_WEIGHTS, tensors)
-    base = Path(captioner.manifest["base_model"]).resolve()
-    write_json(
-        folder / MANIFEST,
-        {
-            **captioner.manifest,
-            "format": ADAPTER_FORMAT,
-            "version": 1,
-            "base_model": str(base),
-            "base_model_relative": os.path.relpath(base, folder.resolve()),
-            "git_revision": git_revision(),
-        },
-    )
+    write_manifest(folder, captioner.manifest)

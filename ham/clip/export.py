@@ -21,7 +21,7 @@ from ham.clip.open_clip_config import config_for_open_clip
 from ham.clip.positions import shown
 from ham.clip.tokenizer import EOT_ID, SOT_ID, default_tokenizer
 from ham.clip.towers import CLIP, CompactEmbedding
-from ham.images import CLIP_MEAN, CLIP_STD
+from ham.images import CLIP_MEAN, CLIP_STD, clip_processor
 from ham.records import atomic_write, write_json
 from ham.runtime import UsageError, log
 from ham.tensor_files import write_file
@@ -55,18 +55,12 @@ def export_hugging_face(clip: CLIP, folder: Path) -> None:
     heads = clip.visual.transformer.heads, clip.transformer.heads
     write_json(folder / "config.json", config_for_hugging_face(config, *heads, EOT_ID), indent=2)
     size = {"height": side, "width": side}
-    processor = {
-        "image_processor_type": "CLIPImageProcessor",
-        "do_resize": True,
-        "size": size,
-        "resample": 2,  # bilinear
-        "do_center_crop": False,
-        "do_rescale": True,
-        "do_normalize": True,
-        "image_mean": list(CLIP_MEAN),
-        "image_std": list(CLIP_STD),
-        "do_convert_rgb": True,
-    }
+    processor = clip_processor(
+        image_processor_type="CLIPImageProcessor",
+        size=size,
+        resample=2,  # bilinear
+        do_center_crop=False,
+    )
     write_json(folder / "preprocessor_config.json", processor, indent=2)
     write_hugging_face_tokenizer(folder, config.context_length)
     write_file(folder / "model.safetensors", to_hugging_face(whole_vocabulary(clip)), {"format": "pt"})

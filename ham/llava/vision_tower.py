@@ -15,7 +15,7 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-from ham.images import CLIP_MEAN, CLIP_STD
+from ham.images import clip_processor
 from ham.llava.config import check_tower
 from ham.llava.layouts import TOWER, tower_name
 from ham.llava.transformers_compat import tower_config
@@ -170,21 +170,14 @@ def inferred_settings(shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
 
 def image_processor_config(size_px: int) -> dict[str, Any]:
     """Return the preprocessor_config.json of a CLIP vision tower, which the reference's loader needs beside it."""
-    return {
-        "crop_size": {"height": size_px, "width": size_px},
-        "do_center_crop": True,
-        "do_convert_rgb": True,
-        "do_normalize": True,
-        "do_rescale": True,
-        "do_resize": True,
-        "feature_extractor_type": "CLIPFeatureExtractor",
-        "image_mean": list(CLIP_MEAN),
-        "image_processor_type": "CLIPImageProcessor",
-        "image_std": list(CLIP_STD),
-        "resample": 3,
-        "rescale_factor": 1 / 255,
-        "size": {"shortest_edge": size_px},
-    }
+    return clip_processor(
+        crop_size={"height": size_px, "width": size_px},
+        do_center_crop=True,
+        feature_extractor_type="CLIPFeatureExtractor",
+        image_processor_type="CLIPImageProcessor",
+        resample=3,
+        size={"shortest_edge": size_px},
+    )
 
 
 def tower_tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:

@@ -10,12 +10,10 @@ from accelerate import PartialState
 
 from ham.clip.layouts import read_weights
 from ham.reid.encode import EncodeSettings
-from ham.reid.eval_config import EmbedConfig, EvalConfig, SearchConfig, ServeConfig
+from ham.reid.eval_config import ModelConfig
 from ham.reid.protocol import RetrievalMethod
 from ham.reid.weights import load_method
 from ham.runtime import UsageError, dist_info, resolve_device, resolve_dtype
-
-ModelConfig = EvalConfig | SearchConfig | EmbedConfig | ServeConfig
 
 
 def open_model(
