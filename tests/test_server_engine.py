@@ -374,8 +374,9 @@ def test_a_model_swapped_while_it_runs_is_refused(
     real = server_pool.Server.leave
 
     def leave(self: server_pool.Server, error: Exception) -> None:
-        server.behavior.salt = " of another model"  # the connection broke because another model was put there
         real(self, error)
+        server.behavior.salt = " of another model"  # the connection broke because another model was put there
+        time.sleep(0.2)  # requests of other images are answered by it before the next check
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(server_pool.Server, "leave", leave)

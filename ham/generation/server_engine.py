@@ -169,29 +169,43 @@ class ServerEngine:
         for thread in others:
             thread.join()
         if not problems:
+            if server.account is not account and not self.pool.confirm(server, account):
+                self._put_back(item, missing)
+                return
             server.failures = 0
             self.pool.note_answer()
             self.results.put(item)
             return
         for problem in problems:
             if isinstance(problem, WrongServer):
-                self.todo.put(item)
+                self._put_back(item, missing)
                 self.pool.refuse(server, str(problem))
                 return
-        self._try_again(server, item, problems[0])
-
-    def _try_again(self, server: Server, item: Item, problem: Exception) -> None:
-        """Return an image into the queue, or give it up when the server answers other requests but not this one."""
+        problem = problems[0]
         assert isinstance(problem, Unavailable)
         server.leave(problem)
-        item.tries += not (problem.is_busy or problem.is_closed)
-        if item.tries >= TRIES and self.pool.answers(server):
-            self.pool.note_answer()
-            for draw in item.job.draws:
-                item.captions.setdefault(draw, Caption("", 0, _row_reason(problem, server)))
-            self.results.put(item)
+        if self._is_given_up(server, item, problem):
             return
+        made = [draw for draw in missing if draw in item.captions]
+        is_kept = problem.is_busy or not made or self.pool.confirm(server, account)
+        self._put_back(item, [] if is_kept else made)
+
+    def _put_back(self, item: Item, draws: list[Draw]) -> None:
+        """Return an image into the queue without the captions of `draws`: another model may have written them."""
+        for draw in draws:
+            item.captions.pop(draw, None)
         self.todo.put(item)
+
+    def _is_given_up(self, server: Server, item: Item, problem: Unavailable) -> bool:
+        """Return whether an image has failed for good: its server answers other requests, but not this one."""
+        item.tries += not (problem.is_busy or problem.is_closed)
+        if item.tries < TRIES or not self.pool.answers(server):
+            return False
+        self.pool.note_answer()
+        for draw in item.job.draws:
+            item.captions.setdefault(draw, Caption("", 0, _row_reason(problem, server)))
+        self.results.put(item)
+        return True
 
     def close(self) -> None:
         """Stop the threads; requests in flight are abandoned."""

@@ -82,17 +82,28 @@ class ServerPool:
         finally:
             server.lock.release()
 
+    def confirm(self, server: Server, account: Account) -> bool:
+        """Return whether an answer counts that was requested with `account`.
+
+        A server that was left meanwhile may hold another model by now: wait for its next check.
+        """
+        failures = server.failures
+        while server.account is None and not server.is_refused and server.failures <= failures:
+            if self.account_of(server) is None:
+                time.sleep(0.02)
+        return server.account is not None and server.account.digest == account.digest
+
     def answers(self, server: Server) -> bool:
-        """Return whether a server answers the probe."""
+        """Return whether a server answers the probe, as the job's model does."""
         try:
-            server.client.check(self.expected)
+            return not self._differs(server.client.check(self.expected))
         except (Unavailable, WrongServer):
             return False
-        return True
 
     def refuse(self, server: Server, reason: str) -> None:
         """Stop using a server. Raises UsageError when it was the last one."""
         server.is_refused = True
+        server.account = None
         server.last_error = reason
         if all(other.is_refused for other in self.servers):
             raise UsageError(reason)
