@@ -7,8 +7,10 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from ham.datasets.own import SETTINGS_FILE, annotations_in, is_own
+from ham.datasets.own import annotations_in, is_own
+from ham.datasets.own_settings import SETTINGS_FILE
 from ham.datasets.pack import CHROMA, QUALITY, PackJob, pack_dataset, pack_images
 from ham.datasets.person_search import SCENES, crop_scenes
 from ham.datasets.readers import DATASETS, check_names
@@ -32,6 +34,15 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m ham.datasets", description="Check, write and prepare datasets on disk."
     )
     commands = parser.add_subparsers(dest="command", required=True)
+    add_verify(commands)
+    add_template(commands)
+    add_crop(commands)
+    add_pack(commands)
+    return parser
+
+
+def add_verify(commands: Any) -> None:
+    """Add the command `verify`."""
     command = commands.add_parser(
         "verify",
         help="print counts beside the published ones and list problems; exit code 1 if there is any",
@@ -47,17 +58,29 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"check only this one (repeat for several); by default all that are there: {', '.join(DATASETS)}, or "
         "NAME=PATH for your own",
     )
+
+
+def add_template(commands: Any) -> None:
+    """Add the command `template`."""
     command = commands.add_parser(
         "template", help="write an annotation skeleton for your own images, to fill in"
     )
     command.add_argument("folder", type=Path, help="the new dataset's folder")
     command.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of images")
     command.add_argument("--format", choices=FORMATS, default="csv", help="format of the annotation (csv)")
+
+
+def add_crop(commands: Any) -> None:
+    """Add the command `crop`."""
     command = commands.add_parser(
         "crop", help="cut the captioned persons out of a person-search set's scenes"
     )
     command.add_argument("root", type=Path, help="the folder that holds the dataset's folder")
     command.add_argument("--dataset", choices=list(SCENES), required=True, help="which set")
+
+
+def add_pack(commands: Any) -> None:
+    """Add the command `pack`."""
     command = commands.add_parser(
         "pack",
         help="decode and resize images once, into shards that training reads fast; the same command resumes",
@@ -87,7 +110,6 @@ def build_parser() -> argparse.ArgumentParser:
         default=0.01,
         help="share of broken images above which it fails (0.01)",
     )
-    return parser
 
 
 def run_verify(options: argparse.Namespace) -> int:

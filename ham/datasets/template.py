@@ -11,7 +11,8 @@ from pathlib import Path
 
 import yaml
 
-from ham.datasets.own import SETTINGS_FILE, annotations_in
+from ham.datasets.own import annotations_in
+from ham.datasets.own_settings import SETTINGS_FILE
 from ham.image_folder import list_images
 from ham.records import atomic_write
 from ham.runtime import UsageError

@@ -24,8 +24,8 @@ from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ham.datasets.own import SUFFIXES as ANNOTATION_SUFFIXES
-from ham.datasets.own import read_own_annotation
+from ham.datasets.own_annotation import SUFFIXES as ANNOTATION_SUFFIXES
+from ham.datasets.own_annotation import read_own_annotation
 from ham.image_folder import list_images
 from ham.records import read_json, write_json, write_jsonl
 from ham.reid.encode import EncodeSettings, RetrievalModel, encode_images, encode_texts
