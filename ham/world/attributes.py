@@ -1,8 +1,8 @@
 """What a pedestrian can be, wear, carry and do: the vocabulary that drawing, writing and parsing share.
 
-A pedestrian is a `dict[str, str]` from field to value. A field that does not apply is absent (no `bag_colour` without a bag);
-"none" is a value only where wearing nothing is itself a fact (`headwear`, `bag`, `carried`, `glasses`). The fields of one
-image are those that its viewpoint, crop and occluders leave visible; annotators write about these and nothing else.
+A pedestrian is a `dict[str, str]` from field to value. A field that does not apply is absent (no `bag_colour` without a bag,
+no `lower` with a dress); "none" is a value only where wearing nothing is itself a fact (`headwear`, `bag`, `belt` ...). The
+fields of one image are those that its viewpoint, crop and occluders leave visible; annotators write about these, no more.
 """
 
 from __future__ import annotations
@@ -35,28 +35,44 @@ PERSON_FIELDS: dict[str, tuple[str, ...]] = {
     "gender": ("man", "woman"),
     "build": ("slim", "average", "heavy"),
     "hair_length": ("bald", "short", "shoulder", "long", "ponytail"),
-    "hair_colour": HAIR_COLORS,  # absent when bald
+    "hair_colour": HAIR_COLORS,
     "headwear": ("none", "cap", "hat", "beanie"),
     "headwear_colour": COLORS,
     "glasses": ("none", "glasses", "sunglasses"),
-    "upper": ("t-shirt", "shirt", "sweater", "hoodie", "jacket", "coat"),
+    "upper": ("t-shirt", "shirt", "blouse", "sweater", "hoodie", "vest", "jacket", "coat", "dress"),
     "upper_colour": COLORS,
-    "upper_pattern": ("plain", "striped", "checked", "dotted", "logo"),
-    "sleeve": ("sleeveless", "short", "long"),  # sleeveless and short only for t-shirt and shirt
-    "lower": ("trousers", "jeans", "shorts", "skirt"),
+    "upper_pattern": ("plain", "striped", "checked", "dotted", "logo", "color-block"),
+    "upper_second_colour": COLORS,  # of the stripes, checks, dots or the lower half (color-block)
+    "inner_colour": COLORS,  # of the shirt under a vest or an open jacket
+    "sleeve": (
+        "sleeveless",
+        "short",
+        "long",
+    ),  # sleeveless and short only for t-shirt, shirt, blouse and dress
+    "neckwear": ("none", "scarf", "tie"),
+    "neckwear_colour": COLORS,
+    "watch": ("none", "watch"),
+    "belt": ("none", "belt"),
+    "belt_colour": COLORS,
+    "lower": ("trousers", "jeans", "leggings", "shorts", "skirt"),
     "lower_colour": COLORS,
-    "lower_length": ("short", "knee", "long"),  # shorts: short, knee; skirt: all; trousers and jeans: long
+    "lower_length": ("short", "knee", "long"),  # shorts: short, knee; skirt and dress: all; the others: long
     "shoes": ("sneakers", "boots", "sandals", "heels"),
     "shoes_colour": COLORS,
+    "socks": ("none", "socks"),
+    "socks_colour": COLORS,
     "bag": ("none", "backpack", "handbag", "shoulder bag", "suitcase"),
     "bag_colour": COLORS,
     "carried": ("none", "phone", "umbrella", "book", "cup"),
 }
 
-# Of one image.
+# Of one image. Left and right are those of the image, not of the person.
 IMAGE_FIELDS: dict[str, tuple[str, ...]] = {
     "view": ("front", "back", "side"),
     "action": ("walking", "standing"),
+    "bag_side": ("left", "right"),  # front and back view only; on the other side of what is carried
+    "carried_side": ("left", "right"),
+    "scene": ("street", "grass", "stairs", "wall", "crosswalk"),  # absent where there is nothing to name
 }
 
 FIELDS: dict[str, tuple[str, ...]] = PERSON_FIELDS | IMAGE_FIELDS
@@ -65,7 +81,20 @@ FIELDS: dict[str, tuple[str, ...]] = PERSON_FIELDS | IMAGE_FIELDS
 ABSENT_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
     "hair_colour": ("hair_length", ("bald",)),
     "headwear_colour": ("headwear", ("none",)),
+    "upper_second_colour": ("upper_pattern", ("plain", "logo")),
+    "inner_colour": (
+        "upper",
+        tuple(kind for kind in PERSON_FIELDS["upper"] if kind not in ("vest", "jacket")),
+    ),
+    "sleeve": ("upper", ("vest",)),  # the arms are the inner shirt's
+    "neckwear_colour": ("neckwear", ("none",)),
+    "belt_colour": ("belt", ("none",)),
+    "lower": ("upper", ("dress",)),  # a dress has a length and nothing below
+    "lower_colour": ("upper", ("dress",)),
+    "socks_colour": ("socks", ("none",)),
     "bag_colour": ("bag", ("none",)),
+    "bag_side": ("bag", ("none", "backpack")),
+    "carried_side": ("carried", ("none",)),
 }
 
 

@@ -14,17 +14,19 @@ from ham.world.head import draw_hair_behind, draw_head, draw_neck
 from ham.world.legs import draw_legs
 from ham.world.pen import Pen, oval_points
 from ham.world.tops import draw_arm, draw_trunk
+from ham.world.wardrobe import TUCKED, Looks
 
 HIGH = 103.0  # body units from the top to the bottom of an image of a whole person at scale 1
 HEADROOM = 6.0
-
-
-@dataclass(frozen=True)
-class Looks:
-    """Details of a person that every image shows and no annotator mentions."""
-
-    skin: int
-    beard: bool
+# place of a camera -> what may be behind a person there
+SURROUNDINGS = {
+    "campus": ("", "grass", "stairs", "wall"),
+    "street": ("street", "street", "crosswalk", "wall"),
+    "mall": ("", "", "stairs"),
+    "station": ("", "stairs", "wall"),
+    "park": ("", "grass", "grass"),
+    "plaza": ("", "", "crosswalk", "stairs"),
+}
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Scene:
 
     bottom: the height, in body units, at which the image ends. headroom, shift: above the crown and sideways, in body units.
     occluder: none | bottom | left | right, where it begins in `occluder_at`. bag_near: from the side, whether the bag hangs on
-    the side of the viewer.
+    the side of the viewer. surroundings: a value of the field `scene`, or "".
     """
 
     view: str
@@ -45,10 +47,12 @@ class Scene:
     bag_near: bool
     occluder: str
     occluder_at: float
+    surroundings: str = ""
 
 
-def sample_scene(rng: np.random.Generator, crop_rate: float, occlusion_rate: float) -> Scene:
-    """Sample viewpoint, action, crop and occlusion."""
+def sample_scene(rng: np.random.Generator, crop_rate: float, occlusion_rate: float, place: str = "") -> Scene:
+    """Sample viewpoint, action, crop, occlusion and what is behind the person in the camera's place ("" for any)."""
+    place = place or str(rng.choice(tuple(SURROUNDINGS)))
     view = ("front", "back", "side")[int(rng.choice(3, p=(0.42, 0.27, 0.31)))]
     action = "walking" if rng.random() < 0.6 else "standing"
     cropped = rng.random() < crop_rate
@@ -67,6 +71,7 @@ def sample_scene(rng: np.random.Generator, crop_rate: float, occlusion_rate: flo
         bool(rng.random() < 0.65),
         occluder,
         float(at),
+        str(rng.choice(SURROUNDINGS[place])),
     )
 
 
@@ -92,6 +97,9 @@ def draw_person(
 
 def draw_figure(pen: Pen, person: dict[str, str], looks: Looks, scene: Scene) -> None:
     """Draw the person from the farthest part to the nearest."""
+    like = {"blouse": "shirt", "vest": "jacket", "dress": "sweater"}  # until each is drawn as it is
+    person = {"sleeve": "long", "lower": "skirt", "lower_colour": person["upper_colour"], **person}
+    person["upper"] = like.get(person["upper"], person["upper"])
     view, skin = scene.view, SKIN_TONES[looks.skin]
     body = body_of(person["gender"], person["build"])
     bag_arm = bag_arm_of(scene)
@@ -133,40 +141,83 @@ def bag_arm_of(scene: Scene) -> str:
 def visible_attributes(person: dict[str, str], scene: Scene) -> dict[str, str]:
     """Return the fields that can be seen in the image: what an annotator may write about.
 
-    From behind one sees neither glasses nor what a bent arm holds, from the side no bag on the far shoulder; a crop or an
-    occluder takes the shoes, the hem, a bag or what hangs from a hand; headwear hides that a head is bald; an arm or a backpack
-    hides the printed logo.
+    Left and right are those of the image; from the side nothing hangs left or right of a person.
     """
     seen = {**person, "view": scene.view, "action": scene.action}
-    end = scene.occluder_at if scene.occluder == "bottom" else scene.bottom
+    right_of_b = scene.mirrored  # the arm "b", which holds the bag, is drawn at -x
+    if person["bag"] not in ("none", "backpack"):
+        seen["bag_side"] = "right" if right_of_b else "left"
+    if person["carried"] != "none":
+        seen["carried_side"] = "left" if right_of_b else "right"
+    if scene.surroundings:
+        seen["scene"] = scene.surroundings
+    hidden = _hidden_by_view(person, scene) | _hidden_by_clothes(person) | _hidden_by_crop(person, scene)
+    if scene.occluder in ("left", "right"):
+        hidden.add("watch")
+        if _side_is_hidden(person, scene):
+            hidden |= {"bag", "bag_colour", "bag_side", "carried", "carried_side"}
+    return {field: value for field, value in seen.items() if field not in hidden}
+
+
+def _hidden_by_view(person: dict[str, str], scene: Scene) -> set[str]:
+    """Return what the viewpoint hides.
+
+    From behind one sees no glasses, no tie, nothing under a jacket and nothing that a bent arm holds; from the side no tie and
+    no bag on the far shoulder; a backpack or an arm hides a printed logo, a backpack the belt behind.
+    """
     hidden: set[str] = set()
     if scene.view == "back":
         hidden.add("glasses")
         if person["carried"] != "umbrella":
-            hidden.add("carried")
-    if scene.view == "side" and not scene.bag_near and person["bag"] in ("handbag", "shoulder bag"):
-        hidden |= {"bag", "bag_colour"}
-    if scene.occluder in ("left", "right") and _side_is_hidden(person, scene):
-        hidden |= {"bag", "bag_colour", "carried"}
+            hidden |= {"carried", "carried_side"}
+        if person["upper"] == "jacket":
+            hidden.add("inner_colour")
+        if person["bag"] == "backpack":
+            hidden |= {"belt", "belt_colour"}
+    if scene.view != "front" and person["neckwear"] != "scarf":
+        hidden |= {"neckwear", "neckwear_colour"}
+    if scene.view == "side":
+        hidden |= {"bag_side", "carried_side"}
+        if not scene.bag_near and person["bag"] in ("handbag", "shoulder bag"):
+            hidden |= {"bag", "bag_colour"}
+    logo_is_hidden = scene.view == "side" or (scene.view == "back" and person["bag"] == "backpack")
+    if person["upper_pattern"] == "logo" and logo_is_hidden:
+        hidden.add("upper_pattern")
+    return hidden
+
+
+def _hidden_by_clothes(person: dict[str, str]) -> set[str]:
+    """Return what is hidden from everywhere: a bald head under a hat, a wrist in a sleeve, a waist under a jacket, ankles."""
+    hidden: set[str] = set()
+    if person["hair_length"] == "bald" and person["headwear"] != "none":
+        hidden.add("hair_length")
+    if person.get("sleeve", "long") == "long":
+        hidden.add("watch")
+    if person["upper"] not in TUCKED:
+        hidden.add("belt")
+    if person["lower_length"] == "long" or person["shoes"] != "sneakers":
+        hidden.add("socks")
+    return hidden
+
+
+def _hidden_by_crop(person: dict[str, str], scene: Scene) -> set[str]:
+    """Return what lies below the image's end or behind an occluder at its bottom."""
+    end = scene.occluder_at if scene.occluder == "bottom" else scene.bottom
+    hidden: set[str] = set()
     if end < 93.0:
-        hidden.add("shoes")
-        hidden.add("shoes_colour")
+        hidden |= {"shoes", "shoes_colour", "socks", "socks_colour"}
     if end < 88.0:
         hidden.add("action")
+        if scene.surroundings != "wall":
+            hidden.add("scene")
     if end < (90.0 if person["bag"] == "suitcase" else 60.0):
-        hidden |= {"bag", "bag_colour"}
+        hidden |= {"bag", "bag_colour", "bag_side"}
     hem = {"short": 62.0, "knee": 75.0, "long": 84.0}[person["lower_length"]]
     if end < hem:
         hidden.add("lower_length")
     if end < min(hem, 75.0):
         hidden.add("lower")  # above the knee shorts may be trousers
-    if person["hair_length"] == "bald" and person["headwear"] != "none":
-        hidden.add("hair_length")
-    if person["upper_pattern"] == "logo" and (
-        scene.view == "side" or (scene.view == "back" and person["bag"] == "backpack")
-    ):
-        hidden.add("upper_pattern")
-    return {field: value for field, value in seen.items() if field not in hidden}
+    return hidden
 
 
 def _side_is_hidden(person: dict[str, str], scene: Scene) -> bool:

@@ -31,8 +31,8 @@ def take_shot(plan: WorldPlan, shot: Shot, out: Path) -> dict[str, Any]:
     """
     domain = DOMAINS[shot.domain]
     rng = numpy_generator(plan.seed, "picture", shot.domain, shot.image_path)
-    scene = sample_scene(rng, domain.crop, domain.occlusion)
     camera = plan.cameras[shot.domain][shot.camera]
+    scene = sample_scene(rng, domain.crop, domain.occlusion, camera.place)
     height = round(int(rng.integers(domain.height_px[0], domain.height_px[1] + 1)) * plan.preset.height_scale)
     size_px = (height, round(height / 3 * float(rng.uniform(0.98, 1.12))))
     picture = draw_person(shot.person.attributes, shot.person.looks, scene, camera, size_px, rng)
