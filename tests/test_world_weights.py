@@ -19,11 +19,21 @@ from ham.llava.conversation import encode_conversation
 from ham.llava.preprocess import open_image
 from ham.llava.tokenizer import plain_ids
 from ham.llava.transformers_compat import IS_LEGACY, load_tokenizer, tower_tokens
+from ham.world.attributes import FIELDS
 from ham.world.build import build_world
 from ham.world.parser import score
 from ham.world.syntax import syntax_of
 from scripts.world.foundation import read_pictures
-from scripts.world.llava import PERSON, build_llava, caption_loss, conversation, facts_loss, person_tokens
+from scripts.world.llava import (
+    PERSON,
+    build_llava,
+    caption_loss,
+    conversation,
+    facts_loss,
+    mirror,
+    mirror_labels,
+    person_tokens,
+)
 from scripts.world.make_llava import incomplete, optimizers_of
 
 TOP = Path(__file__).resolve().parent.parent
@@ -68,6 +78,17 @@ def told_of(tokenizer: object) -> list[list[dict[str, torch.Tensor]]]:
         ]
         for color in ("red", "light grey")
     ]
+
+
+def test_mirrored_image_exchanges_left_and_right_in_words_and_labels() -> None:
+    attributes = {"bag_side": "left", "carried_side": "right", "scene": "street"}
+    assert mirror(attributes) == {"bag_side": "right", "carried_side": "left", "scene": "street"}
+    labels = torch.full((2, len(FIELDS)), -100)
+    side = list(FIELDS).index("bag_side")
+    labels[:, side], labels[:, 0] = 0, 1
+    changed = mirror_labels(labels, np.array([True, False]))
+    assert changed[:, side].tolist() == [1, 0] and changed[:, 0].tolist() == [1, 1]
+    assert (changed == -100).sum() == (labels == -100).sum()
 
 
 def mean_alone(

@@ -124,17 +124,34 @@ class Images:
         self.pixels = load_pixels(pictures, resize)
         self.mean, self.std = (torch.tensor(value)[:, None, None] for value in (CLIP_MEAN, CLIP_STD))
 
-    def batch(self, indices: np.ndarray, rng: np.random.Generator | None) -> torch.Tensor:
+    def batch(
+        self, indices: np.ndarray, rng: np.random.Generator | None, mirrored: np.ndarray | None = None
+    ) -> torch.Tensor:
         """Return normalized pixels [B, 3, s, s], as they are without a generator.
 
-        With one, half of them are mirrored (no annotator writes left or right) and the batch is shifted by a few pixels.
+        With one, the batch is shifted by a few pixels. mirrored: bool [B], which images are flipped left to right.
         """
         pixels = torch.from_numpy(self.pixels[indices]).permute(0, 3, 1, 2).float() / 255
+        if mirrored is not None:
+            flipped = torch.from_numpy(mirrored)
+            pixels[flipped] = pixels[flipped].flip(3)
         if rng is not None:
-            mirrored = torch.from_numpy(rng.random(len(indices)) < 0.5)
-            pixels[mirrored] = pixels[mirrored].flip(3)
             pixels = pixels.roll(tuple(rng.integers(-SHIFT_PX, SHIFT_PX + 1, size=2).tolist()), dims=(2, 3))
         return (pixels - self.mean) / self.std
+
+
+def mirror(attributes: dict[str, str]) -> dict[str, str]:
+    """Return the attributes of a mirrored image: left and right exchanged."""
+    other = {"left": "right", "right": "left"}
+    return {field: other[value] if field.endswith("_side") else value for field, value in attributes.items()}
+
+
+def mirror_labels(labels: torch.Tensor, mirrored: np.ndarray) -> torch.Tensor:
+    """Return labels [B, fields] with left and right exchanged in the rows of mirrored images; -100 stays."""
+    labels = labels.clone()
+    rows = torch.from_numpy(mirrored)[:, None]
+    sides = torch.tensor([field.endswith("_side") for field in FIELDS])
+    return torch.where(rows & sides & (labels >= 0), 1 - labels, labels)
 
 
 def person_tokens(tower: nn.Module, pixels: torch.Tensor) -> torch.Tensor:

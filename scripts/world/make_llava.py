@@ -61,6 +61,8 @@ from scripts.world.llava import (
     facts_of,
     invent,
     labels_of,
+    mirror,
+    mirror_labels,
     person_tokens,
     train_tokenizer,
     words_of,
@@ -226,19 +228,23 @@ class Recipe:
 
     def tower_loss(self, rng: np.random.Generator, done: float) -> torch.Tensor:
         chosen = rng.integers(len(self.seen), size=self.share)
+        mirrored = rng.random(len(chosen)) < 0.5
         look = person_tokens if done < NARROW else tower_tokens
-        return attribute_loss(
-            self.heads, look(self.tower, self.images.batch(chosen, rng)), self.labels[chosen]
-        )
+        seen = look(self.tower, self.images.batch(chosen, rng, mirrored))
+        return attribute_loss(self.heads, seen, mirror_labels(self.labels[chosen], mirrored))
 
     def caption_loss(self, rng: np.random.Generator, done: float) -> torch.Tensor:
         """Caption a batch of images; the tower continues to predict attributes."""
         chosen = rng.integers(len(self.seen), size=self.captioned)
+        mirrored = rng.random(len(chosen)) < 0.5
         look, patches = (person_tokens, PERSON) if done < NARROW else (tower_tokens, ALL)
-        seen = look(self.tower, self.images.batch(chosen, rng))
-        told = [self.told(self.seen[index].attributes, rng) for index in chosen]
+        seen = look(self.tower, self.images.batch(chosen, rng, mirrored))
+        told = []
+        for index, is_mirrored in zip(chosen, mirrored):
+            shown = self.seen[index].attributes
+            told.append(self.told(mirror(shown) if is_mirrored else shown, rng))
         return caption_loss(self.model, self.model.projector(seen), told, patches) + 0.3 * attribute_loss(
-            self.heads, seen, self.labels[chosen]
+            self.heads, seen, mirror_labels(self.labels[chosen], mirrored)
         )
 
 
