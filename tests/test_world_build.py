@@ -21,8 +21,8 @@ from ham.world.__main__ import main
 from ham.world.attributes import FIELDS, agree
 from ham.world.build import build_world
 from ham.world.domains import DOMAINS, POOL, PRESETS
-from ham.world.draw import sample_scene, visible_attributes
 from ham.world.plan import plan_world
+from ham.world.scene import sample_scene, visible_attributes
 from ham.world.workers import worker_count
 from ham.world.write import processed_tokens
 

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from ham.runtime import numpy_generator
-from ham.world.attributes import ABSENT_WITH, COLORS, FIELDS, PERSON_FIELDS, SHADES
+from ham.world.attributes import ABSENT_WITH, COLORS, FIELDS, IMAGE_FIELDS, PERSON_FIELDS, SHADES
 from ham.world.camera import Camera, expose, jpeg_bytes, sample_camera
 from ham.world.domains import DOMAINS
-from ham.world.draw import Looks, Scene, draw_person, sample_scene, visible_attributes
+from ham.world.draw import draw_person
 from ham.world.pen import Cloth, Pen, both_sides, limb_points, oval_points, tint
-from ham.world.wardrobe import consistent, sample_person, sample_persons, sample_wardrobe
+from ham.world.scene import SURROUNDINGS, Scene, sample_scene, visible_attributes
+from ham.world.wardrobe import (
+    LEAST_CONTRAST,
+    TOUCHING,
+    TUCKED,
+    Looks,
+    consistent,
+    contrast,
+    sample_person,
+    sample_persons,
+    sample_wardrobe,
+)
 
 CLEAN = Camera("plaza", (1.0, 1.0, 1.0), 0.0, 1.0, 0.0, 0.0, 95, 0.4)
 LOOKS = Looks(1, False)
@@ -31,11 +42,15 @@ WOMAN = {
     "upper_colour": "light blue",
     "upper_pattern": "plain",
     "sleeve": "short",
+    "neckwear": "none",
+    "watch": "none",
+    "belt": "none",
     "lower": "skirt",
     "lower_colour": "black",
     "lower_length": "knee",
     "shoes": "sneakers",
     "shoes_colour": "white",
+    "socks": "none",
     "bag": "handbag",
     "bag_colour": "orange",
     "carried": "none",
@@ -52,11 +67,33 @@ def drawn(
     return np.asarray(draw_person(person, LOOKS, where, camera, size_px, np.random.default_rng(5)), dtype=int)
 
 
+# What a person has as soon as the thing that it belongs to is there.
+COMPANIONS = {
+    "headwear_colour": "red",
+    "bag_colour": "orange",
+    "hair_colour": "brown",
+    "upper_second_colour": "black",
+    "inner_colour": "yellow",
+    "neckwear_colour": "purple",
+    "belt_colour": "red",
+    "socks_colour": "dark green",
+    "sleeve": "short",
+    "lower": "skirt",
+    "lower_colour": "black",
+}
+# What else must be so that a field applies.
+NEEDED = {
+    "upper_second_colour": {"upper_pattern": "striped"},
+    "inner_colour": {"upper": "vest"},
+    "neckwear_colour": {"neckwear": "scarf"},
+    "belt_colour": {"belt": "belt"},
+    "socks_colour": {"socks": "socks"},
+}
+
+
 def changed(person: dict[str, str], field: str, value: str) -> dict[str, str]:
     """The person with another value, with the colors that come with it."""
-    return consistent(
-        {"headwear_colour": "red", "bag_colour": "orange", "hair_colour": "brown", **person, field: value}
-    )
+    return consistent({**COMPANIONS, **person, **NEEDED.get(field, {}), field: value})
 
 
 def share_changed(a: np.ndarray, b: np.ndarray) -> float:
@@ -77,7 +114,8 @@ def test_every_visible_value_changes_the_picture(field: str, view: str) -> None:
             assert share_changed(pictures[value], pictures[other]) > 0.001, (
                 f"{field}: {value} looks like {other} from the {view}"
             )
-    assert len(values) >= 2 or (view, field) in {("back", "glasses"), ("back", "carried")}
+    alone = {("back", "glasses"), ("back", "carried"), ("back", "neckwear"), ("side", "neckwear")}
+    assert len(values) >= 2 or (view, field) in alone
 
 
 @pytest.mark.parametrize(
@@ -98,13 +136,99 @@ def test_hidden_fields_do_not_show(where: Scene, field: str, values: tuple[str, 
         assert share_changed(first, drawn(person, where)) < 0.012
 
 
+@pytest.mark.parametrize(
+    ("view", "field", "clothes"),
+    [
+        ("front", "watch", {"sleeve": "long"}),
+        ("front", "belt", {"upper": "sweater", "sleeve": "long"}),
+        ("back", "belt", {"bag": "backpack"}),
+        ("front", "socks", {"lower": "trousers", "lower_length": "long"}),
+        ("front", "socks", {"shoes": "boots"}),
+        ("back", "neckwear", {"neckwear": "tie", "upper": "vest"}),
+        ("side", "neckwear", {"neckwear": "tie", "upper": "vest"}),
+        ("back", "inner_colour", {"upper": "jacket"}),
+    ],
+)
+def test_clothes_and_views_hide_what_is_under_or_behind(
+    view: str, field: str, clothes: dict[str, str]
+) -> None:
+    person = consistent({**COMPANIONS, **WOMAN, **clothes})
+    assert field not in visible_attributes(person, scene(view))
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("view", ["front", "back"])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("bag", "handbag"),
+        ("bag", "shoulder bag"),
+        ("bag", "suitcase"),
+        ("carried", "umbrella"),
+        ("carried", "phone"),
+    ],
+)
+def test_left_and_right_are_those_of_the_image(field: str, value: str, view: str, mirrored: bool) -> None:
+    where = scene(view, mirrored=mirrored)
+    person = consistent({**COMPANIONS, **WOMAN, "bag": "none", field: value})
+    seen = visible_attributes(person, where)
+    if field not in seen:
+        assert f"{field}_side" not in seen
+        return
+    without = consistent({**person, field: "none"})
+    difference = np.abs(drawn(person, where) - drawn(without, where)).max(axis=2) > 20
+    x = float(np.nonzero(difference)[1].mean())
+    assert seen[f"{field}_side"] == ("left" if x < difference.shape[1] / 2 else "right")
+    assert abs(x - difference.shape[1] / 2) > 3
+
+
+def test_sides_are_only_named_where_there_is_one() -> None:
+    assert {"bag_side", "carried_side"} & set(visible_attributes(WOMAN, scene("side"))) == set()
+    assert "bag_side" not in visible_attributes({**WOMAN, "bag": "backpack"}, scene())
+    both = visible_attributes({**WOMAN, "carried": "cup"}, scene())
+    assert {both["bag_side"], both["carried_side"]} == {"left", "right"}
+
+
+def test_surroundings_can_be_told_apart() -> None:
+    pictures = {"": drawn(WOMAN, scene())}
+    for value in IMAGE_FIELDS["scene"]:
+        pictures[value] = drawn(WOMAN, scene(surroundings=value))
+        assert visible_attributes(WOMAN, scene(surroundings=value))["scene"] == value
+    for one, other in combinations(pictures, 2):
+        assert share_changed(pictures[one], pictures[other]) > 0.08, f"{one} looks like {other}"
+    assert "scene" not in visible_attributes(WOMAN, scene())
+    assert "scene" not in visible_attributes(WOMAN, scene(surroundings="street", bottom=80.0))
+    assert set(IMAGE_FIELDS["scene"]) == {
+        value for values in SURROUNDINGS.values() for value in values if value
+    }
+
+
+@pytest.mark.parametrize("view", ["front", "back", "side"])
+@pytest.mark.parametrize(
+    ("upper", "pattern"),
+    [
+        (upper, pattern)
+        for upper in PERSON_FIELDS["upper"]
+        for pattern in ("striped", "checked", "dotted", "color-block")
+        if pattern != "color-block" or upper not in ("vest", "jacket", "dress")  # not worn
+    ],
+)
+def test_second_color_shows_on_every_top(upper: str, pattern: str, view: str) -> None:
+    person = consistent(
+        {**COMPANIONS, **WOMAN, "bag": "none", "headwear": "none", "upper": upper, "sleeve": "long"}
+    )
+    person["upper_pattern"], person["upper_second_colour"] = pattern, "purple"
+    pixels = drawn(consistent(person), scene(view))
+    assert (np.abs(pixels - SHADES["purple"][1]).max(axis=2) < 40).sum() > 25
+
+
 def test_visible_attributes_by_hand() -> None:
     everything = visible_attributes(WOMAN, scene())
-    assert everything == {**WOMAN, "view": "front", "action": "standing"}
+    assert everything == {**WOMAN, "view": "front", "action": "standing", "bag_side": "left"}
     far = visible_attributes(WOMAN, scene("side", bag_near=False))
-    assert set(everything) - set(far) == {"bag", "bag_colour"}
+    assert set(everything) - set(far) == {"bag", "bag_colour", "bag_side", "neckwear"}
     cut = visible_attributes(WOMAN, scene(bottom=70.0))
-    assert set(everything) - set(cut) == {"shoes", "shoes_colour", "action", "lower", "lower_length"}
+    assert set(everything) - set(cut) == {"shoes", "shoes_colour", "socks", "action", "lower", "lower_length"}
     assert "hair_length" not in visible_attributes(changed(WOMAN, "hair_length", "bald"), scene())
     assert visible_attributes({**WOMAN, "carried": "umbrella"}, scene("back"))["carried"] == "umbrella"
     assert "carried" not in visible_attributes({**WOMAN, "carried": "phone"}, scene("back"))
@@ -190,11 +314,23 @@ def test_persons_wear_what_goes_together() -> None:
             for field in PERSON_FIELDS:
                 beside, values = ABSENT_WITH.get(field, ("gender", ()))
                 assert (field in person) == (person[beside] not in values)
-            assert person["sleeve"] == "long" or person["upper"] in ("t-shirt", "shirt")
-            assert person["gender"] == "woman" or (person["lower"] != "skirt" and person["shoes"] != "heels")
+            assert person.get("sleeve", "long") == "long" or person["upper"] in TUCKED
+            for_women = {"skirt", "leggings", "dress", "blouse", "heels"}
+            assert person["gender"] == "woman" or not for_women & set(person.values())
+            assert person["belt"] == "none" or person["upper"] in TUCKED
+            assert person["neckwear"] != "tie" or person["upper"] in ("shirt", "vest", "jacket")
+            bare_legs = person["lower_length"] != "long"
+            assert person["socks"] == "none" or (bare_legs and person["shoes"] == "sneakers")
+            for one, other in map(sorted, TOUCHING):
+                if one in person and other in person:
+                    assert contrast(person[one], person[other]) >= LEAST_CONTRAST
             assert not (person["upper"] == "coat" and person["lower_length"] != "long")
-            assert person["lower_length"] == "long" or person["lower"] in ("shorts", "skirt")
-            assert person["lower_length"] != "long" or person["lower"] != "shorts"
+            assert person["lower_length"] == "long" or person.get("lower", "dress") in (
+                "shorts",
+                "skirt",
+                "dress",
+            )
+            assert person["lower_length"] != "long" or person.get("lower") != "shorts"
 
 
 def test_look_alikes_differ_in_one_to_three_things() -> None:
@@ -206,7 +342,7 @@ def test_look_alikes_differ_in_one_to_three_things() -> None:
             sum(person.attributes.get(field) != earlier.attributes.get(field) for field in PERSON_FIELDS)
             for earlier in persons[:place]
         )
-        assert nearest <= 6  # three things and their colors
+        assert nearest <= 7  # three things, their colors, and socks that go with other shoes
     strangers = sample_persons(numpy_generator(1, "test"), wardrobe, 60, 0, 0.0)
     distances = [
         sum(a.attributes.get(field) != b.attributes.get(field) for field in PERSON_FIELDS)
@@ -219,9 +355,7 @@ def test_domains_dress_differently() -> None:
     def tops(season: str) -> float:
         rng = numpy_generator(0, "season", season)
         wardrobe = sample_wardrobe(rng, season, 0.0)
-        return float(
-            np.mean([sample_person(rng, wardrobe)["upper"] in ("t-shirt", "shirt") for _ in range(400)])
-        )
+        return float(np.mean([sample_person(rng, wardrobe)["upper"] in TUCKED for _ in range(400)]))
 
     assert tops("summer") > 0.55 > 0.3 > tops("winter")
     one, two = (

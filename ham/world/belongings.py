@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from ham.world.attributes import SHADES
 from ham.world.figure import GROUND, HIP, Body, Limb, Pose
-from ham.world.pen import Color, Pen, both_sides, brightness, smooth, tint
-from ham.world.tops import mark_of
+from ham.world.pen import Color, Pen, both_sides, brightness, mark_of, smooth, tint
 
 METAL = (150, 152, 158)
 

@@ -1,4 +1,4 @@
-"""Everything between a person and the file: background, occluders, the camera's response and JPEG."""
+"""Everything between a drawing and its file: the camera's response and JPEG."""
 
 from __future__ import annotations
 
@@ -6,43 +6,7 @@ import io
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
-
-from ham.world.pen import Color, Point, tint
-
-# background -> (sky or wall, ground, colors of the objects in it)
-PLACES: dict[str, tuple[Color, Color, tuple[Color, ...]]] = {
-    "campus": (
-        (176, 196, 206),
-        (168, 164, 152),
-        ((96, 132, 78), (120, 150, 96), (186, 170, 150), (136, 110, 92)),
-    ),
-    "street": (
-        (168, 172, 178),
-        (122, 124, 128),
-        ((104, 108, 118), (150, 142, 132), (88, 94, 104), (172, 164, 150)),
-    ),
-    "mall": (
-        (214, 206, 194),
-        (196, 188, 178),
-        ((224, 214, 200), (166, 140, 118), (150, 168, 184), (236, 226, 210)),
-    ),
-    "station": (
-        (186, 192, 198),
-        (150, 154, 160),
-        ((120, 140, 166), (204, 206, 210), (110, 114, 120), (196, 180, 120)),
-    ),
-    "park": (
-        (186, 210, 216),
-        (150, 166, 122),
-        ((92, 134, 74), (116, 152, 88), (146, 128, 100), (78, 112, 66)),
-    ),
-    "plaza": (
-        (198, 200, 204),
-        (184, 180, 176),
-        ((160, 152, 146), (206, 200, 192), (140, 150, 160), (176, 156, 136)),
-    ),
-}
+from PIL import Image, ImageFilter
 
 
 @dataclass(frozen=True)
@@ -87,80 +51,6 @@ def sample_camera(rng: np.random.Generator, style: CameraStyle) -> Camera:
         int(rng.integers(style.quality[0], style.quality[1] + 1)),
         float(rng.uniform(0.3, 0.55)),
     )
-
-
-def paint_background(size_px: tuple[int, int], camera: Camera, rng: np.random.Generator) -> Image.Image:
-    """Paint the background, out of focus. size_px: (height, width)."""
-    height, width = size_px
-    wall, ground, things = PLACES[camera.place]
-    small = Image.new("RGB", (24, 72), tint(wall, float(rng.uniform(0.9, 1.08))))
-    ink = ImageDraw.Draw(small)
-    horizon = int(72 * camera.horizon) + int(rng.integers(-4, 5))
-    for _ in range(int(rng.integers(2, 6))):
-        x, w, top = (
-            int(rng.integers(-6, 24)),
-            int(rng.integers(4, 14)),
-            int(rng.integers(-4, max(1, horizon - 4))),
-        )
-        color = tint(things[int(rng.integers(len(things)))], float(rng.uniform(0.8, 1.15)))
-        if camera.place in ("park", "campus") and rng.random() < 0.5:
-            ink.ellipse([x, top, x + w, top + 2 * w], fill=color)
-        else:
-            ink.rectangle([x, top, x + w, horizon + 2], fill=color)
-    ink.rectangle([0, horizon, 24, 72], fill=tint(ground, float(rng.uniform(0.88, 1.08))))
-    slope = int(rng.integers(-8, 9))
-    for step in range(int(rng.integers(1, 4))):
-        y = horizon + 6 + 11 * step + int(rng.integers(0, 5))
-        ink.line(
-            [(0, y), (24, y + slope)],
-            fill=tint(ground, float(rng.choice((0.86, 1.12)))),
-            width=int(rng.integers(1, 4)),
-        )
-    return small.resize((width, height), Image.Resampling.BICUBIC)
-
-
-def paint_occluder(
-    canvas: Image.Image, scale_px: float, origin: Point, kind: str, at: float, rng: np.random.Generator
-) -> None:
-    """Paint an occluder: a bonnet, a bush or a bin from below, a post or a wall from the side."""
-    if kind == "none":
-        return
-    ink = ImageDraw.Draw(canvas)
-    width, height = canvas.size
-    if kind != "bottom":
-        color = tint(
-            ((112, 112, 116), (150, 140, 126), (86, 94, 88))[int(rng.integers(3))],
-            float(rng.uniform(0.85, 1.1)),
-        )
-        edge = origin[0] + (at if kind == "right" else -at) * scale_px
-        ink.rectangle([edge, 0, width, height] if kind == "right" else [0, 0, edge, height], fill=color)
-        ink.line([(edge, 0), (edge, height)], fill=tint(color, 0.7), width=max(1, int(scale_px * 0.6)))
-        return
-    top = origin[1] + at * scale_px
-    what = int(rng.integers(3))
-    if what == 0:
-        color = ((150, 154, 160), (196, 196, 198), (120, 60, 60), (70, 84, 110))[int(rng.integers(4))]
-        ink.rounded_rectangle(
-            [-width * 0.2, top, width * 1.2, height * 1.2],
-            radius=width * 0.25,
-            fill=color,
-            outline=tint(color, 0.6),
-            width=max(1, int(scale_px * 0.6)),
-        )
-        ink.rectangle([0, top + 8 * scale_px, width, top + 9 * scale_px], fill=tint(color, 0.75))
-    elif what == 1:
-        ink.rectangle([0, top + 4 * scale_px, width, height], fill=(72, 104, 62))
-        for x in np.arange(-2.0, 3.1, 0.5):
-            radius = scale_px * float(rng.uniform(3.6, 5.0))
-            middle = width * (0.5 + 0.25 * float(x))
-            ink.ellipse(
-                [middle - radius, top, middle + radius, top + 2.4 * radius],
-                fill=tint((82, 118, 70), float(rng.uniform(0.85, 1.12))),
-            )
-    else:
-        color = tint((140, 122, 100), float(rng.uniform(0.8, 1.1)))
-        ink.rectangle([0, top, width, height], fill=color)
-        ink.rectangle([0, top, width, top + 2.4 * scale_px], fill=tint(color, 1.2))
 
 
 def expose(image: Image.Image, camera: Camera, rng: np.random.Generator) -> Image.Image:

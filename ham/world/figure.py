@@ -142,7 +142,7 @@ def _front_limbs(body: Body, walking: bool) -> tuple[dict[str, Limb], dict[str, 
             {"a": leg, "b": _mirror(leg)},
         )
     arms = {
-        "a": Limb((out, 24.2), (side + 3.6, 34.0), (side + 0.2, 41.5)),
+        "a": Limb((out, 24.2), (side + 3.6, 34.0), (side + 2.2, 42.5)),
         "b": Limb((-out, 24.2), (-side - 3.4, 33.0), (-side - 5.2, 43.0)),
     }
     legs = {

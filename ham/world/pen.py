@@ -14,6 +14,7 @@ Color = tuple[int, int, int]
 Point = tuple[float, float]
 
 SHADOW = (0, 0, 0, 34)
+BLOCK_TOP = 35.0  # the height below which a color-block top has its second color
 
 
 def tint(color: Color, factor: float) -> Color:
@@ -33,6 +34,16 @@ def edge_of(color: Color) -> Color:
     return tint(color, 0.7) if brightness(color) > 60 else tint(color, 1.22)
 
 
+def mark_of(color: Color) -> Color:
+    """Return the color of seams and pockets: clearly darker than the cloth, or lighter on dark cloth."""
+    return tint(color, 0.58) if brightness(color) > 70 else tint(color, 1.32)
+
+
+def toward(a: Point, b: Point, share: float) -> Point:
+    """Return the point at a share of the way from a to b."""
+    return (a[0] + (b[0] - a[0]) * share, a[1] + (b[1] - a[1]) * share)
+
+
 def accent_of(color: Color) -> Color:
     """Return the second color of stripes, checks, dots and logos: near white on dark cloth, near black on light cloth."""
     return (236, 236, 232) if brightness(color) < 150 else (52, 52, 60)
@@ -40,10 +51,11 @@ def accent_of(color: Color) -> Color:
 
 @dataclass(frozen=True)
 class Cloth:
-    """A color and what is woven or printed on it: plain | striped | checked | dotted (a logo is drawn apart)."""
+    """A color and what is woven or printed on it: plain | striped | checked | dotted | color-block, in the accent color."""
 
     color: Color
     pattern: str = "plain"
+    accent: Color | None = None
 
 
 def oval_points(
@@ -146,7 +158,7 @@ class Pen:
         # Patterns are fixed to the body, so stripes run on from the trunk into the sleeves.
         start = (left - self.origin[0], top - self.origin[1])
         PATTERNS[cloth.pattern](
-            ImageDraw.Draw(weave), mask.size, start, self.scale_px, accent_of(cloth.color)
+            ImageDraw.Draw(weave), mask.size, start, self.scale_px, cloth.accent or accent_of(cloth.color)
         )
         self.canvas.paste(weave, (left, top), mask)
 
@@ -179,4 +191,11 @@ def _dots(ink: ImageDraw.ImageDraw, size: tuple[int, int], start: Point, unit: f
                 ink.ellipse([x, y + step * unit, x + 2.3 * unit, y + (step + 2.3) * unit], fill=accent)
 
 
-PATTERNS = {"striped": _stripes, "checked": _checks, "dotted": _dots}
+def _blocks(
+    ink: ImageDraw.ImageDraw, size: tuple[int, int], start: Point, unit: float, accent: Color
+) -> None:
+    top = BLOCK_TOP * unit - start[1]
+    ink.rectangle([0, max(0.0, top), size[0], max(top, size[1])], fill=accent)
+
+
+PATTERNS = {"striped": _stripes, "checked": _checks, "dotted": _dots, "color-block": _blocks}

@@ -225,6 +225,8 @@ def _weights(wardrobe: Wardrobe, field: str, person: dict[str, str]) -> tuple[fl
             weight * (1.0 if kind not in women_only else 0.0 if man else women_only[kind])
             for kind, weight in zip(PERSON_FIELDS["upper"], UPPER[season])
         )
+    if field == "upper_pattern" and upper in ("vest", "jacket", "dress"):
+        return (*OTHERS[field][:-1], 0)  # a color-block dress looks like a top and a skirt
     if field == "sleeve":
         return SLEEVE[season] if upper in TUCKED else (0, 0, 1)
     if field == "neckwear":

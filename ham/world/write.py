@@ -10,8 +10,9 @@ from ham.runtime import numpy_generator
 from ham.world.annotators import Description, hint_of, plain_description, short_description
 from ham.world.camera import jpeg_bytes
 from ham.world.domains import DOMAINS, FOUNDATION, POOL
-from ham.world.draw import draw_person, sample_scene, visible_attributes
+from ham.world.draw import draw_person
 from ham.world.plan import Shot, WorldPlan
+from ham.world.scene import sample_scene, visible_attributes
 from ham.world.wardrobe import sample_persons
 
 PLAIN_SHARE = 0.15  # of the texts without image: the language model must know the plain manner too

@@ -27,7 +27,7 @@ from ham.llava.transformers_compat import empty_cache, llm_config, read_on, towe
 from ham.records import read_jsonl, write_json
 from ham.runtime import numpy_generator
 from ham.world.attributes import FIELDS
-from ham.world.draw import sample_scene, visible_attributes
+from ham.world.scene import sample_scene, visible_attributes
 from ham.world.wardrobe import sample_person, sample_wardrobe
 from scripts.world.foundation import Picture, load_pixels
 
