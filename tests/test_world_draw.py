@@ -15,7 +15,7 @@ from ham.world.camera import Camera, expose, jpeg_bytes, sample_camera
 from ham.world.domains import DOMAINS
 from ham.world.draw import draw_person
 from ham.world.pen import Cloth, Pen, both_sides, limb_points, oval_points, tint
-from ham.world.scene import SURROUNDINGS, Scene, sample_scene, visible_attributes
+from ham.world.scene import SURROUNDINGS, Framing, Scene, sample_scene, visible_attributes
 from ham.world.wardrobe import (
     LEAST_CONTRAST,
     TOUCHING,
@@ -240,8 +240,12 @@ def test_visible_attributes_by_hand() -> None:
 def test_visible_attributes_are_in_the_vocabulary() -> None:
     rng = numpy_generator(0, "test")
     wardrobe = sample_wardrobe(rng, "mixed", 1.0)
+    often_hidden = Framing((5.0, 7.0), (96.0, 101.0), 2.0, cropped=0.3, occluded=0.3)
     for _ in range(300):
-        seen = visible_attributes(sample_person(rng, wardrobe), sample_scene(rng, 0.3, 0.3))
+        seen = visible_attributes(
+            sample_person(rng, wardrobe),
+            sample_scene(rng, often_hidden),
+        )
         assert all(value in FIELDS[field] for field, value in seen.items())
         assert {"gender", "upper", "upper_colour", "view"} <= set(seen)
 

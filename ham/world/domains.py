@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ham.world.camera import CameraStyle
+from ham.world.scene import Framing
 
-WORLD_VERSION = 1  # raise it when the same settings give other files
+WORLD_VERSION = 2  # raise it when the same settings give other files
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Domain:
     """One dataset.
 
     season: what people wear; taste: how far color frequencies differ from the common ones (0 to 1); height_px: range
-    of the stored height at height_scale 1; crop and occlusion: shares of the images; captions: per image.
+    of the stored height at height_scale 1; captions: per image.
     """
 
     name: str
@@ -25,9 +26,8 @@ class Domain:
     taste: float
     cameras: int
     style: CameraStyle
+    framing: Framing
     height_px: tuple[int, int]
-    crop: float
-    occlusion: float
     captions: int
     first_id: int = 0
 
@@ -35,95 +35,100 @@ class Domain:
 DOMAINS: dict[str, Domain] = {
     domain.name: domain
     for domain in (
+        # Many persons, few images of each, boxes drawn by hand, bright summer days.
         Domain(
             "CUHK-PEDES",
-            "summer",
-            0.7,
-            8,
-            CameraStyle(
-                ("campus", "street", "plaza"),
-                (0.86, 1.12),
-                (-0.03, 0.07),
-                (0.85, 1.05),
-                (0.15, 0.55),
-                (1.5, 6.0),
-                (55, 88),
+            season="summer",
+            taste=0.8,
+            cameras=8,
+            style=CameraStyle(
+                places=("street", "plaza", "campus"),
+                brightness=(0.94, 1.2),
+                warmth=(0.0, 0.1),
+                contrast=(0.9, 1.15),
+                blur_px=(0.15, 0.55),
+                noise=(1.5, 5.0),
+                quality=(60, 90),
             ),
-            (144, 184),
-            0.08,
-            0.08,
-            2,
+            framing=Framing((3.4, 6.0), (95.5, 98.5), 1.4, cropped=0.06, occluded=0.06),
+            height_px=(144, 184),
+            captions=2,
             first_id=1,
         ),
+        # Few persons, many images of each, loose boxes of a detector, indoors and out in winter, dim and cold.
         Domain(
             "ICFG-PEDES",
-            "winter",
-            0.7,
-            12,
-            CameraStyle(
-                ("campus", "park"), (0.78, 1.12), (-0.07, 0.03), (0.85, 1.1), (0.1, 0.5), (1.5, 5.0), (60, 92)
+            season="winter",
+            taste=0.8,
+            cameras=15,
+            style=CameraStyle(
+                places=("campus", "mall", "station"),
+                brightness=(0.62, 1.0),
+                warmth=(-0.14, 0.0),
+                contrast=(0.75, 1.0),
+                blur_px=(0.2, 0.7),
+                noise=(1.5, 5.0),
+                quality=(60, 92),
             ),
-            (150, 196),
-            0.10,
-            0.14,
-            1,
+            framing=Framing((7.0, 14.0), (98.0, 107.0), 3.6, cropped=0.10, occluded=0.14),
+            height_px=(150, 196),
+            captions=1,
         ),
+        # Five images of each person, noisy cameras, evening light, boxes that miss the middle.
         Domain(
             "RSTPReid",
-            "mixed",
-            0.8,
-            15,
-            CameraStyle(
-                ("campus", "plaza", "station"),
-                (0.75, 1.14),
-                (-0.06, 0.06),
-                (0.8, 1.1),
-                (0.2, 0.65),
-                (2.0, 7.0),
-                (50, 86),
+            season="mixed",
+            taste=0.8,
+            cameras=15,
+            style=CameraStyle(
+                places=("campus", "park", "plaza"),
+                brightness=(0.72, 1.06),
+                warmth=(0.02, 0.15),
+                contrast=(0.72, 0.98),
+                blur_px=(0.3, 0.75),
+                noise=(4.0, 10.0),
+                quality=(45, 78),
             ),
-            (140, 192),
-            0.10,
-            0.12,
-            2,
+            framing=Framing((4.0, 10.0), (96.0, 103.0), 3.0, cropped=0.14, occluded=0.12),
+            height_px=(140, 192),
+            captions=2,
         ),
+        # Frames of videos from the web: every place, clean pictures.
         Domain(
             "SYNTH-PEDES",
-            "mixed",
-            0.5,
-            24,
-            CameraStyle(
-                ("street", "mall", "station", "park"),
-                (0.8, 1.14),
-                (-0.06, 0.06),
-                (0.85, 1.1),
-                (0.1, 0.6),
-                (1.0, 6.0),
-                (55, 92),
+            season="mixed",
+            taste=0.5,
+            cameras=24,
+            style=CameraStyle(
+                places=("street", "mall", "station", "park"),
+                brightness=(0.85, 1.14),
+                warmth=(-0.06, 0.06),
+                contrast=(0.85, 1.1),
+                blur_px=(0.1, 0.6),
+                noise=(1.0, 6.0),
+                quality=(55, 92),
             ),
-            (128, 176),
-            0.10,
-            0.10,
-            1,
+            framing=Framing((4.8, 7.5), (96.5, 101.0), 1.8, cropped=0.10, occluded=0.10),
+            height_px=(128, 176),
+            captions=1,
         ),
         Domain(
             "foundation",
-            "mixed",
-            0.0,
-            24,
-            CameraStyle(
-                ("campus", "street", "mall", "station", "park", "plaza"),
-                (0.75, 1.14),
-                (-0.07, 0.07),
-                (0.82, 1.1),
-                (0.1, 0.6),
-                (1.0, 6.5),
-                (50, 92),
+            season="mixed",
+            taste=0.0,
+            cameras=24,
+            style=CameraStyle(
+                places=("campus", "street", "mall", "station", "park", "plaza"),
+                brightness=(0.8, 1.14),
+                warmth=(-0.07, 0.07),
+                contrast=(0.82, 1.1),
+                blur_px=(0.1, 0.6),
+                noise=(1.0, 6.5),
+                quality=(50, 92),
             ),
-            (128, 192),
-            0.08,
-            0.08,
-            3,
+            framing=Framing((4.5, 8.0), (96.0, 101.0), 2.0, cropped=0.08, occluded=0.08),
+            height_px=(128, 192),
+            captions=3,
         ),
     )
 }

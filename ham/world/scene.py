@@ -41,15 +41,29 @@ class Scene:
     surroundings: str = ""
 
 
-def sample_scene(rng: np.random.Generator, crop_rate: float, occlusion_rate: float, place: str = "") -> Scene:
+@dataclass(frozen=True)
+class Framing:
+    """How a dataset's boxes fit its persons: ranges in body units, shares of the images that are cropped or occluded.
+
+    headroom: above the crown; bottom: where the box of a whole person ends (the feet end at 95); shift: largest sideways.
+    """
+
+    headroom: tuple[float, float]
+    bottom: tuple[float, float]
+    shift: float
+    cropped: float
+    occluded: float
+
+
+def sample_scene(rng: np.random.Generator, framing: Framing, place: str = "") -> Scene:
     """Sample viewpoint, action, crop, occlusion and what is behind the person in the camera's place ("" for any)."""
     place = place or str(rng.choice(tuple(SURROUNDINGS)))
     view = ("front", "back", "side")[int(rng.choice(3, p=(0.42, 0.27, 0.31)))]
     action = "walking" if rng.random() < 0.6 else "standing"
-    cropped = rng.random() < crop_rate
-    bottom = rng.uniform(62.0, 90.0) if cropped else rng.uniform(96.5, 101.0)
+    cropped = rng.random() < framing.cropped
+    bottom = rng.uniform(62.0, 90.0) if cropped else rng.uniform(*framing.bottom)
     occluder, at = "none", 0.0
-    if not cropped and rng.random() < occlusion_rate:
+    if not cropped and rng.random() < framing.occluded:
         occluder = ("bottom", "left", "right")[int(rng.integers(3))]
         at = rng.uniform(62.0, 86.0) if occluder == "bottom" else rng.uniform(6.5, 11.0)
     return Scene(
@@ -57,8 +71,8 @@ def sample_scene(rng: np.random.Generator, crop_rate: float, occlusion_rate: flo
         action,
         bool(rng.random() < 0.5),
         float(bottom),
-        float(rng.uniform(4.8, 7.5)),
-        float(rng.uniform(-1.8, 1.8)),
+        float(rng.uniform(*framing.headroom)),
+        float(rng.uniform(-framing.shift, framing.shift)),
         bool(rng.random() < 0.65),
         occluder,
         float(at),

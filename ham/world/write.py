@@ -33,7 +33,7 @@ def take_shot(plan: WorldPlan, shot: Shot, out: Path) -> dict[str, Any]:
     domain = DOMAINS[shot.domain]
     rng = numpy_generator(plan.seed, "picture", shot.domain, shot.image_path)
     camera = plan.cameras[shot.domain][shot.camera]
-    scene = sample_scene(rng, domain.crop, domain.occlusion, camera.place)
+    scene = sample_scene(rng, domain.framing, camera.place)
     height = round(int(rng.integers(domain.height_px[0], domain.height_px[1] + 1)) * plan.preset.height_scale)
     size_px = (height, round(height / 3 * float(rng.uniform(0.98, 1.12))))
     picture = draw_person(shot.person.attributes, shot.person.looks, scene, camera, size_px, rng)
@@ -113,7 +113,7 @@ def write_texts(plan: WorldPlan, start: int, stop: int) -> list[str]:
     for index in range(start, stop):
         rng = numpy_generator(plan.seed, "text", index)
         person = sample_persons(rng, plan.wardrobes[FOUNDATION], 1, 0, 0.0)[0]
-        seen = visible_attributes(person.attributes, sample_scene(rng, domain.crop, domain.occlusion))
+        seen = visible_attributes(person.attributes, sample_scene(rng, domain.framing))
         plain = rng.random() < PLAIN_SHARE
         texts.append(
             (plain_description(seen, rng) if plain else writers.draw(rng, 1)[0].describe(seen, rng)).text

@@ -27,6 +27,7 @@ from ham.llava.transformers_compat import empty_cache, llm_config, read_on, towe
 from ham.records import read_jsonl, write_json
 from ham.runtime import numpy_generator
 from ham.world.attributes import FIELDS
+from ham.world.domains import DOMAINS, FOUNDATION
 from ham.world.scene import sample_scene, visible_attributes
 from ham.world.wardrobe import sample_person, sample_wardrobe
 from scripts.world.foundation import Picture, load_pixels
@@ -267,7 +268,7 @@ def conversation(hint: str, caption: str, hint_first: bool = False) -> list[dict
 def invent(rng: np.random.Generator) -> dict[str, str]:
     """Sample the visible attributes of a pedestrian, as the foundation's are made."""
     person = sample_person(rng, sample_wardrobe(rng, "mixed", 0.0))
-    return visible_attributes(person, sample_scene(rng, crop_rate=0.08, occlusion_rate=0.08))
+    return visible_attributes(person, sample_scene(rng, DOMAINS[FOUNDATION].framing))
 
 
 def facts_of(attributes: dict[str, str], rng: np.random.Generator) -> str:
