@@ -14,19 +14,10 @@ from ham.world.attributes import ABSENT_WITH, COLORS, FIELDS, IMAGE_FIELDS, PERS
 from ham.world.camera import Camera, expose, jpeg_bytes, sample_camera
 from ham.world.domains import DOMAINS
 from ham.world.draw import draw_person
+from ham.world.frequencies import LEAST_CONTRAST, TOUCHING, TUCKED, contrast
 from ham.world.pen import Cloth, Pen, both_sides, limb_points, oval_points, tint
 from ham.world.scene import SURROUNDINGS, Framing, Scene, sample_scene, visible_attributes
-from ham.world.wardrobe import (
-    LEAST_CONTRAST,
-    TOUCHING,
-    TUCKED,
-    Looks,
-    consistent,
-    contrast,
-    sample_person,
-    sample_persons,
-    sample_wardrobe,
-)
+from ham.world.wardrobe import Looks, consistent, sample_person, sample_persons, sample_wardrobe
 
 CLEAN = Camera("plaza", (1.0, 1.0, 1.0), 0.0, 1.0, 0.0, 0.0, 95, 0.4)
 LOOKS = Looks(1, False)

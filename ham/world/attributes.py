@@ -98,6 +98,12 @@ ABSENT_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
+def is_absent(field: str, person: dict[str, str]) -> bool:
+    """Return whether a field does not apply beside what the person has (the color of a bag without a bag)."""
+    beside, values = ABSENT_WITH.get(field, ("gender", ()))
+    return person.get(beside) in values
+
+
 def base_color(shade: str) -> str:
     """Return the plain color of a shade ("navy" -> "blue"); hair colors and plain colors are returned as they are."""
     return SHADES[shade][0] if shade in SHADES else shade

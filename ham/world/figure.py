@@ -22,6 +22,19 @@ SKIN_TONES: tuple[Color, ...] = (
 CHIN, WAIST, HIP, CROTCH, KNEE, ANKLE, GROUND = 18.0, 40.0, 48.0, 52.0, 69.5, 87.0, 94.0
 HEAD_Y, HEAD_RX, HEAD_RY = 10.0, 6.4, 8.0
 
+# How much wider than the body each kind of top is.
+BULK = {
+    "t-shirt": 1.0,
+    "shirt": 1.0,
+    "blouse": 1.04,
+    "sweater": 1.08,
+    "hoodie": 1.13,
+    "vest": 1.04,
+    "jacket": 1.12,
+    "coat": 1.16,
+    "dress": 1.0,
+}
+
 HELD_UP = ("phone", "book", "cup")  # carried in a bent arm; an umbrella hangs from a straight one
 
 

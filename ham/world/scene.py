@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ham.world.figure import HELD_UP
-from ham.world.wardrobe import TUCKED
+from ham.world.frequencies import TUCKED
 
 # place of a camera -> what may be behind a person there
 SURROUNDINGS = {

@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 from ham.world.attributes import SHADES
-from ham.world.figure import Body, Limb
+from ham.world.figure import BULK, Body, Limb
+from ham.world.outerwear import draw_jacket_marks, draw_vest_marks
 from ham.world.pen import Cloth, Color, Pen, Point, accent_of, both_sides, brightness, tint, toward
-from ham.world.top_marks import (
-    BULK,
-    draw_jacket_marks,
-    draw_logo,
-    draw_marks,
-    draw_neckline,
-    draw_shirt_tails,
-    draw_vest_marks,
-)
+from ham.world.top_marks import draw_logo, draw_marks, draw_neckline, draw_shirt_tails
 
 HEM = {
     "t-shirt": 48.5,
