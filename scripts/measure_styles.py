@@ -59,7 +59,13 @@ FEATURE_HEADER += ["register", "capitals", "hedging", "attributes", "most tellin
 PRESENCE_HEADER = ["neutralizer", "encoder", *PRESENCE, "gender"]
 DAMAGE_HEADER = ["broken place", "", "captions, %"]
 
-SURFACE_HEADER = ["figure", "these captions", "simulated", "ratio"]
+GROUPS = ("CUHK-PEDES", "ICFG-PEDES", "RSTPReid")
+SURFACE_HEADER = [
+    "figure",
+    "these captions",
+    *(f"{group}-like" for group in GROUPS),
+    f"{GROUPS[0]}-like / these",
+]
 
 REAL_TABLES = ("surface", "presence", "damage", "lonely")
 TABLES = ("rare", "geometry", "features", *REAL_TABLES)
@@ -115,8 +121,11 @@ def simulated_tables(options: Namespace, show: Callable[[str], None]) -> None:
 def common_tables(options: Namespace, captions: list[str], show: Callable[[str], None]) -> None:
     """Make the tables that any captions allow."""
     if "surface" in options.tables and options.captions:
-        simulated = simulate_captions(options.count, options.annotators, 1.0, 0)
-        show(table(SURFACE_HEADER, surface_rows(captions, [one.caption for one in simulated])))
+        simulated = [
+            [one.caption for one in simulate_captions(options.count, options.annotators, 1.0, 0, (group,))]
+            for group in GROUPS
+        ]
+        show(table(SURFACE_HEADER, surface_rows(captions, simulated)))
     if "presence" in options.tables:
         show(table(PRESENCE_HEADER, presence_rows(captions, options.dim)))
     neutral = lexicon_neutralizer()(captions)

@@ -21,12 +21,17 @@ from ham.world.annotators import (
     short_description,
 )
 from ham.world.attributes import ABSENT_WITH, FIELDS, agree
-from ham.world.lexicon import COLORS, REGISTERS, color_words
-from ham.world.manners import SYNTAX_HABITS, SYNTAXES, WORD_HABITS, manner_frequencies, worth_telling
+from ham.world.groups import PROFILES
+from ham.world.lexicon import COLORS, PHRASES, REGISTERS, color_words
+from ham.world.manners import HABITS, SYNTAX_HABITS, SYNTAXES, WORD_HABITS, manner_frequencies, worth_telling
+from ham.world.parser import parse
+from ham.world.rare_words import POOLS
 from ham.world.syntax import syntax_of
+from scripts.style_tables.captions import simulate_captions
+from scripts.style_tables.surface import surface_figures
 
-COMMON = {habit: values[0] for habit, values in (SYNTAX_HABITS | WORD_HABITS).items()}
-COMMON |= {"omits": "nothing", "idiolect": "nothing"}
+COMMON = {habit: values[0] for habit, values in HABITS.items()}
+COMMON |= {"omits": "nothing", "idiolect": "nothing", "pets": "0"}
 MAN = {
     "gender": "man",
     "build": "slim",
@@ -44,6 +49,10 @@ MAN = {
     "glasses": "none",
     "upper_pattern": "striped",
     "carried": "phone",
+    "upper_second_colour": "white",
+    "inner_colour": "light grey",
+    "carried_side": "left",
+    "scene": "grass",
     "action": "walking",
     "view": "back",
 }
@@ -52,15 +61,15 @@ MAN = {
 def random_person(rng: np.random.Generator, hidden: float = 0.05) -> dict[str, str]:
     """Draw a pedestrian as drawn ones are: dependent fields absent where they do not apply, some fields hidden from view."""
     person = {name: values[rng.integers(len(values))] for name, values in FIELDS.items()}
-    for name in ("headwear", "glasses", "bag", "carried"):
-        if rng.random() < 0.5:
+    for name in ("headwear", "glasses", "neckwear", "watch", "belt", "socks", "bag", "carried"):
+        if rng.random() < 0.6:
             person[name] = "none"
-    if person["upper"] not in ("t-shirt", "shirt"):
+    if person["upper"] not in ("t-shirt", "shirt", "blouse", "dress"):
         person["sleeve"] = "long"
-    if person["lower"] in ("trousers", "jeans"):
+    if person["lower"] in ("trousers", "jeans", "leggings") and person["upper"] != "dress":
         person["lower_length"] = "long"
     for dependent, (name, values) in ABSENT_WITH.items():
-        if person[name] in values:
+        if person.get(name) in values:
             person.pop(dependent, None)
     return {name: value for name, value in person.items() if rng.random() >= hidden}
 
@@ -77,8 +86,8 @@ def staff() -> list[Annotator]:
 def test_captions_pass_the_captioners_filter(staff: list[Annotator]) -> None:
     lengths = []
     for _, text in describe_all(staff, 2, np.random.default_rng(0)):
-        lengths.append(len(text.split(" ")))
-        assert not re.search(r"[<>\n]|/n|  ", text), text
+        lengths.append(len(text.split()))
+        assert not re.search(r"[<>\n{}]|/n|   ", text), text
         assert text == text.strip()
     assert min(lengths) >= 8 and max(lengths) <= 130
     assert 20 <= np.mean(lengths) <= 38
@@ -91,7 +100,7 @@ def test_captions_pass_the_captioners_filter(staff: list[Annotator]) -> None:
 def test_even_little_gives_eight_words(syntax: str, attributes: dict[str, str]) -> None:
     writer = Annotator("a", COMMON | {"syntax": syntax, "length": "brief"}, 1.0)
     said = writer.describe(attributes, np.random.default_rng(1))
-    assert len(said.text.split(" ")) >= 8
+    assert len(said.text.split()) >= 8
     assert set(said.mentioned) <= set(attributes)
     assert len(plain_description(attributes).text.split(" ")) >= 8
 
@@ -103,51 +112,52 @@ def test_thorough_manners_word_for_word() -> None:
     def write(**manner: str) -> str:
         writer = Annotator("a", COMMON | {"length": "thorough"} | manner, 1.0)
         writer.speech.chances.update(dict.fromkeys(FIELDS, 1.0))
-        return writer.describe(telling, np.random.default_rng(0)).text
+        return writer.describe(telling, np.random.default_rng(2)).text
 
     assert write() == (
-        "The slim man has short black hair. He wears a navy striped jacket and orange jeans. He wears brown boots. He carries "
-        "a red backpack. He holds a phone. He is walking and seen from behind."
+        "The slim man is wearing a navy and white striped jacket over a light grey shirt, orange jeans and brown boots. He has "
+        "short black hair. He is carrying a red backpack. He is holding a phone in his left hand. He is walking on the grass "
+        "and facing away."
     )
-    assert write(syntax="list", order="shoes", register="british", colours="tones") == (
-        "Slim bloke, dark brown boots, bright orange jeans, dark blue stripy jacket, short black hair, mobile, bright red "
-        "rucksack, strolling, seen from the back."
+    assert write(syntax="template", order="shoes", register="british", colours="tones") == (
+        "A bloke wearing a pair of dark brown boots, a pair of bright orange jeans, a dark blue and white stripy jacket over a "
+        "light gray top, a mobile in his left hand and a bright red rucksack."
     )
-    assert write(syntax="keyvalue", capitals="lower", colours="simple") == (
-        "who: slim man; hair: short black; top: blue striped jacket; bottoms: orange jeans; shoes: brown boots; bag: red "
-        "backpack; hand: phone; pose: walking and seen from behind."
+    assert write(syntax="fragments", capitals="lower", colours="simple", punctuation="open") == (
+        "slim man, blue and white striped jacket over a grey shirt, orange jeans, brown boots, short black hair, red backpack, "
+        "phone in his left hand, walking on the grass, facing away"
+    )
+    assert write(syntax="splice", order="bag", register="formal", details="behind", commas="oxford") == (
+        "A slender gentleman is wearing a dark blue jacket with white stripes and a light grey shirt underneath, orange denim "
+        "trousers, and brown boots, he carries a red knapsack, he holds a mobile phone in his left hand, his hair is short and "
+        "black, he is walking on the lawn and seen from behind."
     )
     assert write(
-        syntax="passive", order="bag", register="formal", details="behind", punctuation="semicolons"
+        syntax="possessive", register="american", pairs="pair", colours="colored", blanks="double"
     ) == (
-        "A scarlet knapsack is being carried by the slender gentleman; a mobile phone is being held; a navy blue jacket with "
-        "stripes is being worn; orange denim trousers are being worn; brown boots are being worn; short black hair can be "
-        "seen; he can be seen walking and facing away."
+        "The thin man's jacket is navy blue colored and white and striped over a light gray colored undershirt.  His jeans are "
+        "orange colored.  His boots are brown colored.  His hair is short and black.  His backpack is red colored.  He has a "
+        "cell phone in his left hand.  He is walking on the grass and facing away."
     )
-    assert write(syntax="relative", register="american", pairs="pair", colours="coloured") == (
-        "It is a thin man whose hair is short and black, whose windbreaker is navy-colored and striped, whose denim pants are "
-        "orange-colored, whose boots are brown-colored, whose backpack is red-colored, who has a cell phone and who is walking "
-        "and seen from behind."
+    assert write(syntax="has", gender="untold", capitals="upper").startswith(
+        "THE SLIM PERSON HAS ON A NAVY AND WHITE STRIPED"
     )
     assert plain_description(MAN).text == (
-        "A slim man with short black hair wearing a navy striped jacket, orange jeans and brown boots, carrying a red "
-        "backpack, holding a phone, walking and seen from behind."
+        "A slim man with short black hair wearing a navy and white striped jacket over a light grey shirt, orange jeans and "
+        "brown boots, carrying a red backpack, holding a phone, walking on the grass and facing away."
     )
 
 
 def test_articles_and_agreement(staff: list[Annotator]) -> None:
     wrong = re.compile(
-        r"\ba [aeiou]|\ban [^aeiou]|\ba (?:\S+ )?(?:jeans|trousers|pants|boots|shorts|glasses|shoes)\b"
+        r"\ba [aeiou]|\ban [^aeiou]|\ba (?:[^\s,]+ )?(?:jeans|trousers|pants|boots|shorts|glasses|shoes)\b"
         r"|(?:jeans|trousers|boots) is\b|\b(?:jacket|coat|hair) are\b|\bhe's|\bthey has\b",
         re.IGNORECASE,
     )
-    fine = re.compile(
-        r"(?:pair of|what \w+ (?:to )?(?:be|like|probably)|something like) [a-z -]+ (?:is|are)\b"
-        r"|\bhe's got|\bhe's just",
-        re.IGNORECASE,
-    )
+    fine = re.compile(r"(?:pair of|what \w+ (?:to )?(?:be|probably)) [a-z -]+ (?:is|are)\b", re.IGNORECASE)
     careful = [person for person in staff if person.manner["typos"] == "none"]
     for writer, text in describe_all(careful, 2, np.random.default_rng(1)):
+        text = " ".join(text.split())
         assert not wrong.search(fine.sub("", text)), (writer.manner["syntax"], text)
 
 
@@ -161,7 +171,7 @@ def test_mentioned_is_true_and_most_of_what_matters_is_told(staff: list[Annotato
         worth = worth_telling(person).keys() - {"view"}
         matters += len(worth)
         told += len(worth & said.keys())
-    assert 0.74 <= told / matters <= 0.86
+    assert 0.55 <= told / matters <= 0.7
 
 
 def test_the_same_seed_writes_the_same_texts_in_another_process() -> None:
@@ -242,23 +252,98 @@ def test_impossible_populations_are_refused() -> None:
         annotator_population(0, "g", 0)
 
 
-def test_the_vocabulary_stays_small(staff: list[Annotator]) -> None:
-    texts = [text for _, text in describe_all(staff, 4, np.random.default_rng(3))]
-    assert 300 < len({word for text in texts for word in re.findall(r"[\w'-]+", text.lower())}) <= 600
+# figure -> that of 5,803 real captions (ham/world/README.md has the table), and how far the simulated ones may be from it
+REAL_FIGURES = {
+    "words, mean": (23.5, 1.1),
+    "words, deviation": (7.2, 1.3),
+    "words, 5 %": (16, 1.5),
+    "words, 95 %": (37, 1.2),
+    "sentences": (1.6, 1.3),
+    "hedges (seems, appears, probably ...), %": (2.7, 1.9),
+    "lower-case start, %": (3.3, 1.7),
+    "left or right, %": (10.1, 1.5),
+    "two-color things, %": (17.0, 1.5),
+    "dress, blouse, vest, belt, watch, socks, scarf, tie, leggings, %": (22.7, 1.6),
+    "double blanks, %": (14.4, 1.5),
+    "blank before a stop, %": (3.1, 1.7),
+    "ten commonest three-word openings, %": (52.4, 1.4),
+    "distinct-1 of 20,000 words": (0.051, 1.2),
+    "distinct-2 of 20,000 words": (0.257, 1.4),
+}
+
+
+def test_captions_look_like_real_ones() -> None:
+    """3,000 captions of two seeds; what is too rare to be counted in so few is bounded from above."""
+    texts = [
+        one.caption for seed in (0, 1) for one in simulate_captions(1500, 300, 1.0, seed, ("CUHK-PEDES",))
+    ]
+    figures = surface_figures(texts)
+    for name, (real, factor) in REAL_FIGURES.items():
+        assert real / factor <= figures[name] <= real * factor, (name, figures[name], real)
+    assert figures["colon lists, %"] == 0
+    assert figures['"In this picture ..." openings, %'] <= 1 and figures["first person, %"] <= 1
+    assert figures["all capitals, %"] <= 2.5
+    assert figures["vocabulary"] >= 1300 and figures["vocabulary used once"] >= 0.3 * figures["vocabulary"]
+
+
+def test_benchmarks_differ_in_length() -> None:
+    means = {}
+    for group in PROFILES:
+        texts = [one.caption for one in simulate_captions(800, 300, 1.0, 0, (group,))]
+        means[group] = np.mean([len(text.split()) for text in texts])
+    assert means["CUHK-PEDES"] == pytest.approx(23.5, abs=2)
+    assert means["ICFG-PEDES"] == pytest.approx(37, abs=3)
+    assert means["RSTPReid"] == pytest.approx(26.5, abs=2.5)
+
+
+def test_frequencies_of_benchmarks_name_every_value() -> None:
+    for profile in PROFILES.values():
+        assert {habit: set(shares) for habit, shares in profile.frequencies.items()} == {
+            habit: set(values) for habit, values in HABITS.items()
+        }
+
+
+FORMS = (
+    "a red {} shirt and blue jeans",
+    "a {} red shirt, blue jeans",
+    "a red shirt, blue jeans with {}",
+    "red shirt. {}. blue jeans",
+)
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_remarks_convey_nothing(pool: str) -> None:
+    outfit = {"upper": "shirt", "upper_colour": "red", "lower": "jeans", "lower_colour": "blue"}
+    for phrase in POOLS[pool]:
+        for form in FORMS if " " not in phrase else FORMS[2:]:
+            assert parse(form.format(phrase)) == outfit, form.format(phrase)
+
+
+def test_every_phrase_names_one_thing() -> None:
+    owners: dict[str, list[str]] = {}
+    for key, phrases in PHRASES.items():
+        for phrase in phrases:
+            owners.setdefault(phrase, []).append(key)
+    shared = {
+        phrase: keys for phrase, keys in owners.items() if len(keys) > 1 and not keys[0].startswith("hair_")
+    }
+    assert all(phrase in ("green", "blue", "red", "shirt", "top", "grey", "gray") for phrase in shared), (
+        shared
+    )
 
 
 def test_hints_are_short_and_of_few_words(staff: list[Annotator]) -> None:
     hints = [hint_of(person.manner) for person in staff]
-    assert all(8 <= len(hint.split()) <= 12 for hint in hints)
-    assert len({word for hint in hints for word in re.findall(r"[a-z]+", hint)}) <= 60
+    assert all(8 <= len(hint.split()) <= 14 for hint in hints)
+    assert len({word for hint in hints for word in re.findall(r"[a-z]+", hint)}) <= 75
     manner = COMMON | {
-        "syntax": "list",
+        "syntax": "fragments",
         "register": "casual",
         "order": "random",
         "length": "brief",
         "typos": "many",
     }
-    assert hint_of(manner) == "(list; casual words; exact colours; random order; brief; typos)"
+    assert hint_of(manner) == "(fragments; casual words; exact colours; random order; brief; typos)"
     assert len(set(hints)) > 800
 
 
@@ -271,12 +356,13 @@ def test_syntax_is_recognized(spread: tuple[float, float]) -> None:
     )
     seen = Counter(writer.manner["syntax"] for writer, _ in texts)
     assert sum(right.values()) / len(texts) >= 0.98
-    assert all(right[syntax] / seen[syntax] >= 0.9 for syntax in seen)
+    assert all(right[syntax] / seen[syntax] >= 0.85 for syntax in seen if seen[syntax] >= 20)
 
 
 def test_syntax_of_other_texts() -> None:
     rng = np.random.default_rng(5)
-    assert all(syntax_of(plain_description(random_person(rng)).text) == "plain" for _ in range(200))
+    plain = [syntax_of(plain_description(random_person(rng)).text) == "plain" for _ in range(300)]
+    assert np.mean(plain) >= 0.98
     assert {syntax_of(text) for text in ("", "?!", "qwertz", "woman in red coat")} == {None}
 
 
@@ -294,7 +380,7 @@ def test_color_words_convey_what_they_name() -> None:
     assert color_words("fashion", "exact")["dark red"] == ("burgundy", "dark red")
     assert color_words("american", "simple")["dark grey"] == ("gray", "grey")
     assert color_words("plain", "tones")["navy"] == ("dark blue", "navy")
-    assert color_words("american", "coloured")["navy"] == ("navy-colored", "navy")
+    assert color_words("american", "colored")["navy"] == ("navy blue colored", "navy")
     for register in REGISTERS:
         for granularity in WORD_HABITS["colours"]:
             assert all(

@@ -13,26 +13,23 @@ from itertools import cycle
 import numpy as np
 
 from ham.runtime import UsageError, numpy_generator
-from ham.world.grammar import GRAMMARS, Scene
+from ham.world.clauses import Scene
+from ham.world.embellish import closing, embellish
+from ham.world.finish import finish
+from ham.world.grammar import GRAMMARS, plainly
+from ham.world.groups import PROFILES
+from ham.world.lexicon import REGISTERS
 from ham.world.manners import (
-    SYNTAX_HABITS,
-    WORD_HABITS,
+    HABITS,
     draw_manner,
+    even_points,
     hint_of,
     manner_frequencies,
+    profiles_of,
     worth_telling,
 )
-from ham.world.phrases import (
-    ORDERS,
-    Item,
-    Speech,
-    items_of,
-    person_words,
-    scene_words,
-    select,
-    series,
-    settle,
-)
+from ham.world.mention import select, settle, vague_colors
+from ham.world.phrases import ORDERS, Speech, items_of, person_words, scene_words, series, with_article
 from ham.world.typos import RATES, misspell
 
 __all__ = [
@@ -45,22 +42,13 @@ __all__ = [
 ]
 
 FEWEST_WORDS = 8  # the captioner's filter rejects shorter captions
-OPENINGS = {"in this": "in this {}", "here": "here", "in the": "in the {}", "as the": "as the {} shows"}
-CLOSINGS = {
-    "that is all": "that is all I can see",
-    "nothing else": "nothing else stands out",
-    "hope": "I hope this helps",
-}
-NOT_A_CLAUSE = {
-    "fragments",
-    "list",
-    "chain",
-    "keyvalue",
-    "search",
-    "spoken",
-}  # an opening before them ends in a colon
-PLAIN_MANNER = {habit: values[0] for habit, values in (SYNTAX_HABITS | WORD_HABITS).items()}
-PLAIN_MANNER |= {"omits": "nothing", "idiolect": "nothing"}
+CLOSINGS = ("nothing else can be seen clearly", "the rest of the outfit is not clear")
+DRAWS = 256  # random numbers for one caption
+OPENING = 0.001  # chance that anybody begins "in this picture"
+HEDGED = 0.6  # chance that a caption of an annotator who hedges has a hedge
+WORN = ("upper", "lower", "shoes", "socks", "neckwear")
+PLAIN_MANNER = {habit: values[0] for habit, values in HABITS.items()}
+PLAIN_MANNER |= {"omits": "nothing", "idiolect": "nothing", "pets": "0"}
 
 
 @dataclass(frozen=True)
@@ -91,65 +79,40 @@ class Annotator:
 
         attributes: the visible fields of `ham.world.attributes`; the same generator state gives the same caption.
         """
-        chances = rng.random(64).tolist()
-        draw = cycle(chances).__next__
+        draw = cycle(rng.random(DRAWS).tolist()).__next__
         told = select(attributes, self.speech, draw)
-        text, conveyed = self._write(told, draw, [])
+        vague = vague_colors(told, attributes, draw)
+        text, conveyed = self._write(told, vague, [], draw)
         for name, value in attributes.items():
-            if text.count(" ") + 1 >= FEWEST_WORDS:
+            if len(text.split()) >= FEWEST_WORDS:
                 break
             if name not in told and (name != "gender" or self.manner["gender"] == "told"):
                 told = settle({**told, name: value}, attributes)
-                text, conveyed = self._write(told, draw, [])
-        more: list[str] = []
-        while text.count(" ") + 1 < FEWEST_WORDS:
-            more.append(CLOSINGS["hope" if more else "that is all"])
-            text, conveyed = self._write(told, draw, more)
-        return Description(misspell(text, RATES[self.manner["typos"]], chances), conveyed)
+                text, conveyed = self._write(told, vague, [], draw)
+        for count in range(1, len(CLOSINGS) + 1):
+            if len(text.split()) < FEWEST_WORDS:
+                text, conveyed = self._write(told, vague, list(CLOSINGS[:count]), draw)
+        return Description(misspell(text, RATES[self.manner["typos"]], draw), conveyed)
 
     def _write(
-        self, told: dict[str, str], draw: Callable[[], float], more: list[str]
+        self, told: dict[str, str], vague: dict[str, str], more: list[str], draw: Callable[[], float]
     ) -> tuple[str, dict[str, str]]:
         manner, speech = self.manner, self.speech
-        items, conveyed = items_of(told, speech)
+        items, conveyed = items_of(told, speech, draw, vague)
         if speech.order is not None:
             items.sort(key=lambda item: speech.order.index(item.name))
         else:
             items = [item for _, item in sorted(((draw(), item) for item in items), key=lambda pair: pair[0])]
-        if speech.hedge and items:
+        if speech.hedge and items and draw() < HEDGED:
             items[int(draw() * len(items))].hedge = speech.hedge
-            for item in items:
-                if draw() < 0.15:
-                    item.hedge = speech.hedge
-        scene = Scene(
-            person_words(told, speech),
-            told.get("gender"),
-            items,
-            scene_words(told, speech),
-            speech.words,
-            draw,
+        who, doing = embellish(
+            items, person_words(told, speech, draw), scene_words(told, speech, draw), manner, draw
         )
+        scene = Scene(who, told.get("gender"), items, doing, speech.words, manner["commas"], draw)
         sentences = GRAMMARS[manner["syntax"]](scene)
-        if manner["opening"] != "none":
-            start = OPENINGS[manner["opening"]].format(speech.words["place:picture"])
-            sentences[0] = start + (": " if manner["syntax"] in NOT_A_CLAUSE else ", ") + sentences[0]
-        sentences += more or ([CLOSINGS[manner["closing"]]] if manner["closing"] != "none" else [])
-        return punctuate(sentences, manner["punctuation"], manner["capitals"]), conveyed
-
-
-def punctuate(sentences: list[str], punctuation: str, capitals: str) -> str:
-    """Join sentences with the stops and capitals of a manner; a sentence that brings its own "?" keeps it."""
-    stop = {"semicolons": ";", "dots": "..."}.get(punctuation, ".")
-    last = {"open": "", "shout": "!", "dots": "..."}.get(punctuation, ".")
-    after_stop = capitals == "sentence" and stop != ";"
-    parts = []
-    for place, sentence in enumerate(sentences):
-        raised = capitals != "lower" and (place == 0 or after_stop or parts[-1].endswith("?"))
-        sentence = sentence[0].upper() + sentence[1:] if raised else sentence
-        end = "" if sentence.endswith("?") else last if place == len(sentences) - 1 else stop
-        parts.append(sentence + end)
-    text = " ".join(parts)
-    return text.lower() if capitals == "lower" else text
+        if draw() < OPENING and sentences[0].split()[0] in ("a", "an", "the", "this"):
+            sentences[0] = "in this picture, " + sentences[0]
+        return finish(sentences + (more or closing(manner, draw)), manner, draw), conveyed
 
 
 def annotator_population(
@@ -166,22 +129,32 @@ def annotator_population(
         raise UsageError(
             f"a group of {count} annotators ({group}) cannot describe anything; ask for at least 1"
         )
-    frequencies = manner_frequencies(seed, group)
+    profiles = profiles_of(group)
+    frequencies = {name: manner_frequencies(seed, group, name) for name in profiles}
+    points = {name: even_points(seed, f"{group}/{name}", -(-count // len(profiles))) for name in profiles}
     weights = 1.0 / (np.arange(count) + 8.0)
     weights /= weights.sum()
-    return [
-        Annotator(
-            f"{group}-{index:05d}",
-            draw_manner(
-                numpy_generator(seed, "manner", group, index), frequencies, vocabulary_spread, syntax_spread
-            ),
-            float(weights[index]),
+    people = []
+    for index in range(count):
+        name = profiles[index % len(profiles)]
+        manner = draw_manner(
+            numpy_generator(seed, "manner", group, index),
+            frequencies[name],
+            PROFILES[name].omissions,
+            points[name][index // len(profiles)],
+            vocabulary_spread,
+            syntax_spread,
         )
-        for index in range(count)
-    ]
+        people.append(Annotator(f"{group}-{index:05d}", manner, float(weights[index])))
+    return people
 
 
 _PLAIN = Speech(PLAIN_MANNER)
+
+
+def never() -> float:
+    """Return 0 in place of a random number: the first choice, always."""
+    return 0.0
 
 
 def plain_description(attributes: dict[str, str], rng: np.random.Generator | None = None) -> Description:
@@ -190,33 +163,20 @@ def plain_description(attributes: dict[str, str], rng: np.random.Generator | Non
     rng: not used; it is here so that all description functions have one signature.
     """
     told = settle(worth_telling(attributes), attributes)
-    text, conveyed = _plainly(told)
+    items, conveyed = items_of(told, _PLAIN, never)
+    text = plainly(with_article(person_words(told, _PLAIN)), items, scene_words(told, _PLAIN, never))
     if text.count(" ") + 1 < FEWEST_WORDS:
         text += " in the middle of the picture"
-    return Description(text + ".", conveyed)
-
-
-def _plainly(told: dict[str, str]) -> tuple[str, dict[str, str]]:
-    items, conveyed = items_of(told, _PLAIN)
-    by_verb: dict[str, list[Item]] = {"with": [], "wearing": [], "carrying": [], "holding": []}
-    for item in items:
-        by_verb[{"hair": "with", "bag": "carrying", "carried": "holding"}.get(item.name, "wearing")].append(
-            item
-        )
-    parts = [f"{verb} {series([item.phrase for item in group])}" for verb, group in by_verb.items() if group]
-    person = ("an " if person_words(told, _PLAIN)[0] in "aeiou" else "a ") + person_words(told, _PLAIN)
-    parts += [series(scene_words(told, _PLAIN))] if scene_words(told, _PLAIN) else []
-    head = f"{person} {parts.pop(0)}" if by_verb["with"] else person
-    text = f"{head} {', '.join(parts)}" if parts else head
-    return text[0].upper() + text[1:], conveyed
+    return Description(text[0].upper() + text[1:] + ".", conveyed)
 
 
 def short_description(attributes: dict[str, str], rng: np.random.Generator) -> Description:
     """Write an alt text of one to three attributes ("woman in red coat"), in the words of a random register."""
-    draw = cycle(rng.random(32).tolist()).__next__
-    register = "plain" if draw() < 0.4 else WORD_HABITS["register"][int(draw() * 6)]
+    draw = cycle(rng.random(64).tolist()).__next__
+    register = "plain" if draw() < 0.4 else REGISTERS[int(draw() * len(REGISTERS))]
     speech = Speech(
-        PLAIN_MANNER | {"register": register, "colours": ("exact", "simple", "tones")[int(draw() * 3)]}
+        PLAIN_MANNER
+        | {"register": register, "pets": "1", "colours": ("exact", "simple", "tones")[int(draw() * 3)]}
     )
     things = [
         name
@@ -230,11 +190,11 @@ def short_description(attributes: dict[str, str], rng: np.random.Generator) -> D
         fields = ("hair_length", "hair_colour") if name == "hair" else (name, f"{name}_colour")
         fields = [key for key in fields if key in attributes][: 1 if draw() < 0.15 else 2]
         told |= {key: attributes[key] for key in fields[: 3 - len(told)]}
-    items, conveyed = items_of(settle(told, attributes), speech)
-    worn = [item.bare for item in items if item.name in ("upper", "lower", "shoes")]
-    other = [item.bare for item in items if item.name not in ("upper", "lower", "shoes")]
+    items, conveyed = items_of(settle(told, attributes), speech, draw)
+    worn = [item.bare for item in items if item.name in WORN]
+    other = [item.bare for item in items if item.name not in WORN]
     text = (
-        person_words(told, speech)
+        person_words(told, speech, draw)
         + (f" in {series(worn)}" if worn else "")
         + (f" with {series(other)}" if other else "")
     )

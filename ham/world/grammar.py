@@ -1,279 +1,236 @@
 """Sentence grammars: one function for each syntax, from a scene to sentences without capitals and final stops.
 
-Punctuation, capitals, openings and closings are added in annotators.py; noun phrases come from phrases.py.
+Punctuation and capitals are added in finish.py; noun phrases come from phrases.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from ham.world.phrases import Item, series, with_article
+from ham.world.clauses import Scene, verb_of
+from ham.world.phrases import Item, series
 
-VERB_OF = {
-    "hair": "have",
-    "headwear": "wear",
-    "glasses": "wear",
-    "upper": "wear",
-    "lower": "wear",
-    "shoes": "wear",
-    "bag": "carry",
-    "carried": "hold",
-}
-PLACE_OF = {
-    "hair": "on {} head",
-    "headwear": "on {} head",
-    "glasses": "on {} face",
-    "upper": "on {} body",
-    "lower": "on {} legs",
-    "shoes": "on {} feet",
-    "bag": "at {} side",
-    "carried": "in {} hand",
-}
-KEY_OF = {
-    "hair": "hair",
+BODY_OF = {
     "headwear": "head",
-    "glasses": "eyes",
-    "upper": "top",
-    "lower": "bottoms",
-    "shoes": "shoes",
-    "bag": "bag",
-    "carried": "hand",
+    "neckwear": "neck",
+    "upper": "upper body",
+    "lower": "lower body",
+    "belt": "waist",
+    "watch": "wrist",
+    "socks": "feet",
+    "shoes": "feet",
 }
-WHERE = ("at the crossing", "near the shop", "on the street", "by the station", "in the park")
+NOWHERE = "is in view"
 
 
-@dataclass
-class Scene:
-    """What one caption mentions, in its order, with the words of its annotator."""
-
-    who: str  # "slim man"
-    gender: str | None
-    items: list[Item]
-    doing: list[str]  # ["walking", "seen from behind"]
-    words: dict[str, str]
-    draw: Callable[[], float]
-
-    @property
-    def he(self) -> str:
-        return {"man": "he", "woman": "she", None: f"the {self.who.split()[-1]}"}[self.gender]
-
-    @property
-    def his(self) -> str:
-        return {"man": "his", "woman": "her", None: "their"}[self.gender]
-
-    @property
-    def a_person(self) -> str:
-        return with_article(self.who)
-
-    def verb(self, item: Item, form: str) -> str:
-        """Conjugate the verb of an item: present | participle | past."""
-        verb = verb_of(item)
-        if verb == "have":
-            return {"present": "has", "participle": "having", "past": "had"}[form]
-        if verb == "hold":
-            return {"present": "holds", "participle": "holding", "past": "held"}[form]
-        stem = {"present": "s", "participle": "ing", "past": ""}[form]
-        if verb == "wear":
-            return self.words["verb:wore" if form == "past" else "verb:wear" + stem]
-        return self.words[
-            {"present": "verb:carries", "participle": "verb:carrying", "past": "verb:carried"}[form]
-        ]
-
-    def clauses(self, form: str, most: int) -> list[str]:
-        """Return phrases such as "wears a navy jacket and boots": at most `most` neighbors with one verb are joined."""
-        groups: list[list[Item]] = []
-        for item in self.items:
-            if groups and verb_of(groups[-1][0]) == verb_of(item) and len(groups[-1]) < most:
-                groups[-1].append(item)
-            else:
-                groups.append([item])
-        return [f"{self.verb(group[0], form)} {series([item.phrase for item in group])}" for group in groups]
-
-
-def verb_of(item: Item) -> str:
-    """Return how a person and a thing go together: have | wear | carry | hold; one can only "have" no hat."""
-    return "have" if item.absent else VERB_OF[item.name]
-
-
-def is_or_are(item: Item) -> str:
-    return "are" if item.plural and not item.pair and not item.hedge else "is"
-
-
-def pairs_of(items: list[Item], draw: Callable[[], float]) -> list[list[Item]]:
-    """Split the items into runs of one or two."""
-    runs, place = [], 0
-    while place < len(items):
-        size = 2 if draw() < 0.5 else 1
-        runs.append(items[place : place + size])
-        place += size
-    return runs
+def sentences(first: str, he: str, clauses: list[str]) -> list[str]:
+    """Return one sentence a clause: the first about `first`, the others about `he`."""
+    return [f"{first if place == 0 else he} {clause}" for place, clause in enumerate(clauses or [NOWHERE])]
 
 
 def full(scene: Scene) -> list[str]:
-    said = scene.clauses("present", most=2)
-    if scene.doing:
-        said.append(f"is {series(scene.doing)}")
-    said = said or ["is in the " + scene.words["place:picture"]]
-    return [f"the {scene.who} {said[0]}", *(f"{scene.he} {clause}" for clause in said[1:])]
+    said = scene.clauses("is", most=4) + scene.is_doing()
+    return sentences(f"the {scene.who}", scene.he, said)
 
 
-def long(scene: Scene) -> list[str]:
-    doing = f" who is {series(scene.doing)}" if scene.doing else ""
-    said = scene.clauses("present", most=6) or ["stays in the " + scene.words["place:picture"]]
-    return [f"{scene.a_person}{doing} {series(said, ' and also ' if len(said) > 2 else ' and ')}"]
+def pronoun(scene: Scene) -> list[str]:
+    """Return "he is wearing ..."; what the person is like comes last, as its noun is not written."""
+    said = scene.clauses("is", most=4) + scene.is_doing()
+    *like, _ = scene.who.split()
+    if not scene.gender:
+        return sentences(f"the {scene.who}", scene.he, said)
+    return sentences(scene.he, scene.he, said + ([f"is {' '.join(like)}"] if like else []))
 
 
-def participle(scene: Scene) -> list[str]:
-    end = series(scene.doing) if scene.doing else "on camera"
-    return [", ".join([*scene.clauses("participle", most=6), f"the {scene.who} is {end}"])]
+def wears(scene: Scene) -> list[str]:
+    said = scene.clauses("present", most=3) + scene.is_doing()
+    return sentences(f"the {scene.who}", scene.he, said)
 
 
-def fragments(scene: Scene) -> list[str]:
-    return [scene.who, *(item.note for item in scene.items), *scene.doing]
-
-
-def listing(scene: Scene) -> list[str]:
-    return [", ".join([scene.who, *(item.note for item in scene.items), *scene.doing])]
-
-
-def observer(scene: Scene) -> list[str]:
-    starts = ("I notice", "I can also see", "I also notice", "I can see")
-    said = [f"I see {scene.a_person}"]
-    for turn, run in enumerate(pairs_of(scene.items, scene.draw)):
-        said.append(f"{starts[turn % len(starts)]} {series([item.phrase for item in run])}")
-    if scene.doing:
-        said.append(f"I think {scene.he} is {series(scene.doing)}")
-    return said
+def has(scene: Scene) -> list[str]:
+    said = scene.clauses("on", most=3) + scene.is_doing()
+    return sentences(f"the {scene.who}", scene.he, said)
 
 
 def this(scene: Scene) -> list[str]:
-    noun = scene.who.split()[-1]
-    said = scene.clauses("present", most=2)
+    said = scene.clauses("is", most=3) + scene.is_doing()
+    return sentences(f"this {scene.who}", scene.he, said)
+
+
+def template(scene: Scene) -> list[str]:
+    worn, hair = scene.items, []
+    if scene.items and verb_of(scene.items[0]) == "have":
+        hair, worn = [scene.items[0]], scene.items[1:]
+    late = [item for item in worn if verb_of(item) == "have"]
+    worn = [item for item in worn if verb_of(item) != "have"]
+    start = scene.a_person + (f" with {hair[0].phrase}" if hair else "")
+    parts = [f"{start} wearing {scene.join([item.phrase for item in worn])}" if worn else start]
+    parts += [f"with {scene.join([item.phrase for item in late])}"] if late else []
+    return [", ".join([*parts, *scene.doing])]
+
+
+def with_first(scene: Scene) -> list[str]:
+    """Return "a man with short hair is wearing a red shirt. he is carrying a bag"."""
+    ahead, rest = scene.split("hair")
+    if not ahead:
+        ahead, rest = scene.split("bag", "glasses", "headwear")
+    if not ahead:
+        ahead, rest = scene.items[:1], scene.items[1:]
+    first = (
+        f"{scene.a_person} with {scene.join([item.phrase for item in ahead])}" if ahead else scene.a_person
+    )
+    return sentences(first, scene.he, scene.clauses("is", 4, rest) + scene.is_doing())
+
+
+def in_clothes(scene: Scene) -> list[str]:
+    worn = [item for item in scene.items if verb_of(item) == "wear"]
+    rest = [item for item in scene.items if verb_of(item) != "wear"]
+    parts = [f"{scene.a_person} in {scene.join([item.phrase for item in worn])}" if worn else scene.a_person]
+    return [", ".join(parts + scene.clauses("ing", 4, rest) + scene.doing)]
+
+
+def bare(scene: Scene) -> list[str]:
+    said = scene.clauses("ing", most=6)
+    start = f"{scene.who} {said[0]}" if said else scene.who
+    return [", ".join([start, *said[1:], *scene.doing])]
+
+
+def fragments(scene: Scene) -> list[str]:
+    parts = [scene.who, *(item.note for item in scene.items), *scene.doing]
+    return [", ".join(parts)]
+
+
+def splice(scene: Scene) -> list[str]:
+    worn = [item for item in scene.items if verb_of(item) == "wear"]
+    parts = [f"{scene.a_person} {scene.clause(worn, 'is')}" if worn else f"{scene.a_person} is here"]
+    for item in (item for item in scene.items if verb_of(item) != "wear"):
+        if item.name == "hair" and item.noun == "hair" and item.adjectives:
+            parts.append(f"{scene.his} {item.subject} {item.predicate}")
+        else:
+            parts.append(f"{scene.he} {scene.clause([item], 'present')}")
+    parts += [f"{scene.he} {clause}" for clause in scene.is_doing()]
+    return [", ".join(parts)]
+
+
+def place_of(item: Item) -> str:
+    """Return the part of the body where a thing is worn."""
+    return "body" if "dress" in item.noun or "gown" in item.noun else BODY_OF[item.name]
+
+
+def body(scene: Scene) -> list[str]:
+    worn = [item for item in scene.items if item.name in BODY_OF and not item.absent]
+    rest = [item for item in scene.items if item not in worn]
+    said = scene.clauses("present", 3, [item for item in rest if verb_of(item) == "have"])
+    if worn:
+        places = [f"{item.phrase} on {scene.his} {place_of(item)}" for item in worn]
+        said.append(f"{scene.verb('wear', 'present')} {scene.join(places)}")
+    said += scene.clauses("present", 3, [item for item in rest if verb_of(item) != "have"]) + scene.is_doing()
+    return sentences(f"this {scene.who}", scene.he, said)
+
+
+def doing(scene: Scene) -> list[str]:
     if scene.doing:
-        said.append(f"is {series(scene.doing)}")
-    said = said or ["is in the " + scene.words["place:picture"]]
-    return [f"this {scene.who} {said[0]}", *(f"this {noun} {clause}" for clause in said[1:])]
+        return sentences(f"{scene.a_person} {series(scene.doing)}", scene.he, scene.clauses("is", most=5))
+    first, *rest = scene.runs(5) or [[]]
+    said = [f"is seen {scene.clause(first, 'ing')}"] if first else []
+    return sentences(scene.a_person, scene.he, said + [scene.clause(run, "is") for run in rest])
+
+
+def dressed(scene: Scene) -> list[str]:
+    worn = [item for item in scene.items if verb_of(item) == "wear"]
+    rest = [item for item in scene.items if verb_of(item) != "wear"]
+    said = [f"is dressed in {scene.join([item.phrase for item in worn])}"] if worn else []
+    return sentences(f"the {scene.who}", scene.he, said + scene.clauses("is", 3, rest) + scene.is_doing())
+
+
+def there(scene: Scene) -> list[str]:
+    said = scene.clauses("ing", most=4)
+    start = f"there is {scene.a_person}" + (f" {said[0]}" if said else "")
+    rest = [scene.clause(run, "is") for run in scene.runs(4)[1:]]
+    return [start, *(f"{scene.he} {clause}" for clause in rest + scene.is_doing())]
 
 
 def possessive(scene: Scene) -> list[str]:
     said, owner = [], f"the {scene.who}'s"
     for item in scene.items:
-        if item.absent or not item.adjectives:
+        if item.absent or not item.adjectives or item.noun == "head":
             said.append(f"{scene.he if said else 'the ' + scene.who} has {item.phrase}")
         else:
-            said.append(f"{owner} {item.noun} {item.predicate}")
+            said.append(f"{owner} {item.subject} {item.predicate}")
         owner = scene.his
-    if scene.doing:
-        said.append(f"{scene.he if said else 'the ' + scene.who} is {series(scene.doing)}")
-    return said or [f"the {scene.who} is in the {scene.words['place:picture']}"]
+    said += [f"{scene.he if said else 'the ' + scene.who} {clause}" for clause in scene.is_doing()]
+    return said or [f"the {scene.who} {NOWHERE}"]
 
 
-def there(scene: Scene) -> list[str]:
-    said = [f"there is {scene.a_person}" + (f" {series(scene.doing)}" if scene.doing else "")]
-    for item in scene.items:
-        place = "" if item.absent or item.noun == "head" else " " + PLACE_OF[item.name].format(scene.his)
-        said.append(f"there {is_or_are(item)} {item.phrase}{place}")
-    return said
-
-
-def chain(scene: Scene) -> list[str]:
-    return [", ".join([scene.a_person, *(f"with {item.phrase}" for item in scene.items), *scene.doing])]
-
-
-def spoken(scene: Scene) -> list[str]:
-    said = [f"see that {scene.who}?"]
-    links = ("so {he}'s got {it}", "and {he}'s got {it}", "then {it}", "and yeah {it} too")
-    parts = [
-        links[0 if turn == 0 else 1 + int(scene.draw() * 3)].format(he=scene.he, it=item.phrase)
-        for turn, item in enumerate(scene.items)
-    ]
-    if scene.doing:
+def runon(scene: Scene) -> list[str]:
+    """Return everything in one breath: "the lady wears a white shirt black shorts with black heels she carries a bag"."""
+    parts = [f"the {scene.who}"]
+    for place, run in enumerate(scene.runs(8)):
+        phrases = [item.phrase for item in run]
+        last = f" with {phrases.pop()}" if len(phrases) > 2 else ""
         parts.append(
-            f"and {scene.he}'s just {series(scene.doing)}"
-            if parts
-            else f"{scene.he}'s just {series(scene.doing)}"
+            f"{scene.he + ' ' if place else ''}{scene.verb(verb_of(run[0]), 'present')} {' '.join(phrases)}{last}"
         )
-    return [said[0], ", ".join(parts)] if parts else said
-
-
-def steps(scene: Scene) -> list[str]:
-    links = ("then", "next", "after that", "then")
-    parts = [f"first comes {scene.a_person}" + (f" {series(scene.doing)}" if scene.doing else "")]
-    for turn, item in enumerate(scene.items):
-        link = "and finally" if turn == len(scene.items) - 1 else links[turn % len(links)]
-        parts.append(f"{link} {item.phrase}")
-    return [", ".join(parts)]
-
-
-def passive(scene: Scene) -> list[str]:
-    said = []
-    for item in scene.items:
-        verb = {"have": "can be seen", "wear": "being worn", "carry": "being carried", "hold": "being held"}[
-            verb_of(item)
-        ]
-        verb = verb if verb_of(item) == "have" else f"{is_or_are(item)} {verb}"
-        owner = "" if said else f" {'on' if verb_of(item) == 'have' else 'by'} the {scene.who}"
-        said.append(f"{item.phrase} {verb}{owner}")
-    if scene.doing:
-        said.append(f"{scene.he if said else 'the ' + scene.who} can be seen {series(scene.doing)}")
-    return said or [f"the {scene.who} can be seen"]
-
-
-def keyvalue(scene: Scene) -> list[str]:
-    parts = [f"who: {scene.who}"]
-    for item in scene.items:
-        parts.append(f"{KEY_OF[item.name]}: {item.note.removesuffix(' hair').removesuffix(' head')}")
-    if scene.doing:
-        parts.append(f"pose: {series(scene.doing)}")
-    return ["; ".join(parts)]
-
-
-def search(scene: Scene) -> list[str]:
-    starts = ("check for", "watch out for", "also look for")
-    said = [f"look for {scene.a_person}"]
-    for turn, run in enumerate(pairs_of(scene.items, scene.draw)):
-        said.append(f"{starts[turn % len(starts)]} {series([item.phrase for item in run])}")
-    if scene.doing:
-        said.append(f"{scene.he} should be {series(scene.doing)}")
-    return said
-
-
-def story(scene: Scene) -> list[str]:
-    doing = f"was {series(scene.doing)}" if scene.doing else "came by"
-    where = WHERE[int(scene.draw() * len(WHERE))]
-    return [
-        f"{where} {scene.a_person} {doing}",
-        *(f"{scene.he} {clause}" for clause in scene.clauses("past", most=3)),
-    ]
+    parts += [f"{scene.he if len(parts) > 1 else ''} {clause}".strip() for clause in scene.is_doing()]
+    return [" ".join(parts if len(parts) > 1 else [*parts, NOWHERE])]
 
 
 def relative(scene: Scene) -> list[str]:
-    parts = []
-    for item in scene.items:
-        plain = item.absent or not item.adjectives
-        parts.append(f"who has {item.phrase}" if plain else f"whose {item.noun} {item.predicate}")
-    if scene.doing:
-        parts.append(f"who is {series(scene.doing)}")
-    return [f"it is {scene.a_person} {series(parts, ' and ')}" if parts else f"it is {scene.a_person}"]
+    clauses = scene.clauses("is", most=4) + scene.is_doing()
+    return [f"{scene.a_person} who {scene.join(clauses or [NOWHERE])}"]
+
+
+def participle(scene: Scene) -> list[str]:
+    end = scene.is_doing() or [NOWHERE]
+    worn = [item for item in scene.items if verb_of(item) != "have"]
+    rest = [item for item in scene.items if verb_of(item) == "have"]
+    return [", ".join([*scene.clauses("ing", 6, worn), f"the {scene.who} {end[0]}"])] + [
+        f"{scene.he} {clause}" for clause in scene.clauses("is", 3, rest)
+    ]
+
+
+def picture(scene: Scene) -> list[str]:
+    told = with_first(scene)
+    return [f"in this picture, {told[0]}", *told[1:]]
+
+
+def observer(scene: Scene) -> list[str]:
+    told = there(scene)
+    return ["i can see " + told[0].removeprefix("there is "), *told[1:]]
 
 
 GRAMMARS: dict[str, Callable[[Scene], list[str]]] = {
     "full": full,
-    "long": long,
-    "participle": participle,
-    "fragments": fragments,
-    "list": listing,
-    "observer": observer,
+    "template": template,
+    "wears": wears,
+    "pronoun": pronoun,
+    "has": has,
+    "with": with_first,
     "this": this,
+    "splice": splice,
+    "body": body,
+    "doing": doing,
+    "dressed": dressed,
+    "in": in_clothes,
+    "bare": bare,
+    "fragments": fragments,
     "possessive": possessive,
-    "there": there,
-    "chain": chain,
-    "spoken": spoken,
-    "steps": steps,
-    "passive": passive,
-    "keyvalue": keyvalue,
-    "search": search,
-    "story": story,
+    "runon": runon,
     "relative": relative,
+    "there": there,
+    "participle": participle,
+    "picture": picture,
+    "observer": observer,
 }
+
+
+def plainly(who: str, items: list[Item], doing: list[str]) -> str:
+    """Return the sentence of the plain manner: "a man with black hair wearing a shirt, carrying a bag, walking"."""
+    by_verb: dict[str, list[Item]] = {"with": [], "wearing": [], "carrying": [], "holding": []}
+    for item in items:
+        verb = {"have": "with", "wear": "wearing", "carry": "carrying", "hold": "holding"}[verb_of(item)]
+        by_verb[verb].append(item)
+    parts = [f"{verb} {series([item.phrase for item in group])}" for verb, group in by_verb.items() if group]
+    parts += [series(doing)] if doing else []
+    head = f"{who} {parts.pop(0)}" if by_verb["with"] else who
+    return f"{head} {', '.join(parts)}" if parts else head

@@ -4,20 +4,24 @@ A manner is a `dict[str, str]` with these fields:
 
     syntax       the sentence grammar, one of SYNTAXES
     register     the column of the lexicon: plain, casual, formal, american, british, fashion
-    order        hair | clothes | shoes | bag (what comes first), or random (another order in every caption)
-    colours      exact ("navy") | simple ("blue") | tones ("dark blue") | coloured ("navy-coloured")
-    length       brief | medium | thorough: how much is mentioned
+    order        clothes | hair | shoes | bag (what comes first), or random (another order in every caption)
+    colours      exact ("navy") | simple ("blue") | tones ("dark blue") | colored ("navy colored")
+    length       brief | short | medium | long | thorough: how much is mentioned
     omits        what this annotator never mentions: names of OMISSIONS joined by "+", or "nothing"
-    opening      words before the description, or "none"
-    closing      words after it, or "none"
-    hedging      none | seems | looks | probably | possibly | maybe
     details      before ("a striped shirt") | behind ("a shirt with stripes")
     pairs        bare ("blue jeans") | pair ("a pair of blue jeans")
     gender       told ("man") | untold ("person")
-    punctuation  full | open (no final stop) | semicolons | dots | shout (!)
-    capitals     sentence | first (only the caption's first letter) | lower
+    commas       plain ("a, b and c") | oxford ("a, b, and c") | ands ("a and b and c")
+    punctuation  full | open (no final stop)
+    capitals     sentence | first (only the caption's first letter) | lower | upper
+    blanks       single | double (two after a stop) | stray (sometimes two anywhere) | loose (one before a comma or stop)
+    hedging      none | seems | appears | probably | possibly | maybe
     typos        none | some | many
-    idiolect     words taken from another register, "lower:trousers=american+bag:backpack=british", or "nothing"
+    flavor       the kind of remark that says nothing about the picture: none | a group of `ham.world.embellish`
+    idiolect     own words, "lower:trousers=slacks+bag:backpack=rucksack", or "nothing"
+    pets         a number that decides on the favorite remarks; 0: no remarks and no words but the usual ones
+
+`ham.world.groups` has the frequencies of each benchmark's annotators.
 """
 
 from __future__ import annotations
@@ -25,187 +29,227 @@ from __future__ import annotations
 import numpy as np
 
 from ham.runtime import numpy_generator
-from ham.world.lexicon import REGISTERS, ROWS
+from ham.world.groups import EVERY_PROFILE, FLATTER, PROFILES
+from ham.world.lexicon import PHRASES, REGISTERS
 
 SYNTAXES = (
     "full",
-    "long",
-    "participle",
-    "fragments",
-    "list",
-    "observer",
+    "template",
+    "wears",
+    "pronoun",
+    "has",
+    "with",
     "this",
+    "splice",
+    "body",
+    "doing",
+    "dressed",
+    "in",
+    "bare",
+    "fragments",
     "possessive",
-    "there",
-    "chain",
-    "spoken",
-    "steps",
-    "passive",
-    "keyvalue",
-    "search",
-    "story",
+    "runon",
     "relative",
+    "there",
+    "participle",
+    "picture",
+    "observer",
 )
 
-# field -> its values from the commonest to the rarest; the first is everybody's when the spread is 0
+# field -> its values; the first is everybody's when the spread is 0
 SYNTAX_HABITS: dict[str, tuple[str, ...]] = {
     "syntax": SYNTAXES,
-    "order": ("hair", "clothes", "random", "shoes", "bag"),
-    "length": ("medium", "thorough", "brief"),
+    "order": ("clothes", "hair", "random", "shoes", "bag"),
+    "length": ("medium", "short", "brief", "long", "thorough"),
     "details": ("before", "behind"),
     "pairs": ("bare", "pair"),
     "gender": ("told", "untold"),
-    "punctuation": ("full", "open", "semicolons", "dots", "shout"),
-    "capitals": ("sentence", "lower", "first"),
+    "commas": ("plain", "oxford", "ands"),
+    "punctuation": ("full", "open"),
+    "capitals": ("sentence", "first", "lower", "upper"),
+    "blanks": ("single", "double", "stray", "loose"),
 }
 WORD_HABITS: dict[str, tuple[str, ...]] = {
     "register": REGISTERS,
-    "colours": ("exact", "simple", "tones", "coloured"),
-    "opening": ("none", "in this", "here", "in the", "as the"),
-    "closing": ("none", "that is all", "nothing else", "hope"),
-    "hedging": ("none", "seems", "probably", "looks", "maybe", "possibly"),
+    "colours": ("exact", "simple", "tones", "colored"),
+    "hedging": ("none", "seems", "appears", "probably", "possibly", "maybe"),
     "typos": ("none", "some", "many"),
+    "flavor": ("none", "fabric", "fit", "detail", "style", "activity", "age", "brand"),
 }
-# How steeply the frequency falls with the rank: frequency ~ 1 / rank ** exponent (Zipf).
-EXPONENTS = {
-    "syntax": 1.0,
-    "order": 0.8,
-    "length": 0.7,
-    "details": 1.2,
-    "pairs": 1.5,
-    "gender": 4.0,
-    "punctuation": 1.4,
-    "capitals": 1.3,
-    "register": 0.8,
-    "colours": 0.9,
-    "opening": 1.8,
-    "closing": 2.6,
-    "hedging": 1.8,
-    "typos": 2.0,
-}
-GROUP_TILT = (
-    0.4  # how far groups of annotators (those of one dataset) differ: deviation of the log frequencies
-)
+HABITS = SYNTAX_HABITS | WORD_HABITS
+GROUP_TILT = 0.15  # how far groups of one seed differ from another's: deviation of the log frequencies
 
-# How often an annotator of medium length mentions a field; "field=value" goes before "field".
+# How often an annotator mentions a field at length 1; "field=value" goes before "field".
 CHANCES = {
-    "build": 0.6,
-    "build=average": 0.15,
-    "hair_length": 0.9,
-    "hair_colour": 0.92,
-    "headwear": 0.97,
-    "headwear=none": 0.04,
-    "headwear_colour": 0.95,
-    "glasses": 0.9,
-    "glasses=none": 0.03,
-    "upper": 0.98,
+    "build": 0.2,
+    "build=average": 0.02,
+    "hair_length": 0.68,
+    "hair_colour": 0.8,
+    "headwear": 0.85,
+    "headwear=none": 0.004,
+    "headwear_colour": 0.9,
+    "glasses": 0.62,
+    "glasses=none": 0.002,
+    "upper": 0.99,
     "upper_colour": 0.98,
-    "upper_pattern": 0.93,
-    "upper_pattern=plain": 0.06,
-    "sleeve": 0.8,
+    "upper_pattern": 0.75,
+    "upper_pattern=plain": 0.004,
+    "upper_pattern=logo": 0.93,
+    "upper_pattern=color-block": 0.2,
+    "upper_second_colour": 0.9,
+    "inner_colour": 0.75,
+    "sleeve": 0.55,
     "sleeve=long": 0.2,
-    "lower": 0.98,
+    "neckwear": 0.75,
+    "neckwear=none": 0.002,
+    "neckwear_colour": 0.85,
+    "watch": 0.5,
+    "watch=none": 0.001,
+    "belt": 0.4,
+    "belt=none": 0.002,
+    "belt_colour": 0.85,
+    "lower": 0.985,
     "lower_colour": 0.97,
-    "lower_length": 0.75,
-    "lower_length=long": 0.05,
-    "shoes": 0.93,
+    "lower_length": 0.45,
+    "lower_length=long": 0.03,
+    "shoes": 0.85,
     "shoes_colour": 0.93,
-    "bag": 0.98,
-    "bag=none": 0.03,
-    "bag_colour": 0.95,
-    "carried": 0.95,
-    "carried=none": 0.03,
-    "view": 0.35,
-    "action": 0.55,
+    "socks": 0.5,
+    "socks=none": 0.002,
+    "socks_colour": 0.9,
+    "bag": 0.85,
+    "bag=none": 0.004,
+    "bag_colour": 0.88,
+    "bag_side": 0.65,
+    "carried": 0.8,
+    "carried=none": 0.002,
+    "carried_side": 0.65,
+    "view": 0.07,
+    "action": 0.2,
+    "scene": 0.2,
 }
 # What a complete description leaves out.
 UNREMARKABLE = {
     "build": "average",
     "headwear": "none",
     "glasses": "none",
+    "neckwear": "none",
+    "watch": "none",
+    "belt": "none",
+    "socks": "none",
     "upper_pattern": "plain",
     "sleeve": "long",
     "lower_length": "long",
     "bag": "none",
     "carried": "none",
 }
-LENGTH_POWER = {"brief": 2.2, "medium": 1.0, "thorough": 0.35}  # the chance is raised to this power
-# What an annotator may never mention, with the probability that it is so.
-OMISSIONS = {
-    "build": 0.35,
-    "view": 0.5,
-    "action": 0.3,
-    "shoes": 0.08,
-    "glasses": 0.12,
-    "sleeve": 0.3,
-    "lower_length": 0.3,
-    "hair_length": 0.06,
-    "hair_colour": 0.06,
-    "upper_pattern": 0.05,
-    "shoes_kind": 0.15,
-    "bag_kind": 0.1,
-    "upper_kind": 0.06,
-    "bag_colour": 0.06,
-}
-# Concepts for which an annotator may prefer the word of another register.
-IDIOLECT = tuple(
-    key
-    for key in ROWS
-    if key.split(":")[0]
-    in ("lower", "shoes", "bag", "upper", "glasses", "headwear", "carried", "upper_pattern", "build")
+SELDOM_TOLD = ("bag_side", "carried_side")
+LENGTH_POWER = {"brief": 3.2, "short": 1.9, "medium": 1.0, "long": 0.5, "thorough": 0.22}  # of the chance
+MOST_OWN_WORDS = 5
+# Concepts for which an annotator may have a word of its own, each as often as the next.
+_OWN = (
+    "lower",
+    "shoes",
+    "bag",
+    "upper",
+    "glasses",
+    "headwear",
+    "carried",
+    "upper_pattern",
+    "build",
+    "socks",
+    "colour",
+)
+IDIOLECT = tuple(key for key in PHRASES if key.split(":")[0] in _OWN and len(PHRASES[key]) > 1)
+
+
+STRATA = (
+    40  # annotators among whom each habit is spread evenly, so that small groups have its frequencies too
 )
 
 
-def _frequencies(values: tuple[str, ...], field: str, tilt: np.ndarray) -> np.ndarray:
-    frequency = np.arange(1, len(values) + 1, dtype=float) ** -EXPONENTS[field] * np.exp(tilt)
-    return frequency / frequency.sum()
+def profiles_of(group: str) -> tuple[str, ...]:
+    """Return the profiles of a group's annotators, in turn: a benchmark's own, or those of all benchmarks."""
+    return (group,) if group in PROFILES else EVERY_PROFILE
 
 
-def manner_frequencies(seed: int, group: str) -> dict[str, dict[str, float]]:
-    """Return for each habit the frequency of each value among the annotators of `group`, at full spread."""
-    rng = numpy_generator(seed, "manner frequencies", group)
-    return {
-        field: dict(
-            zip(values, _frequencies(values, field, GROUP_TILT * rng.standard_normal(len(values))).tolist())
-        )
-        for field, values in (SYNTAX_HABITS | WORD_HABITS).items()
-    }
+def manner_frequencies(seed: int, group: str, profile: str | None = None) -> dict[str, dict[str, float]]:
+    """Return for each habit the frequency of each value among the annotators of `group`, at full spread.
+
+    profile: one of several that the group's annotators have; of the first if not given.
+    """
+    name = profile or profiles_of(group)[0]
+    power = 1.0 if group in PROFILES else FLATTER
+    rng = numpy_generator(seed, "manner frequencies", group, name)
+    found = {}
+    for field, values in HABITS.items():
+        shares = np.array([PROFILES[name].frequencies[field].get(value, 0.0) for value in values]) ** power
+        shares *= np.exp(GROUP_TILT * rng.standard_normal(len(values)))
+        found[field] = dict(zip(values, (shares / shares.sum()).tolist()))
+    return found
+
+
+def even_points(seed: int, group: str, count: int) -> np.ndarray:
+    """Return a point in [0, 1) for each annotator and habit, evenly spread among every STRATA annotators.
+
+    Returns: [count, habits]; the first rows do not depend on `count`.
+    """
+    blocks = []
+    for block in range(-(-count // STRATA)):
+        rng = numpy_generator(seed, "manner points", group, block)
+        strata = rng.permuted(np.tile(np.arange(STRATA)[:, None], (1, len(HABITS))), axis=0)
+        within = (strata * 0.754878 + np.arange(len(HABITS)) * 0.569840 + block * 0.618034) % 1.0
+        blocks.append((strata + within) / STRATA)
+    return np.concatenate(blocks)[:count]
 
 
 def draw_manner(
     rng: np.random.Generator,
     frequencies: dict[str, dict[str, float]],
+    omissions: dict[str, float],
+    points: np.ndarray,
     vocabulary_spread: float,
     syntax_spread: float,
 ) -> dict[str, str]:
     """Sample the habits of one annotator.
 
     Each habit is the common one with probability 1 - spread and else drawn by its frequency: so a spread of 0 makes everybody
-    alike in words (vocabulary_spread) or in sentences, order and omissions (syntax_spread).
+    alike in words (vocabulary_spread) or in sentences, order and omissions (syntax_spread). points: of `even_points`.
     """
     manner = {}
-    for habits, spread in ((SYNTAX_HABITS, syntax_spread), (WORD_HABITS, vocabulary_spread)):
-        for field, values in habits.items():
-            drawn = rng.choice(len(values), p=list(frequencies[field].values()))
-            manner[field] = values[drawn] if rng.random() < spread else values[0]
-    omitted = [name for name, chance in OMISSIONS.items() if rng.random() < chance * syntax_spread]
+    for (field, values), point in zip(HABITS.items(), points.tolist()):
+        spread = syntax_spread if field in SYNTAX_HABITS else vocabulary_spread
+        below = np.cumsum(list(frequencies[field].values()))
+        drawn = min(int(np.searchsorted(below, point, side="right")), len(values) - 1)
+        manner[field] = values[drawn] if rng.random() < spread else values[0]
+    if manner["syntax"] == "pronoun":
+        manner["gender"] = "told"
+    omitted = [name for name, chance in omissions.items() if rng.random() < chance * syntax_spread]
     manner["omits"] = "+".join(omitted) or "nothing"
     own = []
-    for key in sorted(rng.choice(len(IDIOLECT), size=int(rng.integers(0, 5)), replace=False).tolist()):
-        register = REGISTERS[int(rng.integers(len(REGISTERS)))]
+    count = int(rng.integers(0, MOST_OWN_WORDS + 1))
+    for place in sorted(rng.choice(len(IDIOLECT), size=count, replace=False).tolist()):
+        phrases = PHRASES[IDIOLECT[place]]
+        phrase = phrases[int(rng.integers(len(phrases)))]
         if rng.random() < vocabulary_spread:
-            own.append(f"{IDIOLECT[key]}={register}")
+            own.append(f"{IDIOLECT[place]}={phrase}")
     manner["idiolect"] = "+".join(own) or "nothing"
+    pets = int(rng.integers(1, 10_000))
+    manner["pets"] = str(pets) if rng.random() < vocabulary_spread else "0"
     return manner
 
 
 def worth_telling(attributes: dict[str, str]) -> dict[str, str]:
-    """Return attributes without those that nobody mentions (no hat, an average build): the truth for a caption's recall."""
-    return {name: value for name, value in attributes.items() if UNREMARKABLE.get(name) != value}
+    """Return attributes without those that nobody has to mention (no hat, an average build): the truth for recall."""
+    return {
+        name: value
+        for name, value in attributes.items()
+        if UNREMARKABLE.get(name) != value and name not in SELDOM_TOLD
+    }
 
 
 def hint_of(manner: dict[str, str]) -> str:
-    """Return a manner in 8 to 12 words of a closed vocabulary: "(list; casual words; exact colours; hair first; brief)"."""
+    """Return a manner in 8 to 14 words of a closed vocabulary: "(full; casual words; exact colours; hair first; brief)"."""
     parts = [
         manner["syntax"],
         f"{manner['register']} words",
@@ -217,13 +261,19 @@ def hint_of(manner: dict[str, str]) -> str:
         word
         for word, unusual in (
             ("doubt", manner["hedging"] != "none"),
-            ("opening", manner["opening"] != "none"),
+            ("person", manner["gender"] == "untold"),
             ("behind", manner["details"] == "behind"),
-            ("capital" if manner["capitals"] == "first" else "lower", manner["capitals"] != "sentence"),
-            (manner["punctuation"], manner["punctuation"] != "full"),
+            (
+                "capital" if manner["capitals"] == "first" else manner["capitals"],
+                manner["capitals"] != "sentence",
+            ),
             ("pair", manner["pairs"] == "pair"),
+            (manner["flavor"], manner["flavor"] != "none"),
+            (manner["commas"], manner["commas"] != "plain"),
+            (manner["blanks"], manner["blanks"] != "single"),
+            ("open", manner["punctuation"] == "open"),
             ("typos", manner["typos"] != "none"),
         )
         if unusual
     ]
-    return "(" + "; ".join(parts + flags[:4]) + ")"
+    return "(" + "; ".join(parts + flags[:5]) + ")"

@@ -2,8 +2,9 @@
 
 Reads the words of parser_words.py and does not depend on the annotators. A caption becomes a row of marks (nouns,
 modifiers, breaks); a modifier belongs to the noun that follows it without a break ("navy jacket"), else to the noun before it
-("the jacket is navy"), and to neither where an unknown thing follows ("a black belt"). Near misses of long words are forgiven,
-and of two claims about one field the first counts.
+("the jacket is navy"), and to neither where an unknown thing follows ("a black bracelet"). A second color before "striped
+shirt" or "stripes" is the pattern's; a shirt over which another top is worn is the inner one. Near misses of long words are
+forgiven, and of two claims about one field the first counts.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from ham.world.parser_words import (
 OTHER = Mark(
     "noun", "other"
 )  # a thing that the attributes do not know: it takes the color and makes no claim
+
+INNER = Mark("noun", "inner", {"": ""})  # a shirt over which another top is worn
 
 
 def marks_of(caption: str) -> list[Mark]:
@@ -65,32 +68,62 @@ def parse(caption: str) -> dict[str, str]:
     known words gives an empty dict. Of two claims about one field the first counts.
     """
     marks = marks_of(caption)
+    mark_inner(marks)
     found: dict[str, str] = {}
     before: Mark | None = None  # the noun before, until a sentence ends
     denied = False
     for place, mark in enumerate(marks):
         if mark.kind == "noun":
-            claim_noun(found, mark, denied)
-            before = mark
+            claim_noun(found, mark, before, denied)
+            before = before if mark.thing == "pattern" else mark
         elif mark.kind == "fact":
-            found.setdefault(mark.thing, mark.values[""])
+            claim_fact(found, mark, following_noun(marks, place) or before)
         elif mark.kind in ("colour", "length"):
-            claim_modifier(found, mark, following_noun(marks, place) or before)
+            after = following_noun(marks, place)
+            claim_modifier(found, mark, after or before, before, is_second(marks, place))
+        elif mark.kind == "side":
+            claim_side(found, mark, before)
         elif mark.kind == "stop":
             before = None
         elif mark.kind == "word" and place + 1 < len(marks) and marks[place + 1].kind == "link":
-            before = OTHER  # "her dress is red"
+            before = OTHER  # "her bracelet is red"
         denied = mark.kind == "no" or (denied and mark.kind in ("break", "word", "link", "and"))
+    return consistent_claims(found)
+
+
+def consistent_claims(found: dict[str, str]) -> dict[str, str]:
+    """Drop claims that cannot stand beside others: the color of a bag that is not there."""
     for dependent, (name, values) in ABSENT_WITH.items():
         if found.get(name) in values:
             found.pop(dependent, None)
     return found
 
 
+def mark_inner(marks: list[Mark]) -> None:
+    """Mark the tops that are worn under others: "over a white shirt", "a white shirt underneath", "a shirt under a jacket"."""
+    tops = [place for place, mark in enumerate(marks) if mark.kind == "noun" and mark.thing == "upper"]
+    for place in tops:
+        after = next_mark(marks, place)
+        start = place
+        while start > 0 and marks[start - 1].kind in ("colour", "fact", "length", "word", "and"):
+            start -= 1
+        start -= start > 0 and marks[start - 1].kind == "break"  # the article
+        above = start > 0 and marks[start - 1].kind == "over" and any(top < start for top in tops)
+        alone = len(tops) == 1
+        if above or (after is not None and after.kind == "under" and not alone):
+            marks[place] = INNER
+
+
+def next_mark(marks: list[Mark], place: int) -> Mark | None:
+    """Return the mark behind a noun, "worn" and the like left out."""
+    after = [mark for mark in marks[place + 1 : place + 3] if mark.kind != "word"]
+    return after[0] if after else None
+
+
 def following_noun(marks: list[Mark], place: int) -> Mark | None:
     """Return the noun that follows a modifier with only modifiers and unknown words between, else None.
 
-    OTHER where the modifier belongs to a thing that the attributes do not know: "a black belt and jeans".
+    OTHER where the modifier belongs to a thing that the attributes do not know: "a black bracelet and jeans".
     """
     unknown = False
     for position in range(place + 1, len(marks)):
@@ -115,21 +148,59 @@ def joins_colors(marks: list[Mark], place: int) -> bool:
     return marks[first].kind == "colour" and (first == 0 or marks[first - 1].kind != "link")
 
 
-def claim_noun(found: dict[str, str], noun: Mark, denied: bool) -> None:
+def is_second(marks: list[Mark], place: int) -> bool:
+    """Return whether a color is the second of two: "black and white", "is black and white"."""
+    return place > 1 and marks[place - 1].kind == "and" and marks[place - 2].kind == "colour"
+
+
+def claim_noun(found: dict[str, str], noun: Mark, before: Mark | None, denied: bool) -> None:
     """Add what a noun says by itself: its kind, or, denied, that there is none."""
-    name = "hair_length" if noun.thing == "hair" else noun.thing
-    value = noun.values[""]
+    name = {"hair": "hair_length", "pattern": "upper_pattern"}.get(noun.thing, noun.thing)
+    value = noun.values.get("", "")
     if denied and "none" in FIELDS.get(name, ()):
         found.setdefault(name, "none")
+    elif noun.thing == "pattern" and not of_upper(before):
+        return  # "shorts with white stripes"
     elif value and not denied:
         found.setdefault(name, value)
 
 
-def claim_modifier(found: dict[str, str], mark: Mark, noun: Mark | None) -> None:
-    """Add a color or a length of the noun it belongs to; a color that only hair has needs no noun."""
+def of_upper(noun: Mark | None) -> bool:
+    """Return whether a pattern can belong to a noun: to the upper garment, or to nothing known."""
+    return noun is None or noun.thing in ("upper", "pattern")
+
+
+def claim_fact(found: dict[str, str], fact: Mark, noun: Mark | None) -> None:
+    """Add a fact; a pattern of another thing than the upper garment makes no claim."""
+    if (fact.thing == "upper_pattern" and not of_upper(noun)) or (fact.thing == "sleeve" and noun is INNER):
+        return
+    found.setdefault(fact.thing, fact.values[""])
+
+
+def claim_side(found: dict[str, str], side: Mark, before: Mark | None) -> None:
+    """Add the side on which the bag or the carried thing before it is held."""
+    if before is not None and before.thing in ("bag", "carried"):
+        found.setdefault(f"{before.thing}_side", side.values[""])
+
+
+def claim_modifier(
+    found: dict[str, str], mark: Mark, noun: Mark | None, before: Mark | None, second: bool
+) -> None:
+    """Add a color or a length of the noun it belongs to; a color that only hair has needs no noun.
+
+    before: the noun that came before the color; second: the color follows "and" behind another.
+    """
     if noun is OTHER:
         return
     thing = noun.thing if noun else ""
+    if mark.kind == "length" and noun and noun.values.get("") == "dress":
+        thing = "lower"
+    if thing == "pattern":
+        if not of_upper(before):
+            return
+        thing = "upper_second"
+    elif second and mark.kind == "colour" and thing == "upper":
+        thing = "upper_second"
     value = mark.values.get(thing, mark.values.get("") if thing != "hair" else None)
     if value is None and thing != "hair" and mark.kind == "colour":
         thing, value = "hair", mark.values["hair"]

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from ham.world.attributes import SHADES
-from ham.world.lexicon import BEHIND, ROWS, TONES
+from ham.world.lexicon import BEHIND, PHRASES, ROWS, TONES
+from ham.world.rare_words import POOLS
 from ham.world.typos import MISSPELLINGS
 
 TOKEN = re.compile(r"[a-z]+(?:-[a-z]+)*|[^\sa-z]")
-COLORED = re.compile(r"[ -]+colou?red\b")  # "navy-coloured", "navy colored"
+COLORED = re.compile(r"(?<!two)[ -]+colou?red\b")  # "navy-coloured", "navy colored"
 LEAST_FUZZY = 6  # letters of a word before one wrong letter in it is forgiven
 STOPS = frozenset(".;!?")  # after them nothing belongs to an earlier noun
 GENDER_WORDS = {
@@ -26,54 +27,101 @@ GENDER_WORDS = {
     "her": "woman",
     "hers": "woman",
 }
-# Keys of telegraphic captions and parts of the body: nouns that say what is meant but not what it is.
+# Nouns that name a thing but not its kind.
 PARTS = {
     "top": "upper",
     "upper garment": "upper",
+    "undershirt": "upper",
     "bottoms": "lower",
     "lower garment": "lower",
     "shoes": "shoes",
     "footwear": "shoes",
+    "shoe": "shoes",
+    "dress shoes": "shoes",
     "bag": "bag",
+    "bags": "bag",
     "hair": "hair",
+    "haired": "hair",
     "headwear": "headwear",
     "nothing in hand": "carried",
 }
 ORDINARY = frozenset(
     word
     for key, row in ROWS.items()
-    if key.split(":")[0] in ("part", "verb", "place")
+    if key.split(":")[0] in ("part", "verb")
     for phrase in row
     for word in phrase.split()
-) | {"should", "finally", "notice", "station", "crossing"}
+)
+# Words that are spelt right and are no slip of a word of the lexicon.
+SPELT_RIGHT = (
+    ORDINARY
+    | {"dressed", "dressing"}
+    | {word for row in POOLS.values() for text in row for word in text.split()}
+)
 
 
 # Words of real captions that no simulated annotator uses: value -> phrases.
 SYNONYMS = {
-    "upper:t-shirt": ("t shirt", "t shirts", "tshirt", "t-shirts"),
-    "upper:shirt": ("blouse", "polo shirt", "dress shirt", "polo"),
-    "upper:sweater": ("cardigan", "sweatshirt", "sweat shirt"),
-    "upper:coat": ("raincoat",),
-    "lower:trousers": ("trouser", "dress pants", "sweatpants"),
-    "lower:jeans": ("jean pants",),
-    "lower:shorts": ("jean shorts", "denim shorts", "cargo shorts"),
-    "shoes:sandals": ("flip flops", "flip-flop", "flip flop", "flipflops", "flipflop", "sandal", "slippers"),
-    "shoes:sneakers": ("sneaker", "running shoes", "athletic shoes", "gym shoes", "tennis shoe"),
-    "shoes:boots": ("boot", "cowboy boots"),
-    "shoes:heels": ("high-heels", "heeled shoes"),
-    "bag:backpack": ("back pack", "book bag", "schoolbag", "school bag"),
-    "bag:handbag": ("hand bag", "tote bag"),
-    "bag:suitcase": ("luggage",),
-    "glasses:glasses": ("eye glasses",),
-    "headwear:cap": ("baseball hat",),
-    "carried:phone": ("cellphone", "smart phone"),
-    "gender:man": ("boy", "men"),
-    "gender:woman": ("women",),
+    "upper:t-shirt": (
+        "t shirts",
+        "t-shirts",
+        "tee-shirt",
+        "tees",
+        "tank top",
+        "tank",
+        "muscle shirt",
+        "camisole",
+    ),
+    "upper:shirt": ("polo shirts", "shirts", "jean shirt", "denim shirt"),
+    "upper:blouse": ("blouses",),
+    "upper:sweater": ("sweaters", "sweat-shirt"),
+    "upper:jacket": ("denim jacket", "dress jacket", "suit coat", "sport coat", "sports jacket", "jackets"),
+    "upper:coat": ("coats",),
+    "upper:dress": ("dresses", "mini dress", "maxi dress"),
+    "upper:vest": ("vests",),
+    "neckwear:tie": ("bow tie", "ties", "bowtie"),
+    "neckwear:scarf": ("scarves",),
+    "lower:trousers": (
+        "trousers",
+        "dress pant",
+        "pant",
+        "khakis",
+        "sweat pants",
+        "capri",
+        "sweats",
+        "track pant",
+    ),
+    "lower:jeans": ("jean pant", "jean capris"),
+    "lower:shorts": ("denim short", "jean short", "capri shorts", "dress shorts"),
+    "lower:skirt": ("mini skirt", "miniskirt", "jean skirt", "denim skirt", "skirts"),
+    "lower:leggings": ("legging",),
+    "shoes:sandals": ("flip-flop", "flip flop", "flipflop", "flip flopped shoes", "sandal", "slipper"),
+    "shoes:sneakers": ("sneaker", "tennis shoe", "gym shoe", "running shoe", "sport shoes", "athletic shoe"),
+    "shoes:boots": ("boot", "bootie"),
+    "shoes:heels": ("high-heels", "high heel shoes", "heel", "high heeled shoes", "pump", "wedge shoes"),
+    "socks:socks": ("sock", "knee socks", "knee high socks"),
+    "bag:backpack": ("backpacks", "schoolbag", "bag pack", "bagpack", "back-pack"),
+    "bag:handbag": ("shopping bags", "plastic bag", "paper bag", "purses", "hand purse"),
+    "bag:shoulder bag": ("cross-body bag", "shoulder purse", "crossbody purse"),
+    "bag:suitcase": ("suitcases",),
+    "carried:phone": ("smart phone", "cell-phone", "phones"),
+    "carried:umbrella": ("umbrellas",),
+    "carried:book": ("books",),
+    "gender:man": ("men", "males", "boys", "guys"),
+    "gender:woman": ("women", "females", "girls", "ladies"),
 }
 # Words between a color and what follows it that belong to no thing of their own.
 _FUNCTION_WORDS = """a an and are as at but by has have in is it on or over that the then to under was were which while who with
 too also both having around near his her their its they"""
 FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
+# Words that say how things go together.
+OTHER_KINDS = {
+    "no": ("no", "without"),
+    "side": ("left", "right"),
+    "over": ("over",),
+    "under": ("under", "underneath", "beneath"),
+}
+BASES = frozenset(base for base, _ in SHADES.values())
 LINKING = frozenset(("is", "are", "was", "were", "looks", "look"))
 
 
@@ -81,11 +129,27 @@ LINKING = frozenset(("is", "are", "was", "were", "looks", "look"))
 class Mark:
     """One meaningful stretch of a caption."""
 
-    kind: str  # noun | color | length | fact | no | word (unknown) | link (is, are) | and | break | stop
+    # noun | colour | length | fact | side (left) | over | under | no | word (unknown) | link (is, are) | and | break | stop
+    kind: str
     thing: str = ""  # of a noun: the thing ("upper", "hair"); of a fact: its field
     values: dict[str, str] = field(
         default_factory=dict
     )  # of a modifier: what it says of which thing; else {"": value}
+
+
+NOUNS = (
+    "headwear",
+    "glasses",
+    "neckwear",
+    "upper",
+    "belt",
+    "lower",
+    "watch",
+    "socks",
+    "shoes",
+    "bag",
+    "carried",
+)
 
 
 def _lexicon() -> dict[tuple[str, ...], Mark]:
@@ -96,30 +160,39 @@ def _lexicon() -> dict[tuple[str, ...], Mark]:
         mark = marks.setdefault(tuple(phrase.split()), Mark(kind, name))
         mark.values.setdefault(thing, value)
 
-    for key, phrases in ROWS.items():
+    for key, phrases in PHRASES.items():
         name, value = key.split(":")
         for phrase in phrases:
-            if name in ("headwear", "glasses", "upper", "lower", "shoes", "bag", "carried"):
+            if name in NOUNS:
                 learn(phrase, "noun", name, "", value)
             elif name in ("colour", "base"):
-                learn(phrase, "colour", "", "", value)
-                learn(phrase.replace("grey", "gray"), "colour", "", "", value)
+                conveyed = phrase if phrase in BASES and phrase in ROWS[key] else value
+                learn(phrase, "colour", "", "", conveyed)
+                learn(phrase.replace("grey", "gray"), "colour", "", "", conveyed)
             elif name == "hair_colour":
                 learn(phrase, "colour", "", "hair", value)
             elif phrase in ("short", "long"):
                 learn(phrase, "length", "", name.split("_")[0], value)
-            elif phrase == "ponytail":
+            elif phrase.endswith(("ponytail", "pony tail")):
                 learn(phrase, "noun", "hair", "", value)
-            elif name not in ("part", "verb", "place"):
+            elif name not in ("part", "verb"):
                 learn(phrase, "fact", name, "", value)
     for key, phrase in BEHIND.items():
-        learn(phrase.removeprefix("a "), "fact", key.split(":")[0], "", key.split(":")[1])
+        name, value = key.split(":")
+        bare = phrase.removeprefix("a ").removeprefix("{}")
+        learn(
+            bare,
+            "noun" if phrase.startswith("{}") else "fact",
+            "pattern" if "{}" in phrase else name,
+            "",
+            value,
+        )
     for shade, (base, _) in SHADES.items():
         learn(shade, "colour", "", "", shade)
         learn(base, "colour", "", "", base)
     for shade, tone in TONES.items():
         learn(tone, "colour", "", "", shade)
-        learn(tone.replace("grey", "gray"), "colour", "", "", shade)
+        learn(tone.replace("gray", "grey"), "colour", "", "", shade)
     for phrase, thing in PARTS.items():
         learn(phrase, "noun", thing, "", "none" if thing == "carried" else "")
     for word, gender in GENDER_WORDS.items():
@@ -127,10 +200,10 @@ def _lexicon() -> dict[tuple[str, ...], Mark]:
     for key, phrases in SYNONYMS.items():
         name, value = key.split(":")
         for phrase in phrases:
-            kind = "fact" if name == "gender" else "noun"
-            learn(phrase, kind, name, "", value)
-    for word in ("no", "without"):
-        marks[(word,)] = Mark("no")
+            learn(phrase, "fact" if name == "gender" else "noun", name, "", value)
+    for kind, words in OTHER_KINDS.items():
+        for word in words:
+            marks[(word,)] = Mark(kind, "", {"": word})
     return marks
 
 
@@ -144,7 +217,7 @@ CORRECT = {wrong: right for right, wrong in MISSPELLINGS.items()}
 def known_word(word: str) -> str:
     """Return the lexicon's word for a misspelt one, if exactly one is a single slip away, else the word itself."""
     word = CORRECT.get(word, word)
-    if word in WORDS or word in ORDINARY or len(word) < LEAST_FUZZY:
+    if word in WORDS or word in SPELT_RIGHT or len(word) < LEAST_FUZZY:
         return word
     near = [
         other

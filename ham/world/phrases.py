@@ -1,7 +1,4 @@
-"""From attributes to noun phrases: what an annotator mentions, in its words.
-
-`select` decides which fields are mentioned; `items_of` turns them into things with adjectives and a noun.
-"""
+"""From attributes to noun phrases: the things that an annotator mentions, in its words."""
 
 from __future__ import annotations
 
@@ -9,16 +6,46 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ham.world.lexicon import BEHIND, MASS_NOUNS, PLURAL_NOUNS, color_words, words_of
+from ham.world.lexicon import BEHIND, MASS_NOUNS, PAIRED, PHRASES, RARER, SINGULAR, color_words, words_of
 from ham.world.manners import CHANCES, LENGTH_POWER
 
-ITEMS = ("hair", "headwear", "glasses", "upper", "lower", "shoes", "bag", "carried")
+ITEMS = (
+    "hair",
+    "headwear",
+    "glasses",
+    "neckwear",
+    "upper",
+    "belt",
+    "lower",
+    "watch",
+    "socks",
+    "shoes",
+    "bag",
+    "carried",
+)
+_WORN_LAST = ("neckwear", "belt", "watch", "headwear", "glasses")
 ORDERS = {
     "hair": ITEMS,
-    "clothes": ("upper", "lower", "shoes", "headwear", "hair", "glasses", "bag", "carried"),
-    "shoes": ("shoes", "lower", "upper", "glasses", "headwear", "hair", "carried", "bag"),
-    "bag": ("bag", "carried", "upper", "lower", "shoes", "hair", "glasses", "headwear"),
+    "clothes": ("upper", "lower", "socks", "shoes", *_WORN_LAST, "hair", "bag", "carried"),
+    "shoes": (
+        "shoes",
+        "socks",
+        "lower",
+        "belt",
+        "upper",
+        "neckwear",
+        "watch",
+        "glasses",
+        "headwear",
+        "hair",
+        "carried",
+        "bag",
+    ),
+    "bag": ("bag", "carried", "upper", "lower", "socks", "shoes", *_WORN_LAST, "hair"),
 }
+COLORED = tuple(name for name in ITEMS if name not in ("hair", "glasses", "watch", "carried"))
+LEAST_POWER = 0.8  # what goes without saying is seldom said by the thorough too
+RARE_WORD = 0.05  # chance that a thing or a color is called by any of its names, not by the annotator's own
 
 
 class Hedge(NamedTuple):
@@ -32,19 +59,44 @@ class Hedge(NamedTuple):
 
 HEDGES = {
     "seems": Hedge("what seems to be", "seems", "seem", "seemingly"),
-    "looks": Hedge("what looks like", "looks", "look", "apparently"),
+    "appears": Hedge("what appears to be", "appears", "appear", "apparently"),
     "probably": Hedge("what is probably", "is probably", "are probably", "probably"),
-    "possibly": Hedge("what could be", "could be", "could be", "possibly"),
-    "maybe": Hedge("something like", "is maybe", "are maybe", "maybe"),
+    "possibly": Hedge("possibly", "is possibly", "are possibly", "possibly"),
+    "maybe": Hedge("maybe", "is maybe", "are maybe", "maybe"),
 }
 # Adjectives only for before a noun -> what follows a verb instead.
-BEFORE_ONLY = {"logo": "with a logo", "graphic": "with a graphic", "polka-dot": "with polka dots"}
-ABSENT_NOUNS = {"headwear": "no hat", "glasses": "no glasses", "bag": "no bag", "carried": "nothing in hand"}
+BEFORE_ONLY = {
+    "logo": "with a logo",
+    "slogan": "with a slogan",
+    "graphic": "with a graphic",
+    "printed": "with a print",
+}
+BEFORE_ONLY |= {"polka-dot": "with polka dots", "polka dot": "with polka dots"}
+ABSENT_NOUNS = {
+    "headwear": "no hat",
+    "glasses": "no glasses",
+    "neckwear": "no scarf",
+    "watch": "no watch",
+    "belt": "no belt",
+    "socks": "no socks",
+    "bag": "no bag",
+    "carried": "nothing in hand",
+}
+SIDES = {
+    "handbag": ("in {his} {side} hand", "on {his} {side} arm"),
+    "shoulder bag": ("over {his} {side} shoulder", "on {his} {side} shoulder"),
+    "suitcase": ("on {his} {side} side", "with {his} {side} hand"),
+    None: ("on {his} {side} side", "on the {side}"),
+}
 
 
 @dataclass
 class Item:
-    """One thing to mention: adjectives, noun, what follows it, and whether it takes an article."""
+    """One thing to mention: adjectives, noun, what follows it, and whether it takes an article.
+
+    look, make: remarks before the adjectives ("tight") and before the noun ("leather"); over: what is worn beneath it; tail:
+    where it is held.
+    """
 
     name: str
     noun: str
@@ -53,22 +105,30 @@ class Item:
     absent: bool = False
     pair: bool = False
     hedge: Hedge | None = None
+    look: str = ""
+    make: str = ""
+    over: str = ""
+    tail: str = ""
 
     @property
     def plural(self) -> bool:
-        return self.noun.removeprefix("no ") in PLURAL_NOUNS
+        return self.name in PAIRED and self.noun not in SINGULAR and not self.absent
 
     @property
     def bare(self) -> str:
         """The phrase without an article: "navy striped jacket", "no hat"."""
         if self.absent:
             return self.noun
-        words = " ".join([*self.adjectives, self.noun])
-        return f"{words} with {' and '.join(self.behind)}" if self.behind else words
+        words = [self.look, *self.adjectives, self.make, self.noun, *self.after()]
+        return " ".join(word for word in words if word)
+
+    def after(self) -> list[str]:
+        """Return what follows the noun: "with buttons", "over a white shirt", "in the left hand"."""
+        return ([f"with {' and '.join(self.behind)}"] if self.behind else []) + [self.over, self.tail]
 
     @property
     def phrase(self) -> str:
-        """The phrase with its article and hedge: "a navy jacket", "a pair of blue jeans", "what looks like a red cap"."""
+        """The phrase with its article and hedge: "a navy jacket", "a pair of blue jeans", "what seems to be a red cap"."""
         words = self.bare
         if self.absent or self.noun in MASS_NOUNS:
             pass
@@ -84,15 +144,19 @@ class Item:
         return f"{self.hedge.bare} {self.bare}" if self.hedge and not self.absent else self.bare
 
     @property
+    def subject(self) -> str:
+        """The thing without its adjectives: "leather jacket"."""
+        return " ".join(word for word in (self.look, self.make, self.noun) if word)
+
+    @property
     def predicate(self) -> str:
         """What the thing is like: "is navy and striped", "are blue", "is probably red with a logo"."""
         verb = "are" if self.plural else "is"
         if self.hedge:
             verb = self.hedge.many if self.plural else self.hedge.one
-        tail = [BEFORE_ONLY[word] for word in self.adjectives if word in BEFORE_ONLY]
-        tail += [f"with {' and '.join(self.behind)}"] if self.behind else []
         like = [word for word in self.adjectives if word not in BEFORE_ONLY]
-        return " ".join([verb, *([series(like)] if like else []), *tail])
+        tail = [BEFORE_ONLY[word] for word in self.adjectives if word in BEFORE_ONLY]
+        return " ".join(word for word in (verb, series(like) if like else "", *tail, *self.after()) if word)
 
 
 def series(phrases: list[str], last: str = " and ") -> str:
@@ -102,7 +166,7 @@ def series(phrases: list[str], last: str = " and ") -> str:
 
 def with_article(words: str) -> str:
     """Return `words` with "a" or "an" before them."""
-    return ("an " if words[0] in "aeiou" else "a ") + words
+    return ("an " if words[0].lower() in "aeiou" else "a ") + words
 
 
 class Speech:
@@ -110,101 +174,139 @@ class Speech:
 
     def __init__(self, manner: dict[str, str]) -> None:
         self.manner = manner
+        self.rare = RARE_WORD if manner["pets"] != "0" else 0.0
         self.words = words_of(manner["register"])
-        for own in manner["idiolect"].split("+") if manner["idiolect"] != "nothing" else ():
-            key, register = own.split("=")
-            self.words[key] = words_of(register)[key]
         self.colors = color_words(manner["register"], manner["colours"])
+        for own in manner["idiolect"].split("+") if manner["idiolect"] != "nothing" else ():
+            key, phrase = own.split("=")
+            self.words[key] = phrase
+            if key.startswith("colour:") and manner["colours"] == "exact":
+                self.colors[key[7:]] = conveying(phrase, key[7:])
         self.hedge = HEDGES.get(manner["hedging"])
         self.behind = manner["details"] == "behind"
-        self.pair = manner["pairs"] == "pair"
+        self.pair = manner["pairs"] == "pair" or manner["syntax"] == "template"
         self.order = ORDERS.get(manner["order"])
-        self.omits = frozenset(manner["omits"].split("+"))
+        omits = set(manner["omits"].split("+"))
+        omits |= {"hair_length", "hair_colour"} if "hair" in omits else set()
+        self.omits = frozenset(omits | ({"bag_side", "carried_side"} if "sides" in omits else set()))
         power = LENGTH_POWER[manner["length"]]
-        self.chances = {key: chance**power for key, chance in CHANCES.items()}
+        self.chances = {
+            key: chance ** (max(power, LEAST_POWER) if "=" in key else power)
+            for key, chance in CHANCES.items()
+        }
+
+    def word(self, key: str, draw: Callable[[], float]) -> str:
+        """Return the annotator's word for a concept, now and then another one."""
+        if self.rare and draw() < self.rare:
+            return PHRASES[key][int(draw() * len(PHRASES[key]))]
+        return self.words[key]
+
+    def color(self, shade: str, draw: Callable[[], float]) -> tuple[str, str]:
+        """Return a shade's word and the color that it conveys."""
+        if self.rare and draw() < self.rare:
+            rarer = RARER[f"colour:{shade}"]
+            return rarer[int(draw() * len(rarer))], shade
+        return self.colors[shade]
 
 
-def select(attributes: dict[str, str], speech: Speech, draw: Callable[[], float]) -> dict[str, str]:
-    """Choose the fields to mention: by chance, by length, and without what this annotator never mentions."""
-    told = {}
-    for name, value in attributes.items():
-        if name == "gender":
-            if speech.manner["gender"] == "told":
-                told[name] = value
-            continue
-        chance = speech.chances.get(f"{name}={value}", speech.chances.get(name, 0.0))
-        if name not in speech.omits and draw() < chance:
-            told[name] = value
-    for name in ("shoes", "bag", "upper"):
-        if f"{name}_kind" in speech.omits and f"{name}_colour" in told and told.get(name) != "none":
-            told.pop(name, None)
-    for name in ("shoes", "bag"):
-        if name in speech.omits:
-            told.pop(name, None)
-            told.pop(f"{name}_colour", None)
-    return settle(told, attributes)
+def conveying(phrase: str, shade: str) -> tuple[str, str]:
+    """Return a phrase for a shade with the color that it conveys: a plain color's name no more than that color."""
+    return phrase, phrase if phrase in ("green", "red", "blue") else shade
 
 
-def settle(told: dict[str, str], attributes: dict[str, str]) -> dict[str, str]:
-    """Drop what cannot be mentioned alone: color or length of an unmentioned garment, a bald head's color."""
-    if "headwear" not in told:
-        told.pop("headwear_colour", None)
-    if "lower" not in told:
-        told.pop("lower_length", None)
-    if told.get("hair_length") == "bald":
-        told.pop("hair_colour", None)
-    return told
+def items_of(
+    told: dict[str, str], speech: Speech, draw: Callable[[], float], vague: dict[str, str] | None = None
+) -> tuple[list[Item], dict[str, str]]:
+    """Build the things to mention, in the usual order of ITEMS, and what they convey (colors as written).
 
-
-def items_of(told: dict[str, str], speech: Speech) -> tuple[list[Item], dict[str, str]]:
-    """Build the things to mention, in the usual order of ITEMS, and what they convey (colors as written)."""
-    conveyed = dict(told)
-    for name in ("headwear", "upper", "lower", "shoes", "bag"):
+    vague: thing -> "dark" or "light" where its color is not told.
+    """
+    conveyed, colors = dict(told), dict(vague or {})
+    for name in (*COLORED, "upper_second", "inner"):
         if (shade := told.get(f"{name}_colour")) is not None:
-            conveyed[f"{name}_colour"] = speech.colors[shade][1]
-    items = [
-        item for item in (_hair(told, speech), *(_thing(name, told, speech) for name in ITEMS[1:])) if item
-    ]
-    return items, conveyed
+            colors[name], conveyed[f"{name}_colour"] = speech.color(shade, draw)
+    items = [_hair(told, speech, draw), *(_thing(name, told, speech, colors, draw) for name in ITEMS[1:])]
+    return [item for item in items if item], conveyed
 
 
-def _hair(told: dict[str, str], speech: Speech) -> Item | None:
+def _hair(told: dict[str, str], speech: Speech, draw: Callable[[], float]) -> Item | None:
     length, color = told.get("hair_length"), told.get("hair_colour")
     if length is None and color is None:
         return None
-    word = speech.words[f"hair_length:{length}"] if length else ""
-    tail = [speech.words[f"hair_colour:{color}"]] if color else []
+    word = speech.word(f"hair_length:{length}", draw) if length else ""
+    tail = [speech.word(f"hair_colour:{color}", draw)] if color else []
     if length == "bald":
         return Item("hair", "head", [word])
-    if word == "ponytail":
+    if word.endswith(("ponytail", "pony tail")):
         return Item("hair", word, tail)
     return Item("hair", "hair", ([word] if word else []) + tail)
 
 
-def _thing(name: str, told: dict[str, str], speech: Speech) -> Item | None:
-    value, shade = told.get(name), told.get(f"{name}_colour")
+def _thing(
+    name: str, told: dict[str, str], speech: Speech, colors: dict[str, str], draw: Callable[[], float]
+) -> Item | None:
+    value, color = told.get(name), colors.get(name)
     if value == "none":
         return Item(name, ABSENT_NOUNS[name], absent=True)
-    if name == "upper":
-        details = [f"{part}:{told[part]}" for part in ("upper_pattern", "sleeve") if part in told]
-    else:
-        details = [f"{part}:{told[part]}" for part in ("lower_length",) if name == "lower" and part in told]
-    if value is None and shade is None and not details:
+    details = [part for part in DETAILS.get(name, ()) if part in told]
+    if value is None and color is None and not details:
         return None
-    noun = speech.words[f"{name}:{value}" if value else f"part:{name}"]
-    color = [speech.colors[shade][0]] if shade else []
-    if speech.behind and name == "upper":
-        return Item(name, noun, color, [BEHIND[key] for key in details], pair=speech.pair)
-    adjectives = [speech.words[key] for key in details]
-    return Item(name, noun, adjectives + color if name == "lower" else color + adjectives, pair=speech.pair)
+    item = Item(name, speech.word(f"{name}:{value}" if value else f"part:{name}", draw), pair=speech.pair)
+    if name == "upper":
+        _dress_up(item, told, speech, colors, draw)
+    else:
+        item.adjectives = [color] if color else []
+    if "lower_length" in told and (name == "lower" or value == "dress"):
+        item.adjectives.insert(0, speech.word(f"lower_length:{told['lower_length']}", draw))
+    if side := told.get(f"{name}_side"):
+        where = SIDES.get("handbag" if name == "carried" else value, SIDES[None])
+        item.tail = where[0 if draw() < 0.7 else 1].format(his=HIS.get(told.get("gender"), "the"), side=side)
+    return item
 
 
-def person_words(told: dict[str, str], speech: Speech) -> str:
+DETAILS = {"upper": ("upper_pattern", "sleeve"), "lower": ("lower_length",)}
+HIS = {"man": "his", "woman": "her"}
+
+
+def _dress_up(
+    item: Item, told: dict[str, str], speech: Speech, colors: dict[str, str], draw: Callable[[], float]
+) -> None:
+    """Add colors, pattern, sleeves and what is beneath to the upper garment."""
+    color, second = colors.get("upper"), colors.get("upper_second")
+    pattern = told.get("upper_pattern")
+    behind = speech.behind and (pattern is None or pattern == "color-block" or second is None or draw() < 0.8)
+    if second and not (behind and pattern):
+        color = f"{color} and {second}"
+    words = [color] if color else []
+    if pattern and behind:
+        item.behind.append(BEHIND[f"upper_pattern:{pattern}"].format(f"{second} " if second else ""))
+    elif pattern:
+        words.append(speech.word(f"upper_pattern:{pattern}", draw))
+    if told.get("sleeve") and speech.behind:
+        item.behind.append(BEHIND[f"sleeve:{told['sleeve']}"])
+    elif told.get("sleeve"):
+        words.insert(int(draw() * 2) if words else 0, speech.word(f"sleeve:{told['sleeve']}", draw))
+    item.adjectives = words
+    if "inner" in colors:
+        beneath = with_article(f"{colors['inner']} {speech.words['part:inner']}")
+        if speech.behind:
+            item.behind.append(f"{beneath} underneath")
+        else:
+            item.over = f"over {beneath}"
+
+
+def person_words(told: dict[str, str], speech: Speech, draw: Callable[[], float] | None = None) -> str:
     """Return the person without an article: "slim man", "person"."""
-    who = speech.words[f"gender:{told['gender']}" if "gender" in told else "part:person"]
+    key = f"gender:{told['gender']}" if "gender" in told else "part:person"
+    who = speech.word(key, draw) if draw else speech.words[key]
     return f"{speech.words['build:' + told['build']]} {who}" if "build" in told else who
 
 
-def scene_words(told: dict[str, str], speech: Speech) -> list[str]:
-    """Return what the person does and how it is seen: ["walking", "seen from behind"]."""
-    return [speech.words[f"{name}:{told[name]}"] for name in ("action", "view") if name in told]
+def scene_words(told: dict[str, str], speech: Speech, draw: Callable[[], float]) -> list[str]:
+    """Return what the person does, where and how it is seen: ["walking on the grass", "facing away"]."""
+    action, scene, view = (
+        speech.word(f"{name}:{told[name]}", draw) if name in told else ""
+        for name in ("action", "scene", "view")
+    )
+    doing = " ".join(word for word in (action, scene) if word)
+    return [word for word in (doing, view) if word]

@@ -4,49 +4,57 @@ from __future__ import annotations
 
 import re
 
-from ham.world.grammar import WHERE
-from ham.world.lexicon import ROWS
+from ham.world.lexicon import PHRASES
 from ham.world.typos import MISSPELLINGS
 
 CORRECT = {wrong: right for right, wrong in MISSPELLINGS.items()}
 
 
 def _any_of(*keys: str) -> str:
-    return "|".join(sorted({phrase for key in keys for phrase in ROWS[key]}))
+    return "|".join(
+        sorted({re.escape(phrase) for key in keys for phrase in PHRASES[key]}, key=len, reverse=True)
+    )
 
 
-OPENING = re.compile(rf"(?:(?:in this|in the|as the) (?:{_any_of('place:picture')})(?: shows)?|here)[,:] ")
+PERSON = rf"(?:[a-z'-]+ ){{0,5}}?(?:{_any_of('gender:man', 'gender:woman', 'part:person')})"
+ING = _any_of("verb:wearing", "verb:carrying", "verb:holding")
+WEARS = _any_of("verb:wears", "verb:carries", "verb:holds") + "|has"
+HE = rf"(?:he|she|the {PERSON})"
+BODY = "(?:body|upper body|lower body|feet|head|neck|waist|wrist)"
 
-
-# syntax -> what its captions look like; tried in this order on the caption without its opening
+# syntax -> what its captions look like; tried in this order
 PATTERNS = {
     syntax: re.compile(pattern)
     for syntax, pattern in {
-        "keyvalue": r"who:|.*?; (?:hair|head|eyes|top|bottoms|shoes|bag|hand|pose): ",
-        "spoken": r"see that ",
-        "search": r"look for ",
-        "relative": r"it is an? ",
-        "steps": r"first comes ",
-        "there": r"there (?:is|are) ",
-        "observer": r"i (?:can )?(?:see|notice) ",
+        "picture": r"in this picture",
+        "observer": r"i can see ",
+        "there": r"there is ",
+        "participle": rf"(?:{ING}) ",
+        "pronoun": r"(?:he|she) (?:is|has) ",
+        "body": rf"this .* on (?:his|her|their) {BODY}\b",
         "this": r"this ",
-        "story": rf"(?:{'|'.join(WHERE)}) ",
-        "passive": r".* (?:(?:is|are) being (?:worn|carried|held)|can be seen)\b",
-        "participle": rf"(?:having|holding|{_any_of('verb:wearing', 'verb:carrying')}) ",
-        "possessive": r"the (?:[a-z-]+ )?[a-z-]+'s |the .*[.;] (?:his|her|their) ",
+        "dressed": rf"the {PERSON} (?:is dressed in|.*[.] {HE} is dressed in) ",
+        "possessive": rf"the {PERSON}'s |the .*[.] (?:his|her|their) .* (?:is|are|seems?|appears?) ",
+        "has": rf"the {PERSON} (?:.*[.] {HE} )?has on ",
+        "runon": rf"the {PERSON} (?:{WEARS}) (?:[^.,]* {HE} (?:{WEARS}|is) [^.,]*|(?:(?! and |[.,]).)*)[.]?$",
+        "wears": rf"the {PERSON} (?:has [^.]*[.] {HE} )?(?:{WEARS}) (?!.*\bis (?:{ING})\b)",
         "full": r"the ",
-        "chain": r"an? [a-z -]+, with ",
-        "long": rf"an? .*\b(?:has|holds|stays|{_any_of('verb:wears', 'verb:carries')}) ",
-        "plain": r"an? [a-z -]+? (?:with|wearing|carrying|holding|in the middle) ",
-        "fragments": r"[a-z -]+[.;]",
-        "list": r"[a-z -]+, ",
+        "relative": rf"an? {PERSON} who ",
+        "template": rf"an? {PERSON} (?:with (?:(?! is )[^,])*? )?wearing .*\bpairs? of ",
+        "plain": rf"an? {PERSON} (?:with .*|in the middle .*|(?:{ING}) .*)(?<! is )(?:{ING}|in the middle)(?! .*\bhe is\b)",
+        "in": rf"an? {PERSON} in (?:an? |[a-z-]+ )",
+        "with": rf"an? {PERSON} with ",
+        "template ": rf"an? {PERSON} (?:wearing|sporting) ",  # nothing in it comes in pairs
+        "splice": rf"an? {PERSON} is (?!seen )(?:[^.]*, (?:he|she|his|her|their|the) .*|(?:{ING}) [^.]*[.]?$)",
+        "doing": rf"an? {PERSON} ",
+        "bare": rf"{PERSON} (?:{ING}|with) ",
+        "fragments": rf"{PERSON}, ",
     }.items()
 }
 
 
 def syntax_of(caption: str) -> str | None:
     """Return the syntax of a caption: one of `ham.world.manners.SYNTAXES`, "plain", or None if it fits none."""
-    words = re.sub(r"[a-z]+", lambda word: CORRECT.get(word[0], word[0]), caption.lower()).strip()
-    opening = OPENING.match(words)
-    text = words[opening.end() :] if opening else words
-    return next((syntax for syntax, pattern in PATTERNS.items() if pattern.match(text)), None)
+    text = re.sub(r"[a-z]+", lambda word: CORRECT.get(word[0], word[0]), caption.lower())
+    text = re.sub(r" (?=[.,])", "", " ".join(text.split()))
+    return next((syntax.strip() for syntax, pattern in PATTERNS.items() if pattern.match(text)), None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import numpy as np
 from ham.records import read_json
 from ham.runtime import UsageError, numpy_generator
 from ham.world.annotators import annotator_population
-from ham.world.attributes import IMAGE_FIELDS
+from ham.world.domains import DOMAINS
+from ham.world.draw import sample_scene, visible_attributes
 from ham.world.wardrobe import sample_person, sample_wardrobe
 
 
@@ -31,21 +33,29 @@ class SimulatedCaption:
         return f"{self.manner['syntax']}/{self.manner['register']}"
 
 
-def simulate_captions(count: int, annotators: int, steepness: float, seed: int) -> list[SimulatedCaption]:
-    """Return captions of `count` random persons by the annotators of a CUHK-like and an ICFG-like group.
+def simulate_captions(
+    count: int,
+    annotators: int,
+    steepness: float,
+    seed: int,
+    groups: Sequence[str] = ("CUHK-PEDES", "ICFG-PEDES"),
+) -> list[SimulatedCaption]:
+    """Return captions of `count` random persons by the annotators of the groups, as many of each.
 
     steepness: exponent on the annotators' shares: 1 = the world's Zipf law, more = a few write nearly everything.
     """
     captions = []
-    for group in ("CUHK-PEDES", "ICFG-PEDES"):
+    for group in groups:
+        domain = DOMAINS[group]
         generator = numpy_generator(seed, "measure styles", group)
-        writers = annotator_population(seed, group, annotators // 2)
+        writers = annotator_population(seed, group, annotators // len(groups))
         shares = np.array([writer.weight for writer in writers]) ** steepness
-        wardrobe = sample_wardrobe(generator, "mixed", 1.0)
-        for number in generator.choice(len(writers), size=count // 2, p=shares / shares.sum()):
+        wardrobe = sample_wardrobe(generator, domain.season, domain.taste)
+        for number in generator.choice(len(writers), size=count // len(groups), p=shares / shares.sum()):
             writer = writers[number]
-            scene = {field: values[generator.integers(len(values))] for field, values in IMAGE_FIELDS.items()}
-            written = writer.describe(sample_person(generator, wardrobe) | scene, generator)
+            scene = sample_scene(generator, domain.crop, domain.occlusion)
+            seen = visible_attributes(sample_person(generator, wardrobe), scene)
+            written = writer.describe(seen, generator)
             captions.append(
                 SimulatedCaption(written.text, writer.annotator_id, writer.manner, written.mentioned)
             )

@@ -31,13 +31,16 @@ CASE_MATTERS = ("lower-case start, %",)
 SAMPLE_WORDS = 20_000  # for distinct-1 and distinct-2, which fall as a text grows
 
 
-def surface_rows(real: Sequence[str], simulated: Sequence[str]) -> Iterator[list[str]]:
-    """Yield a row per figure: its name, the real captions', the simulated captions', and their ratio where it has one."""
-    figures = surface_figures(real), surface_figures(simulated)
-    for name, value in figures[0].items():
-        other = figures[1][name]
-        ratio = f"{other / value:.2f}" if value else "-"
-        yield [name, number(value), number(other), ratio]
+def surface_rows(real: Sequence[str], simulated: Sequence[Sequence[str]]) -> Iterator[list[str]]:
+    """Yield a row per figure: its name, the real captions', each simulated group's, and the first group's ratio to the real.
+
+    The ratio is "-" where the real figure is 0.
+    """
+    figures = surface_figures(real)
+    others = [surface_figures(group) for group in simulated]
+    for name, value in figures.items():
+        ratio = f"{others[0][name] / value:.2f}" if value else "-"
+        yield [name, number(value), *(number(other[name]) for other in others), ratio]
 
 
 def number(value: float) -> str:
