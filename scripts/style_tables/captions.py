@@ -14,7 +14,7 @@ from ham.records import read_json
 from ham.runtime import UsageError, numpy_generator
 from ham.world.annotators import annotator_population
 from ham.world.domains import DOMAINS
-from ham.world.draw import sample_scene, visible_attributes
+from ham.world.scene import sample_scene, visible_attributes
 from ham.world.wardrobe import sample_person, sample_wardrobe
 
 
