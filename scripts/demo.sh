@@ -124,13 +124,20 @@ if begin "4. Pretraining" "The CLIP is trained on the generated pairs with SDM a
 fi
 
 for method in irra rde; do
-    if begin "5. Fine-tuning ($method)" "From the pretrained weights; in the paper at half the learning rate."; then
+    if begin "5. Fine-tuning ($method)" "From the pretrained weights, on one benchmark; in the paper at half the method's learning rate."; then
         launch train_reid.py finetune --config "configs/reid/world_finetune_$method.yaml" --data-root "$RUN/world" \
             --weights "$RUN/pretrain/last" --output-dir "$RUN/finetune_$method" \
             ${reid_options[@]+"${reid_options[@]}"}
         complete
     fi
 done
+
+if begin "5. Fine-tuning from CLIP (irra)" "The same from the CLIP that pretraining started from: the difference is what pretraining is worth."; then
+    launch train_reid.py finetune --config configs/reid/world_finetune_irra_clip.yaml --data-root "$RUN/world" \
+        --weights ham/world/weights/clip --output-dir "$RUN/finetune_clip" \
+        ${reid_options[@]+"${reid_options[@]}"}
+    complete
+fi
 
 if begin "Search" "Find a person by a sentence."; then
     run python train_reid.py search --checkpoint "$RUN/finetune_irra/last" --gallery "$RUN/world/CUHK-PEDES/imgs" \

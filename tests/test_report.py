@@ -21,6 +21,7 @@ from ham.report.style_map import write_page
 from ham.runtime import UsageError, exit_code_of, log
 from scripts.demo_report import __main__ as program
 from scripts.demo_report import captions
+from scripts.demo_report import experiment as committed
 from scripts.demo_report.folder import NEEDED, read_run
 
 TOP = Path(__file__).resolve().parent.parent
@@ -200,6 +201,7 @@ def run(tmp_path: Path) -> Path:
     make_training(folder / "pretrain", DATASETS, ("sdm_loss",), 33.0)
     make_training(folder / "finetune_irra", DATASETS[:1], ("sdm_loss", "id_loss", "mlm_loss"), 41.5)
     make_training(folder / "finetune_rde", DATASETS[:1], ("bge_loss", "tse_loss"), 44.25)
+    make_training(folder / "finetune_clip", DATASETS[:1], ("sdm_loss", "id_loss", "mlm_loss"), 30.0)
     return folder
 
 
@@ -285,7 +287,7 @@ def test_page_is_whole_and_self_contained(script, run: Path, monkeypatch: pytest
     outline = Outline(page)
     assert tuple(outline.sections) == SECTIONS and not outline.open
     tags = [tag for tag, _ in outline.found]
-    assert not {"script", "link", "iframe"} & set(tags) and page.count("data:image/png;base64,") == 8
+    assert not {"script", "link", "iframe"} & set(tags) and page.count("data:image/png;base64,") == 9
     assert all(
         facts["alt"] and facts["src"].startswith(("data:image/jpeg;base64,", "data:image/png;base64,"))
         for tag, facts in outline.found
@@ -306,14 +308,25 @@ def test_figures_of_the_run_are_on_the_page(script, run: Path, monkeypatch: pyte
     assert "<b>1,234</b> human captions" in page and "97.5 % pass the filters" in page
     assert "mean loss of the first and last tenth of the steps: 2.50, 1.25" in page
     assert '<tr class="strong"><td>pretrained</td><td class="n">33.33</td>' in page
-    assert '<td>IRRA, last epoch</td><td class="n">41.50</td>' in page
-    assert '<td>IRRA, best on val</td><td class="n">36.50</td>' in page
+    assert (
+        '<tr class="pale"><td>CLIP</td><td class="n">10.00</td>' in page
+    )  # direct transfer before pretraining
+    assert '<td>HAM: pretrained</td><td class="n">33.33</td>' in page
+    last, chosen = page.split("the epoch that is best on val")
+    for label, r1 in (("CLIP + IRRA", 30.0), ("HAM + IRRA", 41.5), ("HAM + RDE", 44.25)):
+        assert f'<td>{label}</td><td class="n">{r1:.2f}</td>' in last
+        assert f'<td>{label}</td><td class="n">{r1 - 5:.2f}</td>' in chosen
+    assert "+8.2 points of Rank-1 over direct transfer, +11.5 over IRRA from CLIP" in page
     # 5 of 7 claims; green and shoes are wrong
     assert "71.4 % of the claims are true, and they mention 31.2 % of what is worth mentioning" in page
     assert page.count('<li class="right">') == 1 and page.count('<li class="wrong">') == 9
     assert page.count("no picture: missing") == 2
     assert "of 3 claims right</span>; wrong: green upper garment" in page
-    assert "preset nano, seed 3" in page and "abc123" in page and "7 (pretraining, IRRA, RDE)" in page
+    assert (
+        "preset nano, seed 3" in page
+        and "abc123" in page
+        and "7 (pretraining, CLIP + IRRA, HAM + IRRA, HAM + RDE)" in page
+    )
     assert "No static captions in this run" in page and "No template captions in this run" in page
 
 
@@ -373,15 +386,54 @@ def test_optional_parts_are_shown(script, run: Path, monkeypatch: pytest.MonkeyP
         '<tr class="strong"><td>KMeans &amp; UPS</td><td class="n">15.0 ± 5.0</td><td class="n">5.0 ± 1.0</td>'
         in page
     )
-    assert "minus static: +7.0 ± 0.5 points of Rank-1, higher in 2 of 2 seeds" in page
+    assert "HAM minus static in the experiment: +7.0 ± 0.5 points of Rank-1, higher in 2 of 2 seeds" in page
+
+
+def test_the_deciding_comparison_shows_variety_truth_and_rank_side_by_side(
+    script, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Static, template and styled captions: the experiment's figure, then this run's; a dash where there is none."""
+    same = {f"{at}.jpg": ["A man in a red jacket"] for at in range(4)}
+    write_json(run / "captions_static" / "captions.json", same)
+    write_json(run / "ablation.json", experiment())
+    page = make_page(script, run, monkeypatch, "--ablation", str(run / "ablation.json"))
+    cells = {
+        label: re.findall(
+            r"<td class=\"n\">(.*?)</td>", re.search(rf"<td>{label}.*?</tr>", page, re.DOTALL)[0]
+        )
+        for label in ("static: one instruction", "template: textual hints", "HAM: learned styles")
+    }
+    assert cells["static: one instruction"] == ["89", "100", "90", "100", "24.1", "–"]
+    assert cells["template: textual hints"] == ["61", "–", "88", "–", "32.0", "–"]
+    assert cells["HAM: learned styles"][::2] == ["60", "85", "15.0 ± 5.0"]
+    assert cells["HAM: learned styles"][3:] == [
+        "71",
+        "15.0 ± 5.0",
+        "27.8",
+    ]  # 5 of 7 claims; this run's mean Rank-1
+    after = page.split("then fine-tuned")[1]
+    assert '<td>KMeans &amp; UPS</td><td class="n">50.0</td>' in after
 
 
 def experiment() -> dict:
     """A small ablation.json of scripts/ablation.py."""
-    seeds = {"0": {"human": {"R1": 10.0, "mAP": 4.0}}, "1": {"human": {"R1": 20.0, "mAP": 6.0}}}
+
+    def one_seed(r1: float, self_bleu: float, precision: float) -> dict:
+        captions = {"self_bleu": self_bleu, "precision": precision}
+        return {"0": {"human": {"R1": r1, "mAP": r1 / 2}, "captions": captions}}
+
+    captions = {"self_bleu": 60.0, "precision": 0.85}
+    seeds = {"0": {"human": {"R1": 10.0, "mAP": 4.0}, "captions": captions}}
+    seeds["1"] = {"human": {"R1": 20.0, "mAP": 6.0}, "captions": captions}
     difference = {"mean": 7.0, "error": 0.5, "count": 2, "positive": 2}
     return {
-        "rows": {"both": {"label": "KMeans & UPS", "is_control": False, "seeds": seeds}},
+        "rows": {
+            "none": {"label": "none", "seeds": {"0": {"human": {"R1": 9.0, "mAP": 4.0}, "captions": None}}},
+            "static": {"label": "static", "seeds": one_seed(24.1, 89, 0.9)},
+            "templates": {"label": "templates", "seeds": one_seed(32.0, 61, 0.88)},
+            "both": {"label": "KMeans & UPS", "is_control": False, "seeds": seeds},
+        },
+        "finetune": {"both": {"label": "KMeans & UPS", "seeds": {"0": {"human": {"R1": 50.0, "mAP": 40.0}}}}},
         "differences": [{"row": "both", "minus": "static", "human R1": difference}],
         "git_revision": "abc123",
         "ended": "2026-11-26 13:47",
@@ -392,11 +444,11 @@ def experiment() -> dict:
 def test_the_committed_experiment_is_shown_without_an_option(
     script, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = script.read_experiment(script.EXPERIMENT)
+    found = committed.read_experiment()
     assert {row["label"] for row in found["rows"]} >= {"static, untuned, greedy", "KMeans + UPS"}
     assert found["difference"]["mean"] > 0
-    assert "KMeans + UPS minus static" in make_page(script, run, monkeypatch)
-    monkeypatch.setattr(script, "EXPERIMENT", run / "none.json")
+    assert "HAM minus static in the experiment" in make_page(script, run, monkeypatch)
+    monkeypatch.setattr(committed, "EXPERIMENT", run / "none.json")
     assert "the-experiment" not in make_page(script, run, monkeypatch)
 
 

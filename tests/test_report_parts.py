@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from ham.report.page import html_page, image_tag
-from scripts.demo_report.__main__ import duration, group_by_value, loss_means, mean_error, number, plural
+from scripts.demo_report.__main__ import duration, group_by_value, loss_means, number, plural
 from scripts.demo_report.charts import line_chart, moving_average
+from scripts.demo_report.experiment import mean_error
 from scripts.demo_report.folder import sum_by_step, total_seconds
 
 
@@ -15,6 +16,10 @@ def test_moving_average_keeps_length_mean_level_and_removes_a_sawtooth() -> None
     sawtooth = 1 + 0.3 * np.tile([1, -1], 50)
     smooth = moving_average(sawtooth)
     assert len(smooth) == 100 and np.ptp(smooth) < 0.3 * np.ptp(sawtooth)
+    by_length = (
+        0.55 + np.exp(-np.arange(60) / 5) + 0.1 * np.tile([2, 0, -1, -1, 0], 12)
+    )  # batches of five lengths
+    assert np.diff(moving_average(by_length)).max() < 0.03  # of values that rise by 0.2
     assert moving_average([5.0]).tolist() == [5.0]
     assert moving_average([1.0, 2.0, 3.0]).tolist() == [1.5, 2.0, 2.5]
 

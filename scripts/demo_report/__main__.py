@@ -21,7 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for `python scripts/demo_report/__main__.py`
 
 from ham.datasets import BENCHMARKS
-from ham.records import atomic_write, path_below, read_json, read_jsonl
+from ham.records import atomic_write, path_below, read_jsonl
 from ham.report.page import data_uri, image_tag, style_sheet
 from ham.report.style_map import draw_map, draw_sizes
 from ham.runtime import UsageError, exit_code_of, git_revision, log, numpy_generator, set_up_logging
@@ -34,9 +34,9 @@ from scripts.demo_report.captions import (
     typical_pedestrian,
 )
 from scripts.demo_report.charts import loss_charts, rank_chart
-from scripts.demo_report.folder import METHODS, Row, RunFolder, mean_of, read_run, text_to_image
+from scripts.demo_report.experiment import deciding_rows, read_experiment
+from scripts.demo_report.folder import METHODS, Row, RunFolder, finetuned, mean_of, read_run, text_to_image
 
-EXPERIMENT = Path(__file__).resolve().parents[1] / "ablation" / "results" / "ablation.json"
 QUERY = "a woman with long brown hair, a red coat and black boots"
 QUERIES, TOP = 6, 10
 PACKAGES = ("torch", "transformers", "open_clip_torch", "accelerate", "scikit-learn", "numpy", "pillow")
@@ -52,8 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--ablation",
         type=Path,
-        default=EXPERIMENT,
-        help="ablation.json of scripts/ablation.py to show beside the run",
+        help="ablation.json of scripts/ablation.py to show beside the run (default: the committed one)",
     )
     parser.add_argument(
         "--captions",
@@ -86,6 +85,7 @@ def main() -> None:
         "search": search_world(run, args.query),
         "people": draw_people(run.folder / "world", args.seed),
         "experiment": experiment,
+        "deciding": deciding_rows(experiment, sources, mean_of(run.transfer, "R1")) if experiment else [],
     }
     page = args.out or args.run / "report.html"
     with atomic_write(page) as file:
@@ -121,7 +121,7 @@ def render(run: RunFolder, values: dict[str, Any]) -> str:
         "losses": loss_charts(run),
         "transfer": rank_chart({name: (row, run.trainings["pretrain"]) for name, row in start.items()}),
         "finetuning": rank_chart(
-            {METHODS[name]: (text_to_image(run.transfer)[tested], run.trainings[name]) for name in METHODS}
+            {one["label"]: (one["start"], run.trainings[one["name"]]) for one in finetuned(run, tested)}
         ),
     }
     return environment.get_template("page.html").render(
@@ -129,7 +129,7 @@ def render(run: RunFolder, values: dict[str, Any]) -> str:
         css=Markup(style_sheet()),
         charts=charts,
         tested=tested,
-        methods=METHODS,
+        finetuned=finetuned(run, tested),
         benchmarks=BENCHMARKS,
         machine=describe_machine(),
         loss_means=loss_means(run.tuning_log),
@@ -143,7 +143,7 @@ def summary_table(run: RunFolder) -> str:
     rows = {
         "before pretraining": run.start,
         "pretrained": run.transfer,
-        **{f"fine-tuned with {METHODS[name]}": run.trainings[name].results() for name in METHODS},
+        **{f"fine-tuned, {METHODS[name]}": run.trainings[name].results() for name in METHODS},
     }
     lines = [f"{'Rank-1 / mAP, %':27}" + "".join(f"{name:>17}" for name in BENCHMARKS)]
     for label, results in rows.items():
@@ -212,46 +212,6 @@ def draw_people(world: Path, seed: int) -> list[dict[str, Any]]:
             image = path_below(world / dataset / "imgs", rows[index]["image_path"])
             people.append({"image": image, "dataset": dataset, "caption": rows[index]["caption"]})
     return people
-
-
-def read_experiment(path: Path) -> dict[str, Any] | None:
-    """Read the table of scripts/ablation.py; None for the default file where it does not exist."""
-    if path == EXPERIMENT and not path.is_file():
-        return None
-    found = read_json(path)
-    try:
-        rows = [
-            {
-                "label": row["label"],
-                "R1": mean_error([seed["human"]["R1"] for seed in row["seeds"].values()]),
-                "mAP": mean_error([seed["human"]["mAP"] for seed in row["seeds"].values()]),
-                "seeds": len(row["seeds"]),
-                "strong": name in ("static", "both"),
-            }
-            for name, row in found["rows"].items()
-        ]
-        wanted = {"row": "both", "minus": "static"}
-        deciding = [one["human R1"] for one in found["differences"] if wanted.items() <= one.items()]
-        return {
-            "rows": rows,
-            "difference": deciding[0] if deciding else None,
-            "revision": found["git_revision"],
-            "ended": found["ended"],
-            "command": found["command"],
-        }
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UsageError(
-            f"--ablation {path}: not an ablation.json of scripts/ablation.py ({error!r})"
-        ) from None
-
-
-def mean_error(values: list[float]) -> str:
-    """Return "mean ± standard error" of some values."""
-    mean = sum(values) / len(values)
-    if len(values) < 2:
-        return f"{mean:.1f}"
-    deviation = (sum((value - mean) ** 2 for value in values) / (len(values) - 1)) ** 0.5
-    return f"{mean:.1f} ± {deviation / len(values) ** 0.5:.1f}"
 
 
 def loss_means(tuning_log: list[Row]) -> tuple[float, float] | None:

@@ -33,9 +33,12 @@ def line_chart(lines: Sequence[Line], x_label: str, y_label: str, from_zero: boo
 
 
 def moving_average(values: Sequence[float]) -> np.ndarray:
-    """Average each value with its neighbors within a tenth of the length; shorter windows at the ends."""
+    """Average each value with its neighbors within a fifth of the length; shorter windows at the ends.
+
+    Losses of batches that are grouped by caption length rise and fall with the length; the window holds several such periods.
+    """
     values = np.asarray(values, float)
-    half = max(1, len(values) // 20)
+    half = max(1, len(values) // 10)
     sums = np.concatenate([[0.0], np.cumsum(values)])
     first = np.maximum(np.arange(len(values)) - half, 0)
     last = np.minimum(np.arange(len(values)) + half + 1, len(values))
@@ -52,7 +55,7 @@ def loss_charts(run: RunFolder) -> dict[str, bytes]:
             [line], "step", "loss", from_zero=False
         )
     for name, training in run.trainings.items():
-        title = f"Fine-tuning with {METHODS[name]}" if name in METHODS else "Pretraining"
+        title = f"Fine-tuning: {METHODS[name]}" if name in METHODS else "Pretraining"
         charts[title] = line_chart(loss_lines(training), "step", "loss")
     return charts
 

@@ -13,7 +13,9 @@ from ham.records import read_json, read_jsonl
 from ham.runtime import UsageError
 
 Row = dict[str, Any]
-METHODS = {"finetune_irra": "IRRA", "finetune_rde": "RDE"}
+# Fine-tunings: folder -> starting weights and method, as the paper writes them
+METHODS = {"finetune_clip": "CLIP + IRRA", "finetune_irra": "HAM + IRRA", "finetune_rde": "HAM + RDE"}
+FROM_CLIP = "finetune_clip"
 # The file that each stage writes last
 NEEDED = {
     "world/world.json": "0, synthetic dataset",
@@ -26,6 +28,7 @@ NEEDED = {
     "transfer/evaluation.json": "4, direct transfer",
     "finetune_irra/metrics.jsonl": "5, fine-tuning with IRRA",
     "finetune_rde/metrics.jsonl": "5, fine-tuning with RDE",
+    "finetune_clip/metrics.jsonl": "5, fine-tuning from CLIP with IRRA",
 }
 
 
@@ -183,6 +186,23 @@ def sum_by_step(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
 def text_to_image(rows: Iterable[Row]) -> dict[str, Row]:
     """Return the text-to-image rows by dataset."""
     return {row["dataset"]: row for row in rows if row["direction"] == "text-to-image"}
+
+
+def finetuned(run: RunFolder, dataset: str) -> list[Row]:
+    """Return every fine-tuning on one benchmark: its name, label, and text-to-image rows.
+
+    start: direct transfer of the weights that it began from; last: the last epoch; chosen: the best one on val, or None.
+    """
+    found = []
+    for name, label in METHODS.items():
+        training = run.trainings[name]
+        start = text_to_image(run.start if name == FROM_CLIP else run.transfer)[dataset]
+        last = text_to_image(training.results())[dataset]
+        chosen = None
+        if training.chosen_step is not None:
+            chosen = text_to_image(training.results(training.chosen_step)).get(dataset)
+        found.append({"name": name, "label": label, "start": start, "last": last, "chosen": chosen})
+    return found
 
 
 def mean_of(rows: Iterable[Row], metric: str) -> float:
