@@ -53,7 +53,7 @@ def simulate_captions(
         wardrobe = sample_wardrobe(generator, domain.season, domain.taste)
         for number in generator.choice(len(writers), size=count // len(groups), p=shares / shares.sum()):
             writer = writers[number]
-            scene = sample_scene(generator, domain.crop, domain.occlusion)
+            scene = sample_scene(generator, domain.framing)
             seen = visible_attributes(sample_person(generator, wardrobe), scene)
             written = writer.describe(seen, generator)
             captions.append(
