@@ -59,7 +59,7 @@ CONFIG = {
     "tie_word_embeddings": False,
     "use_cache": True,
     "mm_vision_tower": "vision_tower",
-    "mm_hidden_size": 96,
+    "mm_hidden_size": 128,
     "mm_projector_type": "mlp2x_gelu",
     "mm_vision_select_layer": -2,
     "mm_vision_select_feature": "patch",
@@ -72,8 +72,8 @@ CONFIG = {
     "ham": {"prompt": INSTRUCTION},
 }
 TOWER = {
-    "hidden_size": 96,
-    "intermediate_size": 384,
+    "hidden_size": 128,
+    "intermediate_size": 512,
     "num_hidden_layers": 5,
     "num_attention_heads": 4,
     "image_size": IMAGE_PX,
