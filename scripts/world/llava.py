@@ -73,7 +73,7 @@ CONFIG = {
 }
 TOWER = {
     "hidden_size": 128,
-    "intermediate_size": 512,
+    "intermediate_size": 384,
     "num_hidden_layers": 5,
     "num_attention_heads": 4,
     "image_size": IMAGE_PX,

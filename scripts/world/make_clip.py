@@ -30,6 +30,7 @@ from scripts.world.foundation import Picture, average_gradients, load_pixels, re
 
 IMAGE_SIZE_PX = (96, 32)
 SHORT_TEXT_TOKENS, JOINED_TEXT_TOKENS = 24, 64
+FEWEST = 10  # a token that is rarer than this shares the row of unknown ones
 JOINED, EVERY = 4, 5  # short texts in a row, in one batch of this many
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -111,14 +112,15 @@ def weak_clip(world: Path, seed: int) -> torch.nn.Module:
 
 
 def words_of(world: Path) -> tuple[int, ...]:
-    """Return the token ids of everything that the foundation's annotators write; the model keeps rows for these."""
+    """Return the token ids that the foundation's annotators write at least FEWEST times; the model keeps rows for these."""
     folder = world / "foundation"
     texts = [
         row["caption"]
         for name in ("texts", "captions", "short")
         for row in read_jsonl(folder / f"{name}.jsonl")
     ]
-    return tuple(tokenize(texts).unique().tolist())
+    ids, counts = tokenize(texts).unique(return_counts=True)
+    return tuple(ids[counts >= FEWEST].tolist())
 
 
 def short_texts(
