@@ -76,7 +76,7 @@ PROFILES = {
             "gender": {"told": 95, "untold": 5},
             "commas": {"plain": 66, "oxford": 30, "ands": 4},
             "punctuation": {"full": 82, "open": 18},
-            "capitals": {"sentence": 94.5, "first": 2, "lower": 4, "upper": 0.5},
+            "capitals": {"sentence": 94.5, "first": 2, "lower": 4, "upper": 0.35},
             "blanks": {"single": 65, "double": 26, "stray": 4, "loose": 5},
             "register": {"plain": 50, "american": 28, "formal": 8, "casual": 6, "fashion": 5, "british": 3},
             "colours": {"exact": 60, "simple": 24, "tones": 10, "colored": 6},
