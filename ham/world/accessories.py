@@ -72,7 +72,7 @@ def draw_watch(pen: Pen, person: dict[str, str], body: Body, arm: Limb) -> None:
     if person["watch"] != "watch" or person.get("sleeve", "long") == "long":
         return
     upper, lower = toward(arm.middle, arm.end, 0.52), toward(arm.middle, arm.end, 0.72)
-    radius = max(2.1, body.arm * 1.02)
+    radius = max(2.8, body.arm * 1.2)
     pen.shape(limb_points(upper, lower, radius * 0.8, radius * 0.8), (28, 28, 34), edge=False)
     pen.oval(*toward(upper, lower, 0.5), radius * 0.95, radius * 0.95, (244, 244, 248), edge=False)
     pen.oval(*toward(upper, lower, 0.5), radius * 0.3, radius * 0.3, (28, 28, 34), edge=False)

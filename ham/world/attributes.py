@@ -9,10 +9,10 @@ from __future__ import annotations
 
 # shade -> (the plain color it belongs to, its RGB)
 SHADES: dict[str, tuple[str, tuple[int, int, int]]] = {
-    "black": ("black", (24, 24, 28)),
-    "white": ("white", (240, 240, 238)),
-    "light grey": ("grey", (160, 162, 168)),
-    "dark grey": ("grey", (86, 88, 94)),
+    "black": ("black", (18, 18, 22)),
+    "white": ("white", (246, 246, 244)),
+    "light grey": ("grey", (154, 156, 162)),
+    "dark grey": ("grey", (98, 100, 106)),
     "red": ("red", (206, 32, 38)),
     "dark red": ("red", (118, 20, 36)),
     "pink": ("pink", (240, 148, 178)),

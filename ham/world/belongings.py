@@ -18,10 +18,16 @@ def draw_bag_behind(pen: Pen, person: dict[str, str], body: Body, view: str) -> 
         pen.shape(
             smooth(
                 both_sides(
-                    [(body.shoulder - 1, 20.5), (body.shoulder + 1.6, 26), (body.waist + 3.6, 42), (3, 44)]
+                    [
+                        (4.0, 14.5),
+                        (body.shoulder + 0.6, 15.0),
+                        (body.shoulder + 3.6, 22),
+                        (body.waist + 5.6, 42),
+                        (3, 46),
+                    ]
                 )
             ),
-            tint(color, 0.85),
+            color,
         )
     elif view == "side":
         back = -body.depth
@@ -79,18 +85,10 @@ def _backpack(pen: Pen, body: Body, view: str, color: Color) -> None:
     elif view == "front":
         for side in (-1, 1):
             x = side * body.shoulder
-            pen.shape(
-                [
-                    (x * 0.36, 20.4),
-                    (x * 0.80, 20.8),
-                    (x * 0.94, 30),
-                    (x * 1.02, 40),
-                    (x * 0.72, 40),
-                    (x * 0.54, 30),
-                ],
-                color,
-            )
-            pen.line([(x * 0.55, 29), (x * 0.92, 29)], METAL, 0.7)
+            strap = [(0.26, 20.2), (0.86, 20.6), (1.0, 30), (1.06, 41), (0.62, 41), (0.46, 30)]
+            pen.shape([(x * share, y) for share, y in strap], color)
+        pen.box(-0.5 * body.shoulder, 28.6, 0.5 * body.shoulder, 30.6, color)
+        pen.oval(0, 29.6, 1.1, 1.1, METAL, edge=False)
     else:
         pen.shape(
             [

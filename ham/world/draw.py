@@ -6,11 +6,13 @@ import numpy as np
 from PIL import Image
 
 from ham.world.accessories import draw_belt, draw_scarf, draw_tie, draw_watch
+from ham.world.attributes import SHADES
 from ham.world.belongings import draw_bag_behind, draw_bag_in_hand, draw_bag_over, draw_carried
 from ham.world.camera import Camera, expose
 from ham.world.figure import GROUND, SKIN_TONES, body_of, other, pose_of
 from ham.world.head import draw_hair_behind, draw_head, draw_neck
 from ham.world.legs import draw_legs
+from ham.world.outerwear import draw_hood
 from ham.world.pen import Pen, oval_points
 from ham.world.place import paint_background, paint_occluder, paint_surroundings
 from ham.world.scene import Scene
@@ -78,6 +80,8 @@ def draw_figure(pen: Pen, person: dict[str, str], looks: Looks, scene: Scene) ->
         arm("b")
         arm("a")
     draw_head(pen, person, body, view, skin, looks.beard)
+    if person["upper"] == "hoodie":
+        draw_hood(pen, SHADES[person["upper_colour"]][1], view)
     draw_scarf(pen, person, view)
     if view == "side":
         arm("a")

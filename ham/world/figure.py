@@ -56,7 +56,7 @@ class Body:
 
 def body_of(gender: str, build: str) -> Body:
     """Return the body's measures: men have wide shoulders and a straight trunk, women narrow shoulders, a waist and hips."""
-    narrow, wide = {"slim": (0.9, 0.82), "average": (1.0, 1.0), "heavy": (1.12, 1.32)}[build]
+    narrow, wide = {"slim": (0.84, 0.7), "average": (1.0, 1.0), "heavy": (1.16, 1.42)}[build]
     paunch = {"slim": 0.92, "average": 1.0, "heavy": 1.18}[build]
     if gender == "man":
         return Body(
@@ -78,7 +78,7 @@ def body_of(gender: str, build: str) -> Body:
         7.7 * wide,
         4.8 * wide,
         2.6 if build == "heavy" else 0.0,
-        2.0,
+        3.0,
         1.95 * wide,
         3.7 * wide,
         2.3,

@@ -69,7 +69,7 @@ TOUCHING = (
     {"upper_colour", "belt_colour"},
     {"lower_colour", "belt_colour"},
 )
-LEAST_CONTRAST = 90.0  # distance in RGB below which two colors side by side look like one
+LEAST_CONTRAST = 110.0  # distance in RGB below which two colors side by side look like one
 TUCKED = ("t-shirt", "shirt", "blouse", "dress")  # tops over or above which a belt shows
 
 

@@ -41,6 +41,9 @@ def draw_head(pen: Pen, person: dict[str, str], body: Body, view: str, skin: Col
     if view != "back":
         _face(pen, person, view, skin, beard)
     _hair(pen, person, view)
+    if person["gender"] == "woman" and view != "back":
+        for x in (-7.0, 7.0) if view == "front" else (-0.8,):
+            pen.oval(x, 14.2, 1.2, 1.8, (240, 200, 70), edge=False)  # earrings
     if view != "back" and person["glasses"] != "none":
         _glasses(pen, person["glasses"], view)
     if person["headwear"] != "none":
@@ -73,7 +76,7 @@ def _face(pen: Pen, person: dict[str, str], view: str, skin: Color, beard: bool)
         pen.line([(0.1, 10.0), (0.6, 12.2), (-0.5, 12.3)], tint(skin, 0.78), 0.4)
         pen.oval(0, 14.7, 2.0, 0.95 if woman else 0.5, lips, edge=False)
     else:
-        pen.oval(5.9, 14.6, 1.2, 0.9 if woman else 0.5, lips, edge=False)
+        pen.oval(6.1, 14.6, 1.7 if woman else 1.1, 1.3 if woman else 0.5, lips, edge=False)
 
 
 def _hair(pen: Pen, person: dict[str, str], view: str) -> None:
@@ -156,15 +159,15 @@ def _hair_side(pen: Pen, length: str, hair: Color, woman: bool) -> None:
 def _glasses(pen: Pen, kind: str, view: str) -> None:
     lens = (18, 18, 24) if kind == "sunglasses" else (214, 232, 240)
     if view == "front":
-        pen.line([(-6.6, 8.8), (6.6, 8.8)], DARK, 0.8)
-        centres = (-2.9, 2.9)
+        pen.line([(-6.6, 8.8), (6.6, 8.8)], DARK, 1.0)
+        centres = (-3.1, 3.1)
     else:
-        pen.line([(-1.2, 9.0), (5, 8.8)], DARK, 0.8)
-        centres = (5.0,)
+        pen.line([(-2.4, 9.0), (5, 8.8)], DARK, 1.4)
+        centres = (5.4,)
     for x in centres:
-        pen.oval(x, 9.6, 2.6, 2.15, DARK, edge=False)
+        pen.oval(x, 9.6, 3.0, 2.7, DARK, edge=False)
         if kind == "glasses":
-            pen.oval(x, 9.6, 1.75, 1.4, lens, edge=False)
+            pen.oval(x, 9.6, 2.0, 1.8, lens, edge=False)
             pen.oval(x, 9.6, 0.7, 0.6, DARK, edge=False)
         else:
             pen.shadow(oval_points(x - 0.8, 8.9, 0.7, 0.5), (255, 255, 255, 110))

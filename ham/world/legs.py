@@ -25,7 +25,7 @@ def draw_legs(pen: Pen, person: dict[str, str], body: Body, pose: Pose, skin: Co
         shade = FAR_SHADE if pose.view == "side" and side == "b" else 1.0
         _draw_leg(pen, person, body, pose, side, tint(skin, shade), tint(cloth.color, shade))
     if kind in ("skirt", "dress"):
-        _skirt(pen, body, pose, cloth, HEM[kind][person["lower_length"]], 1.25 if kind == "dress" else 1.0)
+        _skirt(pen, body, pose, cloth, HEM[kind][person["lower_length"]], 1.6 if kind == "dress" else 1.4)
     else:
         _seat(pen, kind, body, pose.view, cloth.color)
 
@@ -59,7 +59,7 @@ def _sock(pen: Pen, leg: Limb, radius: float, color: Color) -> None:
 
 def _leggings_leg(pen: Pen, leg: Limb, body: Body, color: Color) -> None:
     """Draw tight cloth that ends above a bare ankle."""
-    radius, end = body.leg * 0.86, toward(leg.middle, leg.end, 0.72)
+    radius, end = body.leg * 0.78, toward(leg.middle, leg.end, 0.66)
     pen.limb(leg.root, leg.middle, radius, radius * 0.74, color)
     pen.limb(leg.middle, end, radius * 0.74, radius * 0.52, color)
     shine = toward(leg.root, leg.middle, 0.3), toward(leg.middle, end, 0.8)
@@ -118,8 +118,8 @@ def _trouser_leg(pen: Pen, kind: str, leg: Limb, body: Body, color: Color, view:
         crease = tint(color, 0.75) if brightness(color) > 60 else tint(color, 1.16)
         pen.line([leg.root, leg.middle, end], crease, 0.5)
         return
-    wash = (255, 255, 255, 64)
-    for a, b, radius in ((leg.root, leg.middle, 0.42 * top), (leg.middle, end, 0.36 * low)):
+    wash = (255, 255, 255, 84)
+    for a, b, radius in ((leg.root, leg.middle, 0.5 * top), (leg.middle, end, 0.5 * low)):
         upper, lower = toward(a, b, 0.28), toward(a, b, 0.72)
         pen.shadow(limb_points(upper, lower, radius, radius), wash)
     seam = (226, 160, 70) if brightness(color) < 170 else (150, 110, 60)
@@ -131,10 +131,10 @@ def _trouser_leg(pen: Pen, kind: str, leg: Limb, body: Body, color: Color, view:
             (end[0] + shift * 0.85, end[1] - 3),
         ],
         seam,
-        0.45,
+        0.8,
     )
-    cuff = low + 0.5
-    pen.box(end[0] - cuff, end[1] - 2.4, end[0] + cuff, end[1] + 0.4, tint(color, 1.4))
+    cuff = low + 0.8
+    pen.box(end[0] - cuff, end[1] - 4.2, end[0] + cuff, end[1] + 0.4, tint(color, 1.55))
 
 
 def _shorts_leg(pen: Pen, leg: Limb, body: Body, color: Color, hem: float) -> None:

@@ -3,55 +3,52 @@
 from __future__ import annotations
 
 from ham.world.figure import BULK, Body
-from ham.world.pen import Color, Pen, both_sides, brightness, mark_of, oval_points, smooth, tint
+from ham.world.pen import Color, Pen, both_sides, brightness, mark_of, oval_points, smooth, tint, trim_of
 
 
 def draw_hoodie_marks(pen: Pen, body: Body, view: str, color: Color) -> None:
-    """Draw the hood, its cords and the pocket."""
-    dark, mark = tint(color, 0.6) if brightness(color) > 70 else tint(color, 1.2), mark_of(color)
+    """Draw the hood beside the neck, its cords and the pocket."""
+    dark, mark = _hood_of(color), mark_of(color)
+    cord = trim_of(color)
+    pocket = tint(color, 0.8) if brightness(color) > 70 else tint(color, 1.16)
     if view == "front":
         for side in (-1, 1):
-            pen.shape(
-                smooth(
-                    [
-                        (side * 1.0, 25.5),
-                        (side * 3.2, 19.5),
-                        (side * 7.0, 17.4),
-                        (side * 8.0, 22.0),
-                        (side * 4.0, 26.5),
-                    ]
-                ),
-                dark,
-            )
-            pen.line(
-                [(side * 1.6, 24.5), (side * 1.8, 33)],
-                (244, 244, 240) if brightness(color) < 190 else (70, 70, 80),
-                0.6,
-            )
-        pen.shape(
-            [(-3.6, 38.5), (3.6, 38.5), (5.8, 46.5), (-5.8, 46.5)],
-            tint(color, 0.86) if brightness(color) > 70 else tint(color, 1.1),
-        )
-        pen.line([(-3.6, 38.5), (3.6, 38.5), (5.8, 46.5), (-5.8, 46.5), (-3.6, 38.5)], mark, 0.6)
-    elif view == "back":
-        pen.shape(smooth(both_sides([(3.0, 17.5), (7.2, 18.0), (7.6, 23), (4.6, 30.0), (1.0, 32.0)])), dark)
-        pen.line(oval_points(0, 20.5, 4.8, 4.4, 10, 170), mark, 0.7)
-    else:
-        pen.shape(
-            smooth([(3.2, 20.0), (-1.0, 17.6), (-6.4, 17.0), (-9.0, 21.0), (-7.4, 27.0), (-1.6, 25.0)]), dark
-        )
+            hood = [(1.0, 26.5), (3.0, 18.0), (7.4, 12.6), (10.2, 17.0), (8.6, 23.6), (4.2, 28.0)]
+            pen.shape(smooth([(side * x, y) for x, y in hood]), dark)
+            pen.line([(side * 1.8, 25), (side * 2.0, 36)], cord, 1.0)
+        edge = [(-4.4, 37.5), (4.4, 37.5), (7.2, 47.0), (-7.2, 47.0)]
+        pen.shape(edge, pocket)
+        pen.line([*edge, edge[0]], mark, 1.0)
+    elif view == "side":
         front = body.depth * BULK["hoodie"]
-        pen.shape(
-            [
-                (front * 0.4, 39),
-                (front * 0.9 + body.belly * 0.9, 39),
-                (front * 0.95 + body.belly * 0.7, 46.5),
-                (-0.4, 46.5),
-            ],
-            tint(color, 0.86) if brightness(color) > 70 else tint(color, 1.1),
-        )
+        low, high = front * 0.95 + body.belly * 0.7, front * 0.9 + body.belly * 0.9
+        pen.shape([(front * 0.3, 37.5), (high, 37.5), (low, 47.0), (-1.0, 47.0)], pocket)
     half = (body.depth if view == "side" else body.hip) * BULK["hoodie"]
-    pen.line([(-half, 49), (half, 49)], mark, 0.6)
+    pen.line([(-half, 49), (half, 49)], mark, 0.9)
+
+
+def _hood_of(color: Color) -> Color:
+    return tint(color, 0.55) if brightness(color) > 70 else tint(color, 1.26)
+
+
+def draw_hood(pen: Pen, color: Color, view: str) -> None:
+    """Draw a hood that lies over the back and the hair that hangs there."""
+    dark = _hood_of(color)
+    if view == "back":
+        hood = smooth(both_sides([(4.0, 15.6), (9.0, 17.0), (9.6, 24), (6.0, 33.0), (1.0, 36.0)]))
+        pen.shape(hood, dark)
+        pen.line(oval_points(0, 20.5, 6.0, 6.4, 10, 170), mark_of(dark), 1.0)
+    elif view == "side":
+        hood = [
+            (3.2, 21.0),
+            (0.0, 17.4),
+            (-6.4, 14.6),
+            (-11.4, 18.6),
+            (-10.6, 27.0),
+            (-5.0, 30.5),
+            (-0.6, 26.0),
+        ]
+        pen.shape(smooth(hood), dark)
 
 
 def draw_jacket_marks(pen: Pen, body: Body, view: str, color: Color, inner: Color) -> None:
@@ -65,12 +62,11 @@ def draw_jacket_marks(pen: Pen, body: Body, view: str, color: Color, inner: Colo
                 [(side * 2.2, 19.2), (side * 4.8, 20.4), (side * 6.2, 26.5), (side * 2.6, 33.0)],
                 tint(color, 1.16),
             )
-            pen.line([(side * 4.4, 33), (side * 5.4, 48)], (206, 206, 210), 0.8)
+            pen.line([(side * 4.4, 33), (side * 5.4, 48)], trim_of(color), 1.2)
             pen.line([(side * 6.0, 39), (side * 7.2, 43.5)], mark, 0.8)
     elif view == "back":
         pen.box(-4.2, 18.8, 4.2, 21.8, tint(color, 1.16))
-        pen.line([(-body.shoulder, 28), (0, 30), (body.shoulder, 28)], mark, 0.7)
-        pen.line([(0, 30), (0, 46)], mark, 0.5)
+        pen.line([(-body.shoulder, 27), (0, 30), (body.shoulder, 27)], trim_of(color), 1.3)
     else:
         front = body.depth * BULK["jacket"]
         pen.shape(
@@ -80,29 +76,29 @@ def draw_jacket_marks(pen: Pen, body: Body, view: str, color: Color, inner: Colo
                 (front + body.bust + 0.2, 30),
                 (front * 0.94 + body.belly, 40),
                 (front + 0.6 * body.belly, 48.4),
-                (front * 0.5, 48.4),
-                (front * 0.45, 30),
+                (front * 0.05, 48.4),
+                (front * 0.0, 30),
             ],
             inner,
         )
-        pen.line([(2.2, 20.8), (front * 0.45, 30), (front * 0.5, 48)], (206, 206, 210), 0.7)
+        pen.line([(1.6, 20.8), (front * 0.0, 30), (front * 0.05, 48)], trim_of(color), 1.2)
         pen.shape([(-3.2, 18.8), (2.6, 19.0), (3.4, 23.4), (-2.6, 22.2)], tint(color, 1.16))
     if view != "front":
         pen.box(
             -half,
-            45.4,
-            half * (0.5 if view == "side" else 1.0),
+            44.4,
+            half * (0.05 if view == "side" else 1.0),
             48.6,
-            tint(color, 0.76) if brightness(color) > 70 else tint(color, 1.2),
+            tint(color, 0.5) if brightness(color) > 70 else tint(color, 1.34),
         )
     else:
         for side in (-1, 1):
             pen.box(
                 side * 5.5,
-                45.4,
+                44.4,
                 side * half,
                 48.6,
-                tint(color, 0.76) if brightness(color) > 70 else tint(color, 1.2),
+                tint(color, 0.5) if brightness(color) > 70 else tint(color, 1.34),
             )
 
 
@@ -139,13 +135,16 @@ def draw_vest_marks(pen: Pen, body: Body, view: str, color: Color, inner: Color)
             pen.shape([(side * 0.2, 22.4), (side * 2.2, 18.4), (side * 4.8, 20.2), (side * 3.4, 25.4)], pale)
             pen.line([(side * 0.76 * body.shoulder, 22), (side * 0.8 * body.chest, 29)], mark, 0.7)
         pen.line([(0, 35), (0, 49)], mark, 0.6)
-        for y in (37.0, 41.0, 45.0):
-            pen.oval(0, y, 0.9, 0.9, button, edge=False)
+        for y in (37.5, 41.5, 45.5):
+            pen.oval(0, y, 1.2, 1.2, button, edge=False)
+        for side in (-1, 1):  # the two points of the hem
+            pen.shape([(0, 49), (side * body.hip, 49), (side * 0.45 * body.hip, 54.0)], color)
     elif view == "back":
         pen.box(-4.2, 18.4, 4.2, 21.8, pale)
         for side in (-1, 1):
             pen.line([(side * 0.76 * body.shoulder, 22), (side * 0.8 * body.chest, 29)], mark, 0.7)
-        pen.box(-3.4, 42.0, 3.4, 43.6, mark, edge=False)
+        pen.box(-body.waist, 41.4, body.waist, 43.4, mark, edge=False)
+        pen.box(-1.6, 40.6, 1.6, 44.2, (206, 206, 210))
     else:
         pen.shape([(-3.2, 18.4), (3.0, 18.4), (body.depth * 0.95, 24.6), (-2.6, 22.2)], pale)
         front = body.depth * BULK["vest"]

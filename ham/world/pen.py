@@ -14,7 +14,7 @@ Color = tuple[int, int, int]
 Point = tuple[float, float]
 
 SHADOW = (0, 0, 0, 34)
-BLOCK_TOP = 35.0  # the height below which a color-block top has its second color
+BLOCK_TOP = 33.0  # the height below which a color-block top has its second color
 
 
 def tint(color: Color, factor: float) -> Color:
@@ -37,6 +37,11 @@ def edge_of(color: Color) -> Color:
 def mark_of(color: Color) -> Color:
     """Return the color of seams and pockets: clearly darker than the cloth, or lighter on dark cloth."""
     return tint(color, 0.58) if brightness(color) > 70 else tint(color, 1.32)
+
+
+def trim_of(color: Color) -> Color:
+    """Return the color of collars, plackets and piping: near white, or dark on light cloth."""
+    return (246, 246, 242) if brightness(color) < 165 else (44, 48, 64)
 
 
 def toward(a: Point, b: Point, share: float) -> Point:
@@ -171,24 +176,24 @@ def _bands(length: int, start: float, period: float) -> list[float]:
 def _stripes(
     ink: ImageDraw.ImageDraw, size: tuple[int, int], start: Point, unit: float, accent: Color
 ) -> None:
-    for y in _bands(size[1], start[1], 5.4 * unit):
-        ink.rectangle([0, y, size[0], y + 2.0 * unit], fill=accent)
+    for y in _bands(size[1], start[1], 6.8 * unit):
+        ink.rectangle([0, y, size[0], y + 2.7 * unit], fill=accent)
 
 
 def _checks(
     ink: ImageDraw.ImageDraw, size: tuple[int, int], start: Point, unit: float, accent: Color
 ) -> None:
-    for y in _bands(size[1], start[1], 5.4 * unit):
-        ink.rectangle([0, y, size[0], y + 0.9 * unit], fill=accent)
-    for x in _bands(size[0], start[0] + 2 * unit, 4.6 * unit):
-        ink.rectangle([x, 0, x + 0.9 * unit, size[1]], fill=accent)
+    for y in _bands(size[1], start[1], 7.2 * unit):
+        ink.rectangle([0, y, size[0], y + 1.4 * unit], fill=accent)
+    for x in _bands(size[0], start[0] + 2 * unit, 6.2 * unit):
+        ink.rectangle([x, 0, x + 1.4 * unit, size[1]], fill=accent)
 
 
 def _dots(ink: ImageDraw.ImageDraw, size: tuple[int, int], start: Point, unit: float, accent: Color) -> None:
-    for y in _bands(size[1], start[1], 9.2 * unit):
-        for step in (0.0, 4.6):
-            for x in _bands(size[0], start[0] + (2.6 * unit if step else 0.0), 5.2 * unit):
-                ink.ellipse([x, y + step * unit, x + 2.3 * unit, y + (step + 2.3) * unit], fill=accent)
+    for y in _bands(size[1], start[1], 9.6 * unit):
+        for step in (0.0, 4.8):
+            for x in _bands(size[0], start[0] + (3.2 * unit if step else 0.0), 6.4 * unit):
+                ink.ellipse([x, y + step * unit, x + 3.7 * unit, y + (step + 3.7) * unit], fill=accent)
 
 
 def _blocks(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from ham.world.figure import Pose
 from ham.world.pen import Color, Pen, Point, brightness, smooth, tint
 
+SOLE = (214, 176, 112)  # of sandals: cork
+
 
 def draw_shoe(pen: Pen, kind: str, ankle: Point, pose: Pose, side: str, color: Color, skin: Color) -> None:
     """Draw one shoe at the end of a leg."""
@@ -37,7 +39,7 @@ def _shoe_front(
     )
     if kind == "sneakers":
         pen.shape(foot, color)
-        pen.box(x - half, floor - 2.0, x + half, floor + 0.2, _sole_of(color))
+        pen.box(x - half, floor - 2.8, x + half, floor + 0.2, _sole_of(color))
         for row in (0.4, 2.0) if view == "front" else ():
             pen.line([(x - 1.5, y + row), (x + 1.5, y + row)], _sole_of(color), 0.6)
     elif kind == "boots":
@@ -47,9 +49,10 @@ def _shoe_front(
         pen.box(x - 3.8, y - 14.2, x + 3.8, y - 11.6, tint(color, 1.3))
     elif kind == "sandals":
         pen.shape(foot, skin)
-        pen.box(x - half - 0.3, floor - 0.9, x + half + 0.3, floor + 0.3, tint(color, 0.7))
-        pen.line([(x - 2.8, y + 0.0), (x + 2.8, y + 0.0)], color, 1.8)
-        pen.line([(x - half, floor - 2.6), (x + half, floor - 2.6)], color, 2.0)
+        pen.box(x - half - 0.6, floor - 1.1, x + half + 0.6, floor + 0.5, SOLE)
+        pen.line([(x - 2.8, y + 0.4), (x + 2.8, y + 0.4)], color, 1.6)
+        pen.line([(x - half, floor - 4.4), (x + half, floor - 2.0)], color, 1.8)
+        pen.line([(x - half, floor - 2.0), (x + half, floor - 4.4)], color, 1.8)
     elif view == "back":
         pen.shape([(x - 2.6, y - 1.2), (x + 2.6, y - 1.2), (x + 1.9, y + 3.2), (x - 1.9, y + 3.2)], color)
         pen.line([(x, y + 2.4), (x, floor + 0.3)], color, 1.3)
@@ -87,8 +90,8 @@ def _shoe_side(pen: Pen, kind: str, x: float, y: float, color: Color, skin: Colo
         pen.shape(foot, color)
         pen.shape(
             [
-                (heel - 0.2, floor - 2.0),
-                (toe + 0.2, low - 2.0),
+                (heel - 0.2, floor - 2.8),
+                (toe + 0.2, low - 2.8),
                 (toe + 0.2, low + 0.2),
                 (heel - 0.2, floor + 0.2),
             ],
@@ -106,15 +109,16 @@ def _shoe_side(pen: Pen, kind: str, x: float, y: float, color: Color, skin: Colo
         pen.shape(foot, skin)
         pen.shape(
             [
-                (heel - 0.2, floor - 0.9),
-                (toe + 0.3, low - 0.9),
+                (heel - 0.2, floor - 1.1),
+                (toe + 0.3, low - 1.1),
                 (toe + 0.3, low + 0.3),
                 (heel - 0.2, floor + 0.3),
             ],
-            tint(color, 0.7),
+            SOLE,
         )
-        pen.line([(x - 2.8, y + 0.6), (x + 2.8, y + 0.4)], color, 1.8)
-        pen.line([(x + 3.4, y + 2.0), (x + 4.6, floor)], color, 2.0)
+        pen.line([(x - 2.8, y + 0.6), (x + 2.8, y + 0.4)], color, 1.6)
+        pen.line([(x + 0.8, floor - 1.0), (x + 3.6, y + 2.4)], color, 1.6)
+        pen.line([(x + 3.0, y + 2.0), (x + 5.4, floor - 1.0)], color, 1.6)
     else:
         _heel_side(pen, x, y, floor, toe, low, color, skin)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ham.world.figure import BULK, Body
 from ham.world.outerwear import draw_coat_marks, draw_hoodie_marks
-from ham.world.pen import Color, Pen, brightness, mark_of, oval_points, smooth, tint
+from ham.world.pen import Color, Pen, brightness, mark_of, oval_points, smooth, tint, trim_of
 
 
 def draw_marks(pen: Pen, kind: str, body: Body, view: str, color: Color) -> None:
@@ -20,60 +20,60 @@ def _t_shirt(pen: Pen, body: Body, view: str, color: Color) -> None:
 def draw_shirt_tails(pen: Pen, body: Body, view: str, color: Color) -> None:
     """Draw the hem of a shirt that is not tucked in."""
     half = body.depth if view == "side" else body.hip
-    pen.shape([(-half, 51.8), (half, 51.8), (half * 0.6, 55.2), (0, 52.4), (-half * 0.6, 55.2)], color)
+    pen.shape([(-half, 51.8), (half, 51.8), (half * 0.6, 56.4), (0, 52.4), (-half * 0.6, 56.4)], color)
 
 
 def _shirt(pen: Pen, body: Body, view: str, color: Color) -> None:
-    pale, mark = tint(color, 1.55) if brightness(color) < 170 else tint(color, 0.8), mark_of(color)
+    trim = trim_of(color)
     if view == "front":
-        pen.line([(0, 23), (0, 42)], mark, 0.6)
-        for y in (27, 32, 37):
-            pen.oval(
-                0, y, 0.75, 0.75, (250, 250, 250) if brightness(color) < 190 else (70, 70, 80), edge=False
-            )
+        pen.box(-1.5, 23, 1.5, 42.5, trim)
+        for y in (28, 33, 38):
+            pen.oval(0, y, 0.9, 0.9, color, edge=False)
         for side in (-1, 1):
-            pen.shape([(side * 0.2, 23.2), (side * 2.6, 18.8), (side * 5.4, 20.8), (side * 3.8, 27.2)], pale)
-        pen.box(2.2, 29, 5.6, 33.4, tint(color, 1.1))
+            pen.shape([(side * 0.2, 23.6), (side * 2.6, 18.2), (side * 6.4, 20.8), (side * 4.6, 28.4)], trim)
+        pen.box(3.0, 29, 6.4, 33.4, mark_of(color))
     elif view == "back":
-        pen.box(-4.4, 18.6, 4.4, 22.4, pale)
-        pen.line([(-body.shoulder * 0.9, 26.5), (body.shoulder * 0.9, 26.5)], mark, 0.5)
+        pen.box(-5.6, 17.6, 5.6, 22.6, trim)
+        pen.line([(-body.shoulder * 0.9, 27.0), (body.shoulder * 0.9, 27.0)], trim, 1.3)
+        pen.line([(0, 27), (0, 42)], mark_of(color), 0.7)
     else:
-        pen.shape([(-3.2, 18.8), (3.0, 18.8), (4.8, 25.2), (-2.8, 22.8)], pale)
-        pen.line(
-            [(body.depth * BULK["shirt"] * 0.86, 26), (body.depth * BULK["shirt"] * 0.82, 42)], mark, 0.5
-        )
+        pen.shape([(-4.4, 17.6), (3.4, 18.0), (6.4, 27.0), (-3.6, 23.2)], trim)
+        front = body.depth + 0.5 * body.bust
+        pen.line([(front * 0.82, 26), (front * 0.8, 42)], trim, 1.6)
 
 
 def _sweater(pen: Pen, body: Body, view: str, color: Color) -> None:
-    rib = tint(color, 0.6) if brightness(color) > 70 else tint(color, 1.26)
+    rib = tint(color, 0.5) if brightness(color) > 70 else tint(color, 1.34)
     half = (body.depth if view == "side" else body.hip) * BULK["sweater"]
     pen.shape(
-        smooth([(-half - 0.2, 45.2), (half + 0.2, 45.2), (half - 0.4, 51.0), (-half + 0.4, 51.0)], 1), rib
+        smooth([(-half - 0.2, 44.2), (half + 0.2, 44.2), (half - 0.4, 51.0), (-half + 0.4, 51.0)], 1), rib
     )
     for share in (-0.75, -0.45, -0.15, 0.15, 0.45, 0.75):
         pen.line([(share * half, 46.0), (share * half, 50.4)], tint(rib, 0.75), 0.35)
     middle = -0.4 if view == "side" else 0
     pen.shape(
-        smooth([(middle - 4.2, 17.0), (middle + 4.2, 17.0), (middle + 5.0, 22.8), (middle - 5.0, 22.8)], 1),
+        smooth([(middle - 4.8, 16.6), (middle + 4.8, 16.6), (middle + 6.0, 24.0), (middle - 6.0, 24.0)], 1),
         rib,
     )
 
 
 def _blouse(pen: Pen, body: Body, view: str, color: Color) -> None:
-    pale, mark = tint(color, 1.5) if brightness(color) < 170 else tint(color, 0.82), mark_of(color)
+    trim = trim_of(color)
     half = (body.depth if view == "side" else body.waist) * BULK["blouse"]
-    pen.line([(-half, 40.4), (half, 40.4)], mark, 0.6)
+    pen.line([(-half, 40.4), (half, 40.4)], trim, 1.2)
     if view == "front":  # a bow at the neck
         for side in (-1, 1):
-            pen.shape([(0, 23.2), (side * 5.2, 20.4), (side * 5.4, 26.4)], pale)
-            pen.shape([(0, 23.2), (side * 1.0, 32.5), (side * 3.4, 31.5)], pale)
-        pen.oval(0, 23.2, 1.3, 1.3, mark)
-    elif view == "back":
-        pen.oval(0, 21.0, 4.4, 1.5, pale)
-        pen.line([(0, 22.5), (0, 31)], mark, 0.6)
+            pen.shape([(0, 23.4), (side * 6.4, 19.6), (side * 6.6, 27.4)], trim)
+            pen.shape([(0, 23.4), (side * 1.2, 35.0), (side * 4.2, 33.6)], trim)
+        pen.oval(0, 23.4, 1.5, 1.5, mark_of(trim))
+    elif view == "back":  # a bow at the waist
+        for side in (-1, 1):
+            pen.shape([(0, 40.4), (side * 4.8, 37.0), (side * 5.0, 43.8)], trim)
+        pen.oval(0, 40.4, 1.2, 1.2, mark_of(trim))
+        pen.oval(0, 20.8, 5.4, 1.8, trim)
     else:
-        pen.oval(0, 20.6, 4.0, 1.6, pale)
-        pen.shape([(2.4, 22.4), (7.0, 20.4), (6.6, 26.4)], pale)
+        pen.oval(0, 20.6, 4.8, 1.9, trim)
+        pen.shape([(2.4, 22.8), (8.6, 19.6), (8.2, 28.0)], trim)
 
 
 def _dress(pen: Pen, body: Body, view: str, color: Color) -> None:
@@ -95,9 +95,9 @@ def draw_neckline(pen: Pen, view: str, skin: Color) -> None:
 
 def draw_logo(pen: Pen, kind: str, body: Body, view: str, ink: Color) -> None:
     """Draw a printed star."""
-    x, y, size = {"front": (0.0, 31.5, 3.7), "back": (0.0, 35.0, 4.2), "side": (1.0, 31.0, 2.9)}[view]
+    x, y, size = {"front": (0.0, 32.5, 5.2), "back": (0.0, 35.5, 5.8), "side": (1.0, 31.0, 2.9)}[view]
     if view == "front" and kind in ("jacket", "coat", "shirt", "vest", "blouse"):
-        x, size = -0.6 * body.chest, 2.9
+        x, size = -0.62 * body.chest, 3.6
     star = [
         (0, -1),
         (0.32, -0.3),

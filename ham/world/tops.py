@@ -5,7 +5,7 @@ from __future__ import annotations
 from ham.world.attributes import SHADES
 from ham.world.figure import BULK, Body, Limb
 from ham.world.outerwear import draw_jacket_marks, draw_vest_marks
-from ham.world.pen import Cloth, Color, Pen, Point, accent_of, both_sides, brightness, tint, toward
+from ham.world.pen import Cloth, Color, Pen, Point, accent_of, both_sides, brightness, tint, toward, trim_of
 from ham.world.top_marks import draw_logo, draw_marks, draw_neckline, draw_shirt_tails
 
 HEM = {
@@ -20,8 +20,7 @@ HEM = {
     "dress": 43.0,  # its skirt is drawn with the legs
 }
 TUCKED_HEM = 43.0  # of a top with a belt over it
-FLARE = {"coat": 3.0, "blouse": 2.6}  # how far the hem stands out
-CUFFED = ("sweater", "hoodie", "shirt", "jacket", "vest")
+FLARE = {"coat": 3.0, "blouse": 3.6}  # how far the hem stands out
 
 
 def cloth_of(person: dict[str, str]) -> Cloth:
@@ -74,7 +73,7 @@ def trunk_outline(body: Body, view: str, kind: str, sleeveless: bool, hem: float
             (back - 0.9 * flare, hem),
             *(point for point in behind if point[1] < hem),
         ]
-    shoulder = body.shoulder * (0.8 if bare else 1.0) * (1 + (bulk - 1) * 0.6)
+    shoulder = body.shoulder * (0.74 if bare else 1.0) * (1 + (bulk - 1) * 0.6)
     waist = body.waist * bulk + (0.7 if kind in ("hoodie", "sweater") else 0.0)
     points = [
         (2.6, 20.4),
@@ -94,20 +93,31 @@ def draw_arm(pen: Pen, person: dict[str, str], body: Body, arm: Limb, skin: Colo
     cloth = Cloth(SHADES[person["inner_colour"]][1]) if kind == "vest" else cloth_of(person)
     if behind:
         cloth, skin = Cloth(tint(cloth.color, 0.88), cloth.pattern, cloth.accent), tint(skin, 0.88)
-    bell = 1.5 if kind == "blouse" else 1.0
+    bell = 1.9 if kind == "blouse" else 1.0
     radius = body.arm * (BULK[kind] ** 2 if sleeve == "long" else 1.0)
     if sleeve == "long":
         pen.limb(arm.root, arm.middle, radius * 1.08, radius * 0.92, cloth)
         pen.oval(*arm.end, body.arm * 0.86, body.arm * 0.9, skin)
         wrist = toward(arm.middle, arm.end, 0.74)
         pen.limb(arm.middle, wrist, radius * 0.92, radius * 0.74 * bell, cloth)
-        if kind in CUFFED:
-            cuff = tint(cloth.color, 0.72) if brightness(cloth.color) > 70 else tint(cloth.color, 1.2)
-            pen.limb(toward(arm.middle, arm.end, 0.6), wrist, radius * 0.84, radius * 0.84, cuff)
+        if kind != "blouse":
+            cuff = tint(cloth.color, 0.6) if brightness(cloth.color) > 70 else tint(cloth.color, 1.3)
+            cuff = trim_of(cloth.color) if kind == "shirt" else cuff
+            pen.limb(toward(arm.middle, arm.end, 0.54), wrist, radius * 0.86, radius * 0.86, cuff)
+        if kind == "jacket":  # a stripe down the sleeve
+            pen.line([arm.root, arm.middle, toward(arm.middle, arm.end, 0.5)], trim_of(cloth.color), 1.3)
         return
     pen.limb(arm.root, arm.middle, radius, radius * 0.82, skin)
     pen.limb(arm.middle, arm.end, radius * 0.82, radius * 0.62, skin)
     pen.oval(*arm.end, radius * 0.8, radius * 0.85, skin)
     if sleeve == "short":
-        end = toward(arm.root, arm.middle, 0.78)
-        pen.limb(arm.root, end, radius * 1.2, radius * 1.32 * (1.15 if kind == "blouse" else 1.0), cloth)
+        end = toward(arm.root, arm.middle, 0.62)
+        puff = 1.3 if kind == "blouse" else 1.0
+        pen.limb(arm.root, end, radius * 1.2 * puff, radius * 1.36 * puff, cloth)
+        if kind == "shirt":
+            wide = radius * 1.3
+            pen.line(
+                [(end[0] - wide, end[1] + wide * 0.5), (end[0] + wide, end[1] + wide * 0.5)],
+                trim_of(cloth.color),
+                1.3,
+            )
