@@ -93,6 +93,90 @@ CASES = {
         "shoes": "sandals",
         "shoes_colour": "blue",
     },
+    "A bloke in a red and grey striped polo shirt, black trousers and a green tie.": {
+        "gender": "man",
+        "upper": "shirt",
+        "upper_colour": "red",
+        "upper_second_colour": "grey",
+        "upper_pattern": "striped",
+        "lower": "trousers",
+        "lower_colour": "black",
+        "neckwear": "tie",
+        "neckwear_colour": "green",
+    },
+    "A blue, white and pink plaid blouse with olive/brown boots": {
+        "upper": "blouse",
+        "upper_colour": "blue",
+        "upper_second_colour": "white",
+        "upper_pattern": "checked",
+        "shoes": "boots",
+        "shoes_colour": "dark green",
+    },
+    "She wears a yellow dress with brown dots, knee-length, and a black belt.": {
+        "gender": "woman",
+        "upper": "dress",
+        "upper_colour": "yellow",
+        "upper_second_colour": "brown",
+        "upper_pattern": "dotted",
+        "lower_length": "knee",
+        "belt": "belt",
+        "belt_colour": "black",
+    },
+    "grey shorts with white stripes and a plaid skirt": {"lower": "shorts", "lower_colour": "grey"},
+    "A boy in a navy vest over a white shirt and beige shorts": {
+        "gender": "man",
+        "upper": "vest",
+        "upper_colour": "navy",
+        "inner_colour": "white",
+        "lower": "shorts",
+        "lower_colour": "beige",
+    },
+    "A red shirt under an open black jacket, orange socks": {
+        "upper": "jacket",
+        "upper_colour": "black",
+        "inner_colour": "red",
+        "socks": "socks",
+        "socks_colour": "orange",
+    },
+    "Her green coat has a pink top underneath, a handbag over her left arm and a cup in the right hand.": {
+        "gender": "woman",
+        "upper": "coat",
+        "upper_colour": "green",
+        "bag": "handbag",
+        "bag_side": "left",
+        "carried": "cup",
+        "carried_side": "right",
+    },
+    "His left shoe is untied, a watch on the right wrist": {"gender": "man", "watch": "watch"},
+    "He has short curly hair and is wearing all black. The sneakers seem to be red.": {
+        "gender": "man",
+        "hair_length": "short",
+        "shoes": "sneakers",
+        "shoes_colour": "red",
+    },
+    "A long-haired girl; black lettering on a pale pink tee, writing something": {
+        "gender": "woman",
+        "hair_length": "long",
+        "upper": "t-shirt",
+        "upper_colour": "pink",
+        "upper_pattern": "logo",
+    },
+    "a grey tank top with white writing, blue jean shorts, yellow flipflops": {
+        "upper": "t-shirt",
+        "upper_colour": "grey",
+        "upper_pattern": "logo",
+        "lower": "shorts",
+        "lower_colour": "blue",
+        "shoes": "sandals",
+        "shoes_colour": "yellow",
+    },
+    "walking away from the camera in a short sleeved tie dye shirt and dress pants": {
+        "action": "walking",
+        "view": "back",
+        "sleeve": "short",
+        "upper": "shirt",
+        "lower": "trousers",
+    },
     "BLACK JACKTE AND BLUE JEENS, wearing a tee with a logo": {
         "upper": "jacket",
         "upper_colour": "black",
@@ -105,6 +189,7 @@ CASES = {
 
 @pytest.mark.parametrize("caption", CASES, ids=lambda caption: caption[:30])
 def test_captions_read_by_hand(caption: str) -> None:
+    """Written for this test: what each of them says, and what it only seems to say."""
     assert parse(caption) == CASES[caption]
 
 

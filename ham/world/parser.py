@@ -11,54 +11,8 @@ from __future__ import annotations
 
 from ham.world.attributes import ABSENT_WITH, FIELDS, agree
 from ham.world.manners import worth_telling
-from ham.world.parser_words import (
-    COLORED,
-    FUNCTION_WORDS,
-    LINKING,
-    LONGEST,
-    MARKS,
-    ORDINARY,
-    STOPS,
-    TOKEN,
-    Mark,
-    known_word,
-)
-
-OTHER = Mark(
-    "noun", "other"
-)  # a thing that the attributes do not know: it takes the color and makes no claim
-
-INNER = Mark("noun", "inner", {"": ""})  # a shirt over which another top is worn
-
-
-def marks_of(caption: str) -> list[Mark]:
-    """Return a caption as marks, the longest phrase first at every place."""
-    text = caption.lower().replace("\u2019", "'").replace("'s", "")
-    text = COLORED.sub("", text) if "colo" in text else text
-    tokens = [known_word(token) if token[0].isalpha() else token for token in TOKEN.findall(text)]
-    marks, place = [], 0
-    while place < len(tokens):
-        for size in range(min(LONGEST, len(tokens) - place), 0, -1):
-            mark = MARKS.get(tuple(tokens[place : place + size]))
-            if mark is not None:
-                break
-        else:
-            size, mark = 1, Mark(kind_of_unknown(tokens[place]))
-        marks.append(mark)
-        place += size
-    return marks
-
-
-def kind_of_unknown(token: str) -> str:
-    """Return the kind of mark for a token that means nothing by itself."""
-    if token in STOPS:
-        return "stop"
-    if token in LINKING:
-        return "link"
-    if token in ("and", "&"):
-        return "and"
-    unknown = token[0].isalpha() and token not in FUNCTION_WORDS and token not in ORDINARY
-    return "word" if unknown else "break"
+from ham.world.parser_marks import INNER, OTHER, following_noun, is_second, mark_inner, marks_of
+from ham.world.parser_words import Mark
 
 
 def parse(caption: str) -> dict[str, str]:
@@ -71,23 +25,24 @@ def parse(caption: str) -> dict[str, str]:
     mark_inner(marks)
     found: dict[str, str] = {}
     before: Mark | None = None  # the noun before, until a sentence ends
-    denied = False
+    linked = denied = False  # behind "is"; behind "no"
     for place, mark in enumerate(marks):
         if mark.kind == "noun":
             claim_noun(found, mark, before, denied)
-            before = before if mark.thing == "pattern" else mark
+            before = before if mark.thing in ("pattern", "print") else mark
         elif mark.kind == "fact":
             claim_fact(found, mark, following_noun(marks, place) or before)
         elif mark.kind in ("colour", "length"):
-            after = following_noun(marks, place)
-            claim_modifier(found, mark, after or before, before, is_second(marks, place))
+            noun = following_noun(marks, place) or (before if linked else None)
+            claim_modifier(found, mark, noun, before, is_second(marks, place))
         elif mark.kind == "side":
             claim_side(found, mark, before)
         elif mark.kind == "stop":
             before = None
         elif mark.kind == "word" and place + 1 < len(marks) and marks[place + 1].kind == "link":
             before = OTHER  # "her bracelet is red"
-        denied = mark.kind == "no" or (denied and mark.kind in ("break", "word", "link", "and"))
+        linked = mark.kind == "link" or (linked and mark.kind not in ("noun", "verb", "stop"))
+        denied = mark.kind == "no" or (denied and mark.kind in ("break", "comma", "word", "link", "and"))
     return consistent_claims(found)
 
 
@@ -99,67 +54,15 @@ def consistent_claims(found: dict[str, str]) -> dict[str, str]:
     return found
 
 
-def mark_inner(marks: list[Mark]) -> None:
-    """Mark the tops that are worn under others: "over a white shirt", "a white shirt underneath", "a shirt under a jacket"."""
-    tops = [place for place, mark in enumerate(marks) if mark.kind == "noun" and mark.thing == "upper"]
-    for place in tops:
-        after = next_mark(marks, place)
-        start = place
-        while start > 0 and marks[start - 1].kind in ("colour", "fact", "length", "word", "and"):
-            start -= 1
-        start -= start > 0 and marks[start - 1].kind == "break"  # the article
-        above = start > 0 and marks[start - 1].kind == "over" and any(top < start for top in tops)
-        alone = len(tops) == 1
-        if above or (after is not None and after.kind == "under" and not alone):
-            marks[place] = INNER
-
-
-def next_mark(marks: list[Mark], place: int) -> Mark | None:
-    """Return the mark behind a noun, "worn" and the like left out."""
-    after = [mark for mark in marks[place + 1 : place + 3] if mark.kind != "word"]
-    return after[0] if after else None
-
-
-def following_noun(marks: list[Mark], place: int) -> Mark | None:
-    """Return the noun that follows a modifier with only modifiers and unknown words between, else None.
-
-    OTHER where the modifier belongs to a thing that the attributes do not know: "a black bracelet and jeans".
-    """
-    unknown = False
-    for position in range(place + 1, len(marks)):
-        mark = marks[position]
-        if mark.kind == "noun":
-            return mark
-        if mark.kind == "word":
-            unknown = True
-            continue
-        if mark.kind == "and" and joins_colors(marks, position):
-            continue
-        if unknown or mark.kind not in ("colour", "length", "fact") or mark.thing == "gender":
-            break
-    return OTHER if unknown else None
-
-
-def joins_colors(marks: list[Mark], place: int) -> bool:
-    """Return whether "and" joins two colors of one thing: "black and white socks", not "is black and white shoes"."""
-    if not 0 < place < len(marks) - 1 or marks[place + 1].kind != "colour":
-        return False
-    first = place - 1
-    return marks[first].kind == "colour" and (first == 0 or marks[first - 1].kind != "link")
-
-
-def is_second(marks: list[Mark], place: int) -> bool:
-    """Return whether a color is the second of two: "black and white", "is black and white"."""
-    return place > 1 and marks[place - 1].kind == "and" and marks[place - 2].kind == "colour"
-
-
 def claim_noun(found: dict[str, str], noun: Mark, before: Mark | None, denied: bool) -> None:
     """Add what a noun says by itself: its kind, or, denied, that there is none."""
-    name = {"hair": "hair_length", "pattern": "upper_pattern"}.get(noun.thing, noun.thing)
+    name = {"hair": "hair_length", "pattern": "upper_pattern", "print": "upper_pattern"}.get(
+        noun.thing, noun.thing
+    )
     value = noun.values.get("", "")
     if denied and "none" in FIELDS.get(name, ()):
         found.setdefault(name, "none")
-    elif noun.thing == "pattern" and not of_upper(before):
+    elif noun.thing in ("pattern", "print") and not of_upper(before):
         return  # "shorts with white stripes"
     elif value and not denied:
         found.setdefault(name, value)
@@ -167,7 +70,7 @@ def claim_noun(found: dict[str, str], noun: Mark, before: Mark | None, denied: b
 
 def of_upper(noun: Mark | None) -> bool:
     """Return whether a pattern can belong to a noun: to the upper garment, or to nothing known."""
-    return noun is None or noun.thing in ("upper", "pattern")
+    return noun is None or noun.thing in ("upper", "pattern", "print")
 
 
 def claim_fact(found: dict[str, str], fact: Mark, noun: Mark | None) -> None:

@@ -11,6 +11,7 @@ from functools import lru_cache
 
 from ham.world.attributes import SHADES
 from ham.world.lexicon import BEHIND, PHRASES, ROWS, TONES
+from ham.world.parser_synonyms import REAL_WORDS, SYNONYMS, UNKNOWN_THINGS
 from ham.world.rare_words import POOLS
 from ham.world.typos import MISSPELLINGS
 
@@ -54,65 +55,11 @@ ORDINARY = frozenset(
 )
 # Words that are spelt right and are no slip of a word of the lexicon.
 SPELT_RIGHT = (
-    ORDINARY
-    | {"dressed", "dressing"}
-    | {word for row in POOLS.values() for text in row for word in text.split()}
+    ORDINARY | {word for row in POOLS.values() for text in row for word in text.split()} | REAL_WORDS
 )
-
-
-# Words of real captions that no simulated annotator uses: value -> phrases.
-SYNONYMS = {
-    "upper:t-shirt": (
-        "t shirts",
-        "t-shirts",
-        "tee-shirt",
-        "tees",
-        "tank top",
-        "tank",
-        "muscle shirt",
-        "camisole",
-    ),
-    "upper:shirt": ("polo shirts", "shirts", "jean shirt", "denim shirt"),
-    "upper:blouse": ("blouses",),
-    "upper:sweater": ("sweaters", "sweat-shirt"),
-    "upper:jacket": ("denim jacket", "dress jacket", "suit coat", "sport coat", "sports jacket", "jackets"),
-    "upper:coat": ("coats",),
-    "upper:dress": ("dresses", "mini dress", "maxi dress"),
-    "upper:vest": ("vests",),
-    "neckwear:tie": ("bow tie", "ties", "bowtie"),
-    "neckwear:scarf": ("scarves",),
-    "lower:trousers": (
-        "trousers",
-        "dress pant",
-        "pant",
-        "khakis",
-        "sweat pants",
-        "capri",
-        "sweats",
-        "track pant",
-    ),
-    "lower:jeans": ("jean pant", "jean capris"),
-    "lower:shorts": ("denim short", "jean short", "capri shorts", "dress shorts"),
-    "lower:skirt": ("mini skirt", "miniskirt", "jean skirt", "denim skirt", "skirts"),
-    "lower:leggings": ("legging",),
-    "shoes:sandals": ("flip-flop", "flip flop", "flipflop", "flip flopped shoes", "sandal", "slipper"),
-    "shoes:sneakers": ("sneaker", "tennis shoe", "gym shoe", "running shoe", "sport shoes", "athletic shoe"),
-    "shoes:boots": ("boot", "bootie"),
-    "shoes:heels": ("high-heels", "high heel shoes", "heel", "high heeled shoes", "pump", "wedge shoes"),
-    "socks:socks": ("sock", "knee socks", "knee high socks"),
-    "bag:backpack": ("backpacks", "schoolbag", "bag pack", "bagpack", "back-pack"),
-    "bag:handbag": ("shopping bags", "plastic bag", "paper bag", "purses", "hand purse"),
-    "bag:shoulder bag": ("cross-body bag", "shoulder purse", "crossbody purse"),
-    "bag:suitcase": ("suitcases",),
-    "carried:phone": ("smart phone", "cell-phone", "phones"),
-    "carried:umbrella": ("umbrellas",),
-    "carried:book": ("books",),
-    "gender:man": ("men", "males", "boys", "guys"),
-    "gender:woman": ("women", "females", "girls", "ladies"),
-}
 # Words between a color and what follows it that belong to no thing of their own.
-_FUNCTION_WORDS = """a an and are as at but by has have in is it on or over that the then to under was were which while who with
-too also both having around near his her their its they"""
+_FUNCTION_WORDS = """a an and are as at but by has have in is it on or over that the then to under was were which while who too
+also both around near his her their its they"""
 FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
 # Words that say how things go together.
 OTHER_KINDS = {
@@ -122,14 +69,19 @@ OTHER_KINDS = {
     "under": ("under", "underneath", "beneath"),
 }
 BASES = frozenset(base for base, _ in SHADES.values())
-LINKING = frozenset(("is", "are", "was", "were", "looks", "look"))
+LINKING = frozenset(("is", "are", "was", "were", "looks", "look", "seems", "seem", "appears", "appear", ":"))
+# What is said of a thing ends before them: "her hair is short and she is wearing black".
+VERBS = frozenset(
+    word for key, row in ROWS.items() if key.startswith("verb:") for phrase in row for word in phrase.split()
+)
+VERBS |= {"has", "have", "having", "with", "in", "wear", "wore", "carry", "hold", "dressed"}
 
 
 @dataclass
 class Mark:
     """One meaningful stretch of a caption."""
 
-    # noun | colour | length | fact | side (left) | over | under | no | word (unknown) | link (is, are) | and | break | stop
+    # noun, colour, length, fact, side (left), over, under, no, word (unknown), link (is), verb, and, comma, stop, break
     kind: str
     thing: str = ""  # of a noun: the thing ("upper", "hair"); of a fact: its field
     values: dict[str, str] = field(
@@ -200,7 +152,9 @@ def _lexicon() -> dict[tuple[str, ...], Mark]:
     for key, phrases in SYNONYMS.items():
         name, value = key.split(":")
         for phrase in phrases:
-            learn(phrase, "fact" if name == "gender" else "noun", name, "", value)
+            learn(phrase, "noun" if name in (*NOUNS, "pattern", "print") else "fact", name, "", value)
+    for phrase in UNKNOWN_THINGS:
+        marks[tuple(phrase.split())] = Mark("word")
     for kind, words in OTHER_KINDS.items():
         for word in words:
             marks[(word,)] = Mark(kind, "", {"": word})

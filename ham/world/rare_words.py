@@ -152,7 +152,7 @@ toes, tassels, zippers, a wedge, cork soles, chunky soles, gum soles, rounded to
 mesh panels, loose laces, tread, untied laces, metal tips, fringe, air bubbles, a swoosh, spikes, woven uppers, toe caps""",
     "bag_detail": """
 straps, a strap, a chain, a zipper, leather handles, buckles, tassels, a flap, side pockets, a keyring, charms, a drawstring,
-stickers, badges, pins, padded straps, a bottle pocket, reflective strips, studs, a clasp, fringe, quilting, a monogram, tags,
+stickers, badges, pins, padded straps, a bottle pocket, reflective bands, studs, a clasp, fringe, quilting, a monogram, tags,
 piping, a water bottle pouch, patches, ribbons, a plush toy, carabiners, grommets, a crest, drawcords""",
     "hair_detail": """
 bangs, a side part, layers, a middle part, a fringe, curls, highlights, loose strands, a clip, flyaways, a cowlick, sideburns,
