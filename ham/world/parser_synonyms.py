@@ -65,7 +65,7 @@ UNKNOWN_THINGS = (
 
 # Words that lie one letter from a word of the lexicon and mean something else.
 _REAL_WORDS = """
-banding booths dressed bottle bottles bottom braided cheeks crutch dressing field fields glassed grassy healed hiding hooked lights
+banding booths dressed bottle bottles bottom braided cheeks crutch field fields glassed grassy healed hiding hooked lights
 logging lower lowers marching matching muscled paint painted paints paper papers partly patter pattern patterns plants scandal
 shaped shapes shifty skate skates slotted speaker sticking stopping stranding strides striping strong sweeter thing things
 whiter wrist wrists writing"""
