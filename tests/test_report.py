@@ -399,18 +399,18 @@ def test_the_deciding_comparison_shows_variety_truth_and_rank_side_by_side(
     page = make_page(script, run, monkeypatch, "--ablation", str(run / "ablation.json"))
     cells = {
         label: re.findall(
-            r"<td class=\"n\">(.*?)</td>", re.search(rf"<td>{label}.*?</tr>", page, re.DOTALL)[0]
+            r"<td class=\"n\">(.*?)<br><small>(.*?)</small></td>",
+            re.search(rf"<td>{label}.*?</tr>", page, re.DOTALL)[0],
         )
         for label in ("static: one instruction", "template: textual hints", "HAM: learned styles")
     }
-    assert cells["static: one instruction"] == ["89", "100", "90", "100", "24.1", "–"]
-    assert cells["template: textual hints"] == ["61", "–", "88", "–", "32.0", "–"]
-    assert cells["HAM: learned styles"][::2] == ["60", "85", "15.0 ± 5.0"]
-    assert cells["HAM: learned styles"][3:] == [
-        "71",
-        "15.0 ± 5.0",
-        "27.8",
-    ]  # 5 of 7 claims; this run's mean Rank-1
+    assert cells["static: one instruction"] == [("89", "100"), ("90", "100"), ("24.1", "–")]
+    assert cells["template: textual hints"] == [("61", "–"), ("88", "–"), ("32.0", "–")]
+    assert cells["HAM: learned styles"][1:] == [
+        ("85", "71"),
+        ("15.0 ± 5.0", "27.8"),
+    ]  # 5 of 7 claims are right
+    assert cells["HAM: learned styles"][0][0] == "60"
     after = page.split("then fine-tuned")[1]
     assert '<td>KMeans &amp; UPS</td><td class="n">50.0</td>' in after
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ham.records import CaptionRow
 from ham.report.page import html_page, image_tag
+from ham.report.samples import sample_block
 from scripts.demo_report.__main__ import duration, group_by_value, loss_means, number, plural
 from scripts.demo_report.charts import line_chart, moving_average
 from scripts.demo_report.experiment import mean_error
@@ -60,3 +62,11 @@ def test_pages_fit_phones_and_escape_titles(tmp_path) -> None:
 @pytest.mark.parametrize("name", ["../x.png"])
 def test_a_description_is_escaped(name: str) -> None:
     assert "&lt;b&gt;" in image_tag(name, "<b>")
+
+
+@pytest.mark.parametrize(
+    ("style_id", "note"), [(-1, "no style"), (None, "no style"), (0, "style 0"), (7, "style 7")]
+)
+def test_a_caption_without_a_style_is_called_so(tmp_path, style_id: int | None, note: str) -> None:
+    row = CaptionRow("0.jpg", "A man.", style_id, 0, "accepted", None)
+    assert f"<small>{note}</small>" in sample_block("0.jpg", [row], tmp_path)

@@ -36,7 +36,9 @@ def sample_block(image: str, rows: Sequence[CaptionRow], image_root: Path) -> st
         if row.status == "failed":
             lines.append(f'<p class="bad">failed: {html.escape(row.reason or "")}</p>')
             continue
-        note = "no style" if row.style_id is None else f"style {row.style_id}"
+        note = (
+            "no style" if row.style_id is None or row.style_id < 0 else f"style {row.style_id}"
+        )  # -1: none used
         note += f", attempt {row.attempt}" if row.attempt else ""
         note += f", rejected: {row.reason}" if row.reason else ""
         kind = ' class="bad"' if row.status == "rejected" else ""
