@@ -21,9 +21,10 @@ from ham.world.annotators import (
     short_description,
 )
 from ham.world.attributes import ABSENT_WITH, FIELDS, agree
+from ham.world.chances import worth_telling
 from ham.world.groups import PROFILES
 from ham.world.lexicon import COLORS, PHRASES, REGISTERS, color_words
-from ham.world.manners import HABITS, SYNTAX_HABITS, SYNTAXES, WORD_HABITS, manner_frequencies, worth_telling
+from ham.world.manners import HABITS, SYNTAX_HABITS, SYNTAXES, WORD_HABITS, manner_frequencies
 from ham.world.parser import parse
 from ham.world.rare_words import POOLS
 from ham.world.syntax import syntax_of

@@ -13,6 +13,7 @@ from itertools import cycle
 import numpy as np
 
 from ham.runtime import UsageError, numpy_generator
+from ham.world.chances import worth_telling
 from ham.world.clauses import Scene
 from ham.world.embellish import closing, embellish
 from ham.world.finish import finish
@@ -26,10 +27,10 @@ from ham.world.manners import (
     hint_of,
     manner_frequencies,
     profiles_of,
-    worth_telling,
 )
 from ham.world.mention import select, settle, vague_colors
-from ham.world.phrases import ORDERS, Speech, items_of, person_words, scene_words, series, with_article
+from ham.world.phrases import items_of, person_words, scene_words, series, with_article
+from ham.world.speech import ORDERS, Speech
 from ham.world.typos import RATES, misspell
 
 __all__ = [

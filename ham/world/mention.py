@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ham.world.attributes import SHADES
-from ham.world.phrases import Speech
+from ham.world.speech import Speech
 
 NEEDS = {  # a field that cannot be mentioned without one of others
     "headwear_colour": ("headwear",),

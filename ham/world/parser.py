@@ -10,7 +10,7 @@ forgiven, and of two claims about one field the first counts.
 from __future__ import annotations
 
 from ham.world.attributes import ABSENT_WITH, FIELDS, agree
-from ham.world.manners import worth_telling
+from ham.world.chances import worth_telling
 from ham.world.parser_marks import INNER, OTHER, following_noun, is_second, mark_inner, marks_of
 from ham.world.parser_words import Mark
 

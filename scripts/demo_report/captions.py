@@ -10,7 +10,7 @@ from ham.images import open_image
 from ham.records import path_below, read_json, read_jsonl
 from ham.runtime import UsageError, log, numpy_generator
 from ham.world.attributes import agree
-from ham.world.manners import worth_telling
+from ham.world.chances import worth_telling
 from ham.world.parser import parse, score_content
 from scripts.demo_report.folder import RunFolder
 
