@@ -356,7 +356,7 @@ def test_syntax_is_recognized(spread: tuple[float, float]) -> None:
         writer.manner["syntax"] for writer, text in texts if syntax_of(text) == writer.manner["syntax"]
     )
     seen = Counter(writer.manner["syntax"] for writer, _ in texts)
-    assert sum(right.values()) / len(texts) >= 0.98
+    assert sum(right.values()) / len(texts) >= 0.97
     assert all(right[syntax] / seen[syntax] >= 0.85 for syntax in seen if seen[syntax] >= 20)
 
 

@@ -20,6 +20,8 @@ PERSON = rf"(?:[a-z'-]+ ){{0,5}}?(?:{_any_of('gender:man', 'gender:woman', 'part
 ING = _any_of("verb:wearing", "verb:carrying", "verb:holding")
 WEARS = _any_of("verb:wears", "verb:carries", "verb:holds") + "|has"
 HE = rf"(?:he|she|the {PERSON})"
+UNJOINED = r"[^.,]*\ban? (?:(?!and |of |with |over |on )[a-z'-]+ )+an? [^.,]*"  # "a red shirt a blue skirt"
+BREATHLESS = rf"(?:[^.,]* {HE} (?:{WEARS}|is) [^.,]*|(?:(?! and |[.,]).)*|{UNJOINED})"
 BODY = "(?:body|upper body|lower body|feet|head|neck|waist|wrist)"
 
 # syntax -> what its captions look like; tried in this order
@@ -36,7 +38,7 @@ PATTERNS = {
         "dressed": rf"the {PERSON} (?:is dressed in|.*[.] {HE} is dressed in) ",
         "possessive": rf"the {PERSON}'s |the .*[.] (?:his|her|their) .* (?:is|are|seems?|appears?) ",
         "has": rf"the {PERSON} (?:.*[.] {HE} )?has on ",
-        "runon": rf"the {PERSON} (?:{WEARS}) (?:[^.,]* {HE} (?:{WEARS}|is) [^.,]*|(?:(?! and |[.,]).)*)[.]?$",
+        "runon": rf"the {PERSON} (?:{WEARS}) {BREATHLESS}(?:[.] (?!{HE} )[^.]*)?[.]?$",
         "wears": rf"the {PERSON} (?:has [^.]*[.] {HE} )?(?:{WEARS}) (?!.*\bis (?:{ING})\b)",
         "full": r"the ",
         "relative": rf"an? {PERSON} who ",
@@ -44,7 +46,8 @@ PATTERNS = {
         "plain": rf"an? {PERSON} (?:with .*|in the middle .*|(?:{ING}) .*)(?<! is )(?:{ING}|in the middle)(?! .*\bhe is\b)",
         "in": rf"an? {PERSON} in (?:an? |[a-z-]+ )",
         "with": rf"an? {PERSON} with ",
-        "template ": rf"an? {PERSON} (?:wearing|sporting) ",  # nothing in it comes in pairs
+        "plain ": rf"an? {PERSON} wearing ",  # a template in which nothing comes in pairs looks the same
+        "template ": rf"an? {PERSON} sporting ",
         "splice": rf"an? {PERSON} is (?!seen )(?:[^.]*, (?:he|she|his|her|their|the) .*|(?:{ING}) [^.]*[.]?$)",
         "doing": rf"an? {PERSON} ",
         "bare": rf"{PERSON} (?:{ING}|with) ",
