@@ -24,6 +24,7 @@ from ham.llava.model import make_projector
 from ham.llava.preprocess import pad_to_square
 from ham.llava.tokenizer import IMAGE_TOKEN_INDEX, plain_ids
 from ham.llava.transformers_compat import empty_cache, llm_config, read_on, tower_tokens
+from ham.llava.vision_tower import image_processor_config
 from ham.records import read_jsonl, write_json
 from ham.runtime import numpy_generator
 from ham.world.attributes import FIELDS
@@ -395,3 +396,6 @@ def write_llava(folder: Path, model: CaptionerModel) -> None:
             metadata={"format": "pt"},
         )
         write_json(place / "config.json", settings, indent=2)
+    write_json(
+        folder / "vision_tower" / "preprocessor_config.json", image_processor_config(IMAGE_PX), indent=2
+    )
