@@ -71,12 +71,13 @@ def help_of(*words: str) -> str:
 
 
 def known_to_help(*start: str) -> Callable[[list[str]], None]:
-    """Check that a command's help names its subcommand's every option."""
+    """Check that the help of a command, or of its subcommand, has every option."""
 
     def check(words: list[str]) -> None:
-        said = help_of(*start, words[0])
+        subcommand = () if words[0].startswith("-") else (words[0],)
+        said = help_of(*start, *subcommand)
         unknown = [word for word in words if word.startswith("--") and word.split("=")[0] not in said]
-        assert not unknown, f"{unknown} not in the help of {start} {words[0]}"
+        assert not unknown, f"{unknown} not in the help of {start} {subcommand}"
 
     return check
 
@@ -124,6 +125,7 @@ CHECKS: dict[str, Callable[[list[str]], None]] = {
     "ham.datasets": known_to_help("-m", "ham.datasets"),
     "ham.captioner.checkpoint": known_to_help("-m", "ham.captioner.checkpoint"),
     "ham.reid.weights": known_to_help("-m", "ham.reid.weights"),
+    "scripts/ablation.py": known_to_help("scripts/ablation.py"),
 }
 
 
@@ -224,6 +226,6 @@ def test_the_readmes_snippets_run(
     for snippet in snippets:
         exec(compile(snippet.replace("runs/world", str(tmp_path / "world")), "README.md", "exec"), {})
     printed = capsys.readouterr().out
-    styled = re.findall(r"(?m)^(0|2|5) (.+)$", printed)
-    assert [style for style, _ in styled] == ["0", "2", "5"] and len({caption for _, caption in styled}) == 3
+    styled = re.findall(r"(?m)^(0|1|7) (.+)$", printed)
+    assert [style for style, _ in styled] == ["0", "1", "7"] and len({caption for _, caption in styled}) == 3
     assert re.search(r"tensor\(\[\[ ?-?0\.\d+, +-?0\.\d+\]\]\)", printed)
