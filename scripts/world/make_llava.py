@@ -20,9 +20,10 @@ Hints are incomplete. A learned prompt expresses what no hint does, and a model 
 to the facts (claims that are true in learned styles,
 in a trial with and without words left out: 0.81 and 0.79; 26 November 2026).
 
-The weights in `ham/world/weights/llava` are what these commands made on 27 November 2026, on two cores that other processes shared: 17 and 20
-minutes by the clock for the two parts, 19 for the captioning (not timed on idle cores). The text part had read the texts of a slightly
-earlier version of the annotators. A fixture, never tuned on what it is measured by. Needs the current transformers.
+The weights in `ham/world/weights/llava` are what these commands made on 27 November 2026, on two cores that other processes
+shared: 17 and 20 minutes by the clock for the two parts, 19 for the captioning (not timed on idle cores). The text part had
+read the texts of a slightly earlier version of the annotators. A fixture, never tuned on what it is measured by. Needs the
+current transformers.
 """
 
 from __future__ import annotations
