@@ -22,7 +22,7 @@ from tiny_reid import tall_clip
 
 from ham.clip import MASK_ID, build_clip, save_clip, tokenize
 from ham.reid.batch import make_batch
-from ham.reid.checkpoints import find_folder, plain, save_folder, save_last, trim_metrics, write_state
+from ham.reid.checkpoints import find_folder, plain, save_folder, save_last, trim_metrics
 from ham.reid.config import TrainConfig
 from ham.reid.irra import IRRAOptions
 from ham.reid.rde import RDEOptions
@@ -31,6 +31,7 @@ from ham.reid.run import Progress
 from ham.reid.start import build_tracker
 from ham.reid.train import set_up, train
 from ham.reid.train_log import Meter
+from ham.reid.trainer_state import write_state
 from ham.runtime import UsageError, WorkError
 
 SCRIPT = Path(__file__).parent.parent / "train_reid.py"

@@ -1,4 +1,4 @@
-"""What a training run writes: checkpoints that appear whole, the trainer's state for an exact resume, the resolved config.
+"""What a training run writes: checkpoints that appear whole, and the resolved config.
 
 OUT/config.yaml  metrics.jsonl  failed.jsonl  .lock
 OUT/last/        model.safetensors, config.yaml, trainer_state/{progress.json, optimizer.pt, the method's arrays as .npy}
@@ -12,23 +12,22 @@ import errno
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, is_dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 import yaml
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from ham.records import atomic_write, read_json, write_json
+from ham.records import atomic_write, write_json
 from ham.reid.evaluate import Row
-from ham.reid.protocol import RetrievalMethod
-from ham.reid.run import Progress, Run
+from ham.reid.run import Run
+from ham.reid.trainer_state import write_state
 from ham.reid.weights import save_method
 from ham.runtime import UsageError, WorkError, dist_info, git_revision, log
 
@@ -184,100 +183,6 @@ def advice_after_nan(config: TrainConfig) -> str:
         f"{found}. The same command would fail again: start a new run with {start}, another --output_dir, and a lower --lr "
         "or --precision fp32"
     )
-
-
-# ------------------------------------------------------------------------------------------------------------ trainer state
-
-
-def write_state(
-    folder: Path,
-    progress: Progress,
-    optimizer: dict[str, Any],
-    scaler: dict[str, Any] | None = None,
-    arrays: Mapping[str, np.ndarray] | None = None,
-    data: str = "",
-) -> None:
-    """Write trainer_state/. Random draws are derived from (seed, epoch, batch), so no generator's state is needed.
-
-    arrays: the method's training state. data: digest of the training pairs.
-    """
-    write_json(folder / "progress.json", asdict(progress) | {"data": data})
-    with atomic_write(folder / "optimizer.pt", "wb") as file:
-        torch.save({"optimizer": optimizer, "scaler": scaler}, file)
-    for name, values in (arrays or {}).items():
-        with atomic_write(folder / f"{name}.npy", "wb") as file:
-            np.save(file, values)
-
-
-@dataclass
-class SavedState:
-    """What trainer_state/ holds: progress, digest of the pairs ("" in old runs), optimizer and scaler, arrays by name."""
-
-    folder: Path
-    progress: Progress
-    data: str
-    optimizer: dict[str, Any]
-    scaler: dict[str, Any] | None
-    arrays: dict[str, np.ndarray]
-
-    def load_arrays_into(self, method: RetrievalMethod, num_pairs: int) -> None:
-        """Restore the method's training state. Raises UsageError when it does not fit the training pairs."""
-        try:
-            method.load_training_state(self.arrays, num_pairs)
-        except UsageError as error:
-            raise UsageError(f"{self.folder}: {error}; {START_ANEW}") from None
-
-    def load_into(self, optimizer: torch.optim.Optimizer, scaler: Any) -> None:
-        """Restore the optimizer and the gradient scaler. Raises UsageError when the state is another model's."""
-        try:
-            optimizer.load_state_dict(self.optimizer)
-            if scaler is not None and self.scaler is not None:
-                scaler.load_state_dict(self.scaler)
-        except (ValueError, KeyError, TypeError, RuntimeError) as error:
-            raise UsageError(
-                f"{self.folder / 'optimizer.pt'} does not fit the model ({error}); {START_ANEW}"
-            ) from None
-
-
-START_ANEW = "start a new run with another --output_dir (--weights may be this checkpoint's folder)"
-
-
-def read_progress(folder: Path) -> tuple[Progress, str]:
-    """Read progress.json: the progress and the digest of the pairs. Raises UsageError for anything else."""
-    path = folder / "progress.json"
-    values = read_json(path)
-    known = {one.name for one in fields(Progress)}
-    if not isinstance(values, dict) or not known <= values.keys():
-        raise UsageError(f"{path}: expected an object with {', '.join(sorted(known))}; {START_ANEW}")
-    counts = [values[name] for name in ("epoch", "batch", "step")]
-    best = values["best"]
-    if not all(type(count) is int and count >= 0 for count in counts) or not isinstance(best, dict):
-        raise UsageError(f"{path}: epoch, batch and step are {counts}; expected whole numbers; {START_ANEW}")
-    return Progress(*counts, best), str(values.get("data", ""))
-
-
-def read_state(folder: Path) -> SavedState:
-    """Read what `write_state` wrote. Raises UsageError naming a file that is missing or damaged."""
-    progress, data = read_progress(folder)
-    path = folder / "optimizer.pt"
-    try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
-        optimizer, scaler = tensors["optimizer"], tensors["scaler"]
-    except Exception as error:  # a cut or foreign file makes torch raise many types
-        first_line = str(error).split("\n")[0]
-        raise UsageError(f"{path} is damaged or missing ({first_line}); {START_ANEW}") from None
-    return SavedState(folder, progress, data, optimizer, scaler, read_arrays(folder))
-
-
-def read_arrays(folder: Path) -> dict[str, np.ndarray]:
-    """Read the method's arrays. Raises UsageError for a damaged one."""
-    arrays = {}
-    for path in sorted(folder.glob("*.npy")):
-        try:
-            arrays[path.stem] = np.load(path, allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
-            raise UsageError(f"{path} is damaged ({error}); {START_ANEW}") from None
-    return arrays
 
 
 # ------------------------------------------------------------------------------------------------------------------- config

@@ -11,9 +11,10 @@ from typing import Any
 import yaml
 from safetensors import SafetensorError, safe_open
 
-from ham.reid.checkpoints import LAST, find_folder, plain, previous_folder, read_arrays, read_progress
+from ham.reid.checkpoints import LAST, find_folder, plain, previous_folder
 from ham.reid.config import FREE_ON_RESUME, TrainConfig, upgrade_options
 from ham.reid.methods import method_types
+from ham.reid.trainer_state import read_arrays, read_progress
 from ham.runtime import UsageError, log
 
 

@@ -23,7 +23,6 @@ from ham.reid.checkpoints import (
     TEST_BEST,
     VAL_BEST,
     lock_output,
-    read_state,
     save_best,
     save_last,
     trim_metrics,
@@ -42,6 +41,7 @@ from ham.reid.sampler import rank_slice
 from ham.reid.schedule import lr_factor
 from ham.reid.start import advise, finish_trackers, load_start, start_accelerator
 from ham.reid.train_log import Meter, report
+from ham.reid.trainer_state import read_state
 from ham.runtime import MetricsLog, dist_info, log, progress, seed_everything
 
 
