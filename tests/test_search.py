@@ -19,16 +19,8 @@ from ham.reid import search as search_module
 from ham.reid import search_index
 from ham.reid.batch import normalize
 from ham.reid.encode import EncodeSettings
-from ham.reid.search import (
-    Query,
-    encode_queries,
-    index_key,
-    open_index,
-    query_warnings,
-    read_queries,
-    search,
-    to_json,
-)
+from ham.reid.queries import Query, encode_queries, query_warnings, read_queries
+from ham.reid.search import index_key, open_index, search, to_json
 from ham.reid.search_index import SearchIndex, Segment
 from ham.runtime import UsageError, WorkError
 

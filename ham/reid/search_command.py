@@ -10,7 +10,8 @@ from typing import Any
 from ham.images import check_png_path
 from ham.reid.eval_config import SearchConfig
 from ham.reid.open_model import open_model, require
-from ham.reid.search import Query, check_queries, read_queries, search, to_json
+from ham.reid.queries import Query, check_queries, read_queries
+from ham.reid.search import search, to_json
 from ham.runtime import UsageError, dist_info, log
 
 

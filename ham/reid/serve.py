@@ -22,7 +22,8 @@ from PIL import Image
 from ham.images import ImageError, open_image
 from ham.records import NO_STYLE
 from ham.reid.encode import EncodeSettings, RetrievalModel
-from ham.reid.search import Query, answer, check_queries, encode_queries, query_warnings
+from ham.reid.queries import Query, check_queries, encode_queries, query_warnings
+from ham.reid.search import answer
 from ham.reid.search_index import SearchIndex
 from ham.runtime import UsageError, WorkError, log, numpy_generator
 
