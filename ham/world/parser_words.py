@@ -13,6 +13,7 @@ from ham.world.attributes import SHADES
 from ham.world.lexicon import BEHIND, PHRASES, ROWS, TONES
 from ham.world.parser_synonyms import REAL_WORDS, SYNONYMS, UNKNOWN_THINGS
 from ham.world.rare_words import POOLS
+from ham.world.speech import ITEMS
 from ham.world.typos import MISSPELLINGS
 
 TOKEN = re.compile(r"[a-z]+(?:-[a-z]+)*|[^\sa-z]")
@@ -89,19 +90,7 @@ class Mark:
     )  # of a modifier: what it says of which thing; else {"": value}
 
 
-NOUNS = (
-    "headwear",
-    "glasses",
-    "neckwear",
-    "upper",
-    "belt",
-    "lower",
-    "watch",
-    "socks",
-    "shoes",
-    "bag",
-    "carried",
-)
+NOUNS = tuple(item for item in ITEMS if item != "hair")
 
 
 def _lexicon() -> dict[tuple[str, ...], Mark]:
