@@ -3,7 +3,7 @@
     python -m ham.world build --out runs/world --preset full
     python -m scripts.world.make_clip --world runs/world --out ham/world/weights/clip
 
-Real architecture, 1 M parameters, trained with InfoNCE on short texts of one to three attributes ("woman in red coat") about
+Real architecture, 1.3 M parameters, trained with InfoNCE on short texts of one to three attributes ("woman in red coat") about
 persons that no benchmark holds: like the real CLIP it has seen people and words, but not this task. Some batches have
 several such texts in a row, so that late positions are trained too. --steps sets how weak it is: its direct
 transfer should have a Rank-1 of 10 to 20, as the real one.

@@ -6,7 +6,7 @@
     wait
     torchrun --nproc-per-node 2 -m scripts.world.make_llava --world runs/world --out ham/world/weights/llava
 
-Real architecture and on-disk layout (Llama, CLIP vision tower, two-layer projector, sentencepiece), 1.2 M parameters. In three
+Real architecture and on-disk layout (Llama, CLIP vision tower, two-layer projector, sentencepiece), 1.5 M parameters. In three
 steps, on persons and annotators that no benchmark uses:
 
 1. (text) the language model, without images, learns to write facts as sentences: in the plain manner, and, given a short
