@@ -1,4 +1,4 @@
-"""The contracts on disk: the records that stages exchange, how they are read and written, and file locks.
+"""The contracts on disk: the records that stages exchange, how they are read and written.
 
 Every file is written to a temporary name, flushed to disk and renamed. Every reader names the file, the record and the key
 when something is wrong.
@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import codecs
 import errno
-import inspect
 import json
 import os
 import re
 import tempfile
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-import filelock
-
-from ham.runtime import UsageError, WorkError
+from ham.locks import FileLock as FileLock  # moved; still importable from here
+from ham.runtime import UsageError
 
 Row = TypeVar("Row")
 
@@ -36,7 +33,6 @@ DEFAULT_PROMPT = (  # the paper's instruction
 UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 SURROGATE = re.compile("[\ud800-\udfff]")
 SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
-LOCKS_MISSING = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 
 @dataclass(frozen=True)
@@ -291,62 +287,3 @@ def path_below(root: str | Path, relative: str) -> Path:
     if not relative or outside or "\0" in relative:
         raise UsageError(f"image path '{relative}' leaves its root {root}; expected a path below it")
     return Path(root, *pieces)
-
-
-# ------------------------------------------------------------------------------------------------------------------ locks
-
-
-class FileLock:
-    """An exclusive lock between processes that the system frees when its process dies, however it dies.
-
-    Built on the filelock library (`flock`; NFS carries it between nodes). A file system without locks is refused unless the
-    user disables them: `enabled=False`, the option --no-locks. The lock file stays on release, because removing it would let
-    two processes lock two files of one name; `release(remove=True)` is for locks that nobody needs again.
-    """
-
-    def __init__(self, path: Path, enabled: bool = True) -> None:
-        self.path, self.enabled = path, enabled
-        options = inspect.signature(filelock.FileLock.__init__).parameters
-        native = {"fallback_to_soft": False} if "fallback_to_soft" in options else {}
-        self._lock = filelock.FileLock(str(path), timeout=0, thread_local=False, **native)
-
-    def try_acquire(self) -> bool:
-        """Acquire the lock if it is free. Raises WorkError where the file system has no locks."""
-        if not self.enabled:
-            return True
-        while True:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                self._lock.acquire()
-                return True
-            except filelock.Timeout:
-                return False
-            except FileNotFoundError:  # the folder was removed just now by the merge of a finished job
-                continue
-            except NotImplementedError as error:
-                raise self._no_locks(str(error)) from None
-            except OSError as error:
-                if error.errno in LOCKS_MISSING:
-                    raise self._no_locks(error.strerror) from None
-                raise
-
-    def _no_locks(self, reason: str) -> WorkError:
-        return WorkError(
-            f"{self.path.parent}: no file locks on this file system ({reason}); use another folder, or --no-locks if no "
-            "other process writes there"
-        )
-
-    def release(self, remove: bool = False) -> None:
-        """Release the lock if it is held. remove: delete the lock file too."""
-        if self._lock.is_locked:
-            if remove:
-                self.path.unlink(missing_ok=True)
-            self._lock.release()
-
-    def __enter__(self) -> FileLock:
-        while not self.try_acquire():
-            time.sleep(0.1)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release(remove=True)

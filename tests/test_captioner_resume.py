@@ -15,7 +15,8 @@ from tiny_llava import CONFIG, original_tensors, write_folder
 
 from ham.captioner import resume
 from ham.captioner.checkpoint import load_captioner
-from ham.records import FileLock, read_jsonl
+from ham.locks import FileLock
+from ham.records import read_jsonl
 from ham.runtime import UsageError, WorkError, exit_code_of
 
 OPTIONS = ("--max_steps", "4", "--save_steps", "2", "--dataloader_num_workers", "0")

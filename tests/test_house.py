@@ -11,6 +11,7 @@ TOP = Path(__file__).resolve().parent.parent
 SINGLE_FILES = {
     "errors",
     "runtime",
+    "locks",
     "records",
     "distributed",
     "images",
@@ -22,7 +23,8 @@ STAGE = SINGLE_FILES | {"datasets", "clip"}
 ALLOWED = {
     "errors": set(),
     "runtime": {"errors"},
-    "records": {"runtime"},
+    "locks": {"runtime"},
+    "records": {"locks", "runtime"},
     "distributed": {"runtime"},
     "image_folder": {"runtime"},
     "options": {"records", "runtime"},

@@ -2,15 +2,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 
-import filelock
 import pytest
 
 from ham.records import (
     CaptionRow,
-    FileLock,
     atomic_write,
     check_int,
     check_kind,
@@ -23,7 +19,7 @@ from ham.records import (
     write_json,
     write_jsonl,
 )
-from ham.runtime import UsageError, WorkError
+from ham.runtime import UsageError
 
 
 def test_atomic_write_leaves_the_old_file_and_no_litter_when_the_block_fails(tmp_path):
@@ -166,31 +162,3 @@ def test_kinds_and_ranges_of_json_values():
             check_int(value, "x", 0, 9)
     with pytest.raises(UsageError, match="x: expected an object or a list, found null"):
         check_kind(None, (dict, list), "x")
-
-
-def test_locks_exclude_and_vanish_with_their_process(tmp_path):
-    path = tmp_path / "locks" / "x.lock"
-    lock, other = FileLock(path), FileLock(path)
-    assert lock.try_acquire() and not other.try_acquire()
-    assert FileLock(path, enabled=False).try_acquire()
-    lock.release()
-    assert other.try_acquire()
-    other.release(remove=True)
-    assert not path.exists()
-    program = (
-        "import os, pathlib; from ham.records import FileLock; "
-        f"FileLock(pathlib.Path({str(path)!r})).try_acquire(); os.kill(os.getpid(), 9)"
-    )
-    assert subprocess.run([sys.executable, "-c", program]).returncode == -9
-    assert lock.try_acquire()
-
-
-def test_file_systems_without_locks_are_refused_with_the_remedy(tmp_path, monkeypatch):
-    for error in (OSError(37, "No locks available"), NotImplementedError("no flock here")):
-
-        def refuse(*_, error=error, **__):
-            raise error
-
-        monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
-        with pytest.raises(WorkError, match="--no-locks"):
-            FileLock(tmp_path / "x.lock").try_acquire()

@@ -32,7 +32,8 @@ from ham.generation.shards import (
     shards_of,
 )
 from ham.generation.style_draws import Draw, StylePlan, parse_styles
-from ham.records import CaptionRow, FileLock, read_json, to_json_line
+from ham.locks import FileLock
+from ham.records import CaptionRow, read_json, to_json_line
 from ham.runtime import UsageError, WorkError
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ham.records import FileLock
+from ham.locks import FileLock
 from ham.runtime import UsageError, WorkError, log
 from ham.style import build, neutral_cache
 from ham.style.build import build_styles

@@ -22,7 +22,8 @@ from typing import Any
 
 import torch
 
-from ham.records import FileLock, atomic_write, read_json, to_json_line, write_json
+from ham.locks import FileLock
+from ham.records import atomic_write, read_json, to_json_line, write_json
 from ham.runtime import UsageError, log
 from ham.tensor_files import index
 

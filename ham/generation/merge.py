@@ -11,7 +11,8 @@ from typing import Any
 from ham.generation.diversity import measure
 from ham.generation.plan import Plan
 from ham.generation.shards import count_reasons, count_rows, is_done, read_rows, rows_file
-from ham.records import CaptionRow, FileLock, atomic_write, to_json_line, write_json
+from ham.locks import FileLock
+from ham.records import CaptionRow, atomic_write, to_json_line, write_json
 from ham.runtime import log
 
 MEASURED = 5000  # captions that diversity is measured on, spread evenly over the job

@@ -14,7 +14,8 @@ from typing import Any
 
 from ham.datasets import PackedStrings
 from ham.generation.style_draws import StylePlan
-from ham.records import NO_STYLE, FileLock, check_int, check_kind, read_json, write_json
+from ham.locks import FileLock
+from ham.records import NO_STYLE, check_int, check_kind, read_json, write_json
 from ham.runtime import UsageError, WorkError, git_revision, log
 
 PLAN_VERSION = 1

@@ -15,7 +15,8 @@ from ham.generation.shards import (
     rows_file,
 )
 from ham.generation.status import read_receipt
-from ham.records import CaptionRow, FileLock, atomic_write, to_json_line
+from ham.locks import FileLock
+from ham.records import CaptionRow, atomic_write, to_json_line
 from ham.runtime import WorkError, log
 
 

@@ -8,7 +8,6 @@ OUT/test-best/   the same, chosen on the *test* splits: never a result to report
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 import tempfile
@@ -24,6 +23,7 @@ import yaml
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
+from ham.locks import LOCKS_MISSING
 from ham.records import atomic_write, write_json
 from ham.reid.evaluate import Row
 from ham.reid.run import Run
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 LAST, VAL_BEST, TEST_BEST = "last", "val-best", "test-best"
 LOCK_WAIT_S = 10.0  # image workers of a killed run may hold its lock for a moment
-NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 @contextmanager
@@ -56,7 +55,7 @@ def lock_output(output_dir: str | Path) -> Iterator[None]:
             "--output_dir"
         ) from None
     except OSError as error:
-        if error.errno not in NO_LOCKS:
+        if error.errno not in LOCKS_MISSING:
             raise
         log.warning("%s: this file system has no locks; do not start a second run there", folder)
     try:

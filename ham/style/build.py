@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from ham.datasets import image_prefix, read_dataset
-from ham.records import FileLock, StyleAssignment, atomic_write, write_json, write_jsonl
+from ham.locks import FileLock
+from ham.records import StyleAssignment, atomic_write, write_json, write_jsonl
 from ham.runtime import MetricsLog, UsageError, WorkError, git_revision, log
 from ham.style.arrays import moments
 from ham.style.check import check_counts, check_settings
