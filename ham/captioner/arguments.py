@@ -15,16 +15,9 @@ import torch
 from transformers import HfArgumentParser
 
 from ham.captioner.data import MAX_STYLES
+from ham.captioner.trainer_compat import check_trackers, set_warmup_ratio, training_arguments
 from ham.llava.conversation import get_template
-from ham.llava.transformers_compat import (
-    ATTENTIONS,
-    DEFAULT_ATTENTION,
-    IS_LEGACY,
-    check_attention,
-    check_trackers,
-    set_warmup_ratio,
-    training_arguments,
-)
+from ham.llava.transformers_compat import ATTENTIONS, DEFAULT_ATTENTION, IS_LEGACY, check_attention
 from ham.runtime import UsageError, log
 
 # Options of the reference that have one supported value here: accepted so that its command lines run, refused otherwise.

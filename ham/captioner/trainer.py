@@ -21,7 +21,7 @@ from transformers.trainer import SCHEDULER_NAME
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from ham.captioner.resume import UNFINISHED, newest_whole, put_in_place
-from ham.llava.transformers_compat import trainer
+from ham.captioner.trainer_compat import trainer
 from ham.runtime import MetricsLog, WorkError, dist_info, torch_generator
 
 MEGABATCH = 50  # global batches inside which samples are ordered by length
