@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +21,14 @@ from ham.clip.export import EXPORTS, export_towers, whole_vocabulary
 from ham.clip.layouts import METADATA_KEY, Weights, read_weights, some, write_tensors
 from ham.clip.weights import clip_from_weights, facts_of
 from ham.records import atomic_write
+from ham.reid.heads import BASE, load_heads, modules
 from ham.reid.methods import build_method, find_method, recognize_method
 from ham.reid.protocol import RetrievalMethod
 from ham.runtime import UsageError, exit_code_of, log, set_up_logging
 
-BASE = "base_model."
 CLIP_ONLY = {"logit_scale"}  # not in the references' checkpoints: their temperature is fixed
 
 IRRA_LAYOUT = "irra"  # of exports: {"model": {"base_model.…": tensor}}
-
-
-@dataclass
-class HeadsReport:
-    """Which head tensors a method took from a source, which stay new, and which of the source's it has no place for."""
-
-    loaded: list[str] = field(default_factory=list)
-    new: list[str] = field(default_factory=list)
-    unused: list[str] = field(default_factory=list)
 
 
 def save_method(method: RetrievalMethod, folder: str | Path) -> Path:
@@ -138,19 +128,6 @@ def own_method(weights: Weights) -> str:
     return str(recorded)
 
 
-def load_heads(method: RetrievalMethod, tensors: Mapping[str, Tensor]) -> HeadsReport:
-    """Copy head tensors into a method where name and shape agree. A module is taken whole (what is never used aside) or not."""
-    own = {name: value for name, value in method.state_dict().items() if not name.startswith(BASE)}
-    fits = {name for name, value in own.items() if name in tensors and tensors[name].shape == value.shape}
-    broken = set(
-        modules(name for name in own if name not in fits and not name.startswith(method.unused_tensors))
-    )
-    loaded = [name for name in own if name in fits and name.split(".")[0] not in broken]
-    method.load_state_dict({name: tensors[name] for name in loaded}, strict=False)
-    new = [name for name in own if name not in loaded]
-    return HeadsReport(loaded, new, [name for name in tensors if name not in loaded])
-
-
 def export(
     source: str | Path,
     out: str | Path,
@@ -227,11 +204,6 @@ def import_pth(
         len(clip.state_dict()),
         len(weights.others),
     )
-
-
-def modules(names: Any) -> list[str]:
-    """Return the top-level modules of tensor names, each once."""
-    return list(dict.fromkeys(name.split(".")[0] for name in names))
 
 
 def add_source_options(parser: argparse.ArgumentParser) -> None:
