@@ -70,7 +70,7 @@ def load_captioner(checkpoint: Path) -> Any:
     """Load a captioner for the page's second tab."""
     from ham.captioner.checkpoint import load_captioner
     from ham.captioner.decode import generate
-    from ham.reid.serve import Captioner
+    from ham.reid.serve_answers import Captioner
 
     loaded = load_captioner(checkpoint)
 

@@ -16,15 +16,8 @@ from test_search import COLOURS, SMALL, Stub, paint
 
 from ham.records import NO_STYLE
 from ham.reid.search import open_index
-from ham.reid.serve import (
-    POLICY,
-    Captioner,
-    describe_html,
-    find_html,
-    listen,
-    parse_styles,
-    picture_bytes,
-)
+from ham.reid.serve import POLICY, listen
+from ham.reid.serve_answers import Captioner, describe_html, find_html, parse_styles, picture_bytes
 from ham.reid.serve_command import is_local
 from ham.runtime import UsageError
 

@@ -1,39 +1,35 @@
 """A page to search a gallery with a browser: a sentence or a picture in, the best images with scores out.
 
-Images are served by their row in the index, re-encoded, so that no path comes from the browser. The page loads nothing from
-other machines, and its uploads can be read by nobody. Needs the extra `demo` (gradio).
+The page loads nothing from other machines, and its uploads can be read by nobody. What it answers is computed in
+serve_answers.py. Needs the extra `demo` (gradio).
 """
 
 from __future__ import annotations
 
-import html
 import importlib.util
-import io
 import os
 import socket
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
-from ham.images import ImageError, open_image
-from ham.records import NO_STYLE
 from ham.reid.encode import EncodeSettings, RetrievalModel
-from ham.reid.queries import Query, check_queries, encode_queries, query_warnings
-from ham.reid.search import answer
 from ham.reid.search_index import SearchIndex
-from ham.runtime import UsageError, WorkError, log, numpy_generator
+from ham.reid.serve_answers import (
+    MOST_CAPTIONS,
+    MOST_HITS,
+    Captioner,
+    describe_html,
+    find_html,
+    picture_bytes,
+)
+from ham.runtime import UsageError, log
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
 PACKAGES = ("gradio", "fastapi", "uvicorn")
-THUMB_PX = (240, 480)  # largest width and height of an image in the page
-MOST_HITS, FIRST_HITS = 100, 10
-MOST_CAPTIONS = 8
+FIRST_HITS = 10
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; frame-ancestors 'none'"
@@ -53,14 +49,6 @@ dl.captions div { border: 1px solid #8886; border-radius: 6px; padding: 10px; }
 dl.captions dt { font-weight: 600; } dl.captions dd { margin: 4px 0 0; }
 @media (max-width: 480px) { ol.hits { grid-template-columns: repeat(3, 1fr); gap: 8px; } ol.hits img { height: 170px; } }
 """
-
-
-@dataclass(frozen=True)
-class Captioner:
-    """What the second tab needs: the number of styles, and a function from an image and style ids to captions."""
-
-    num_styles: int
-    describe: Callable[[Image.Image, Sequence[int]], list[str]]
 
 
 def require_packages() -> None:
@@ -145,19 +133,6 @@ def build_app(
     )
 
 
-def picture_bytes(index: SearchIndex, row: int, full: bool) -> tuple[bytes, int, None, str]:
-    """Return an image of the index as JPEG: (content, status, headers, media type); status 404 where there is none."""
-    try:
-        image = open_image(index.gallery / index.path(row))
-    except (IndexError, ImageError):
-        return b"no such picture", 404, None, "text/plain"
-    if not full:
-        image.thumbnail(THUMB_PX)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=90)
-    return buffer.getvalue(), 200, None, "image/jpeg"
-
-
 def build_page(
     model: RetrievalModel, settings: EncodeSettings, index: SearchIndex, captioner: Captioner | None
 ) -> Any:
@@ -221,82 +196,3 @@ def add_caption_tab(captioner: Captioner) -> None:
     button = gr.Button("Describe", variant="primary", elem_id="describe")
     captions = gr.HTML(elem_id="captions")
     gr.on([button.click, styles.submit], describe, [picture, styles, number], captions, api_name="describe")
-
-
-# ------------------------------------------------------------------------------------------------------------- answers
-
-
-def find_html(
-    model: RetrievalModel,
-    settings: EncodeSettings,
-    index: SearchIndex,
-    text: str | None,
-    upload: str | None,
-    count: int,
-) -> str:
-    """Return the answer to one request as HTML; a problem is a sentence in it."""
-    query = Query((text or "").strip() or None, Path(upload) if upload else None)
-    if query.text is None and query.image is None:
-        return problem("Type a description or choose a picture.")
-    try:
-        check_queries([query])
-        feats = encode_queries(model, [query], settings)
-    except (UsageError, WorkError) as error:
-        reason = "This picture cannot be read: it is damaged or no image file."
-        return problem(
-            reason if isinstance(error, WorkError) else f"{query.text}: this is the path of a picture."
-        )
-    hints = query_warnings(query.text, settings.for_model(model).text_length) if query.text else []
-    (row,) = answer(index, [query], feats, max(1, min(count, MOST_HITS)))
-    parts = [f'<p class="hint">Note: {html.escape(hint)}.</p>' for hint in hints]
-    return "".join([*parts, hits_html(row["hits"])])
-
-
-def hits_html(hits: Sequence[dict[str, Any]]) -> str:
-    items = []
-    for rank, hit in enumerate(hits, start=1):
-        name = html.escape(Path(hit["image"]).name.encode("utf-8", "backslashreplace").decode(), quote=True)
-        label = f"{rank}: {hit['score']:.3f}"
-        items.append(
-            f'<li><figure><a href="/picture/{hit["row"]}?full=1" target="_blank" rel="noopener">'
-            f'<img src="/picture/{hit["row"]}" alt="rank {label}, {name}"></a>'
-            f"<figcaption><b>{label}</b><br>{name}</figcaption></figure></li>"
-        )
-    return f'<ol class="hits" aria-label="images found">{"".join(items)}</ol>'
-
-
-def describe_html(captioner: Captioner, upload: str | None, styles: str | None, count: int) -> str:
-    """Return captions of a picture in the chosen styles, or in `count` random ones, as HTML."""
-    if not upload:
-        return problem("Choose a picture.")
-    try:
-        image = open_image(upload)
-    except ImageError as error:
-        return problem(f"This picture cannot be read: {error.reason}")
-    try:
-        chosen = parse_styles(styles, captioner.num_styles)
-    except UsageError as error:
-        return problem(str(error))
-    if not chosen:
-        draw = numpy_generator(int.from_bytes(os.urandom(6), "big"), "styles of the page")
-        chosen = draw.permutation(captioner.num_styles)[:count].tolist() or [NO_STYLE]
-    cells = []
-    for style, caption in zip(chosen, captioner.describe(image, chosen)):
-        title = "Without a style" if style == NO_STYLE else f"Style {style}"
-        cells.append(f"<div><dt>{title}</dt><dd>{html.escape(caption)}</dd></div>")
-    return f'<dl class="captions">{"".join(cells)}</dl>'
-
-
-def parse_styles(text: str | None, num_styles: int) -> list[int]:
-    """Parse `0, 5 12` into style ids. Raises UsageError for a word that is none."""
-    words = (text or "").replace(",", " ").split()  # the page sends None for a field that it does not show
-    for word in words:
-        if not word.isascii() or not word.isdecimal() or len(word) > 9 or int(word) >= num_styles:
-            raise UsageError(f"'{word}' is no style; the styles are 0 to {num_styles - 1}")
-    if len(words) > MOST_CAPTIONS:
-        raise UsageError(f"{len(words)} styles; at most {MOST_CAPTIONS} at a time")
-    return [int(word) for word in words]
-
-
-def problem(sentence: str) -> str:
-    return f'<p class="problem" role="alert">{html.escape(sentence)}</p>'

@@ -9,7 +9,8 @@ from pathlib import Path
 from ham.reid.eval_config import ServeConfig
 from ham.reid.open_model import open_model, require
 from ham.reid.search import open_index
-from ham.reid.serve import Captioner, build_app, listen, require_packages, run_app
+from ham.reid.serve import build_app, listen, require_packages, run_app
+from ham.reid.serve_answers import Captioner
 from ham.runtime import UsageError, log
 
 
