@@ -8,9 +8,9 @@ import pytest
 from ham.records import CaptionRow
 from ham.report.page import html_page, image_tag
 from ham.report.samples import sample_block
-from scripts.demo_report.__main__ import duration, group_by_value, loss_means, number, plural
 from scripts.demo_report.charts import line_chart, moving_average
 from scripts.demo_report.experiment import mean_error
+from scripts.demo_report.facts import duration, group_by_value, loss_means, number, plural
 from scripts.demo_report.folder import sum_by_step, total_seconds
 
 
