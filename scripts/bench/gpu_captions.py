@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import gc
-import importlib.util
-import json
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,69 +19,10 @@ from typing import Any
 
 import torch
 
-if importlib.util.find_spec("ham.captioner.engine"):
-    from ham.captioner.engine import Decoder, DecodeSettings
-    from scripts.bench.shapes import SHAPES, Shape, build, prompt
-else:  # the layout before 2026-11-27
-    from ham.captioner.decoder import Decoder, DecodeSettings
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # `scripts` may be that of an older commit
 
-    from scripts.bench.captions import SHAPES, Shape, build, prompt
-
-
-ROWS = 192  # captions at a time on a GPU
-
-
-class Bench:
-    """A captioner and the rows of its measurements, written as they come."""
-
-    def __init__(self, shape: Shape, device: torch.device, out: Path, end: float) -> None:
-        self.shape, self.device, self.out, self.end = shape, device, out, end
-        self.is_gpu = device.type == "cuda"
-        self.dtype = torch.bfloat16 if self.is_gpu else torch.float32
-        self.captioner = build(shape, device, self.dtype)
-        self.rows = ROWS if self.is_gpu else 8
-        chance = torch.Generator().manual_seed(0)
-        count = 64 if self.is_gpu else 8
-        self.pixels = torch.rand(count, 3, shape.image_px, shape.image_px, generator=chance)
-
-    def write(self, **row: Any) -> None:
-        with self.out.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        print(row, flush=True)
-
-    def out_of_time(self, needed_s: float = 10.0) -> bool:
-        return time.monotonic() + needed_s > self.end
-
-    def sync(self) -> None:
-        if self.is_gpu:
-            torch.cuda.synchronize()
-
-    def timed(self, work: Callable[[], Any]) -> tuple[float, Any]:
-        """Return the seconds of a call and its result."""
-        self.sync()
-        start = time.perf_counter()
-        result = work()
-        self.sync()
-        return time.perf_counter() - start, result
-
-    def decoder(self, tokens: int) -> Any:
-        return Decoder(self.captioner, DecodeSettings(max_new_tokens=tokens), prompt(self.shape))
-
-    def images(self, count: int) -> torch.Tensor:
-        return self.pixels.repeat(-(-count // len(self.pixels)), 1, 1, 1)[:count]
-
-    def free(self) -> None:
-        gc.collect()
-        if self.is_gpu:
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-
-    def peak_gib(self) -> float | None:
-        return torch.cuda.max_memory_allocated() / 2**30 if self.is_gpu else None
-
-
-def styles_for(count: int, each: int) -> list[list[int]]:
-    return [[(image + number) % 16 for number in range(each)] for image in range(count)]
+from gpu_bench import SHAPES, Bench, styles_for
+from gpu_kernels import kernel_cases
 
 
 def machine_rates(bench: Bench) -> tuple[float, float]:
@@ -245,75 +184,6 @@ def compare(first: list[list[int]], second: list[list[int]]) -> dict[str, float]
         differing = [number for number, pair in enumerate(zip(a, b, strict=False)) if pair[0] != pair[1]]
         shared += differing[0] if differing else len(a)
     return {"captions_equal": equal / len(first), "tokens_before_difference": shared / sum(map(len, first))}
-
-
-def kernel_cases(bench: Bench) -> None:
-    """Where a step and a prefill spend their time, by kernel, and ways of a step's attention."""
-    from torch.profiler import ProfilerActivity, profile
-
-    from ham.captioner.stream import CaptionStream
-
-    activities = [ProfilerActivity.CUDA] if bench.is_gpu else [ProfilerActivity.CPU]
-    decoder = bench.decoder(4 if bench.is_gpu else 3)
-    stream = CaptionStream(decoder, bench.rows, 2, False)
-    count = stream.max_slots
-    stream.caption(bench.images(count), styles_for(count, 2))
-    for name, images in (("prefill and 4 steps", count),):
-        with profile(activities=activities) as profiler:
-            stream.caption(bench.images(images), styles_for(images, 2))
-            bench.sync()
-        which = "self_device_time_total" if bench.is_gpu else "self_cpu_time_total"
-        for event in sorted(profiler.key_averages(), key=lambda one: -getattr(one, which))[:24]:
-            bench.write(case=name, kernel=event.key[:90], ms=getattr(event, which) / 1e3, calls=event.count)
-    del stream, decoder
-    bench.free()
-    attention_cases(bench)
-
-
-def attention_cases(bench: Bench) -> None:
-    """Time one layer's step attention in several ways."""
-    from ham.llava.shared_attention import attend_step
-
-    shape, slots, group = bench.shape, bench.rows // 2, 2
-    heads, width = shape.heads, shape.width // shape.heads
-    prefix, own = shape.before + shape.image_tokens, shape.style_tokens + shape.after + 64
-    new = {"device": bench.device, "dtype": bench.dtype}
-    sets = [
-        (
-            torch.randn(slots, heads, prefix, width, **new),
-            torch.randn(slots, heads, prefix, width, **new),
-            torch.randn(slots * group, heads, own, width, **new),
-            torch.randn(slots * group, heads, own, width, **new),
-        )
-        for _ in range(3 if bench.is_gpu else 1)
-    ]
-    q = torch.randn(slots * group, heads, width, **new)
-    visible = torch.ones(slots * group, own, dtype=torch.bool, device=bench.device)
-    bytes_read = sum(tensor.numel() * tensor.element_size() for tensor in sets[0])
-    ways: dict[str, Callable[..., Any]] = {
-        "attend_step": lambda pk, pv, k, v: attend_step(q, pk, pv, k, v, visible)
-    }
-    if bench.is_gpu:
-        from ham.llava import kernels
-
-        last = torch.full((slots * group,), own - 1, device=bench.device)
-        ways["fused kernel"] = lambda pk, pv, k, v: kernels.attend_step(q, pk, pv, k, v, last)
-    grouped = q.view(slots, group, heads, width).transpose(1, 2)
-    sdpa = torch.nn.functional.scaled_dot_product_attention
-    ways["prefix by sdpa"] = lambda pk, pv, k, v: sdpa(grouped, pk, pv)
-    ways["prefix by matmul"] = lambda pk, pv, k, v: (grouped @ pk.transpose(-1, -2)).softmax(-1) @ pv
-    ways["own by sdpa"] = lambda pk, pv, k, v: sdpa(q[:, :, None], k, v)
-    ways["own by matmul"] = lambda pk, pv, k, v: (q[:, :, None] @ k.transpose(-1, -2)).softmax(-1) @ v
-    for name, way in ways.items():
-        with torch.inference_mode():
-            way(*sets[0])
-            repeats = 12 if bench.is_gpu else 1
-            spent, _ = bench.timed(
-                lambda way=way, repeats=repeats: [way(*sets[number % len(sets)]) for number in range(repeats)]
-            )
-        bench.write(
-            case="attention of a step", way=name, ms=1e3 * spent / repeats, both_parts_gb=bytes_read / 1e9
-        )
 
 
 def batch_cases(bench: Bench) -> None:
