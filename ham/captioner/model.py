@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from ham.captioner.shared_prefix import splice_shared
+from ham.captioner.splice_slots import SpliceSlots
 from ham.captioner.style_bank import StyleBank
 from ham.llava.conversation import DEFAULT_TEMPLATE, IGNORE_INDEX
 from ham.llava.model import LlavaModel
@@ -84,68 +85,41 @@ class CaptionerModel(LlavaModel):
         deviation: position ids are always made; the reference leaves them out in training (equal, but for left padding,
         where rotary attention makes them equal too). A sample without style id gets none, not a random one.
         """
-        device = input_ids.device
         keep = (
             torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
         )
         is_image = (input_ids == IMAGE_TOKEN_INDEX) & keep
-        text = self.embed(input_ids.masked_fill(input_ids < 0, 0))  # [B, T, D]
-        width = text.shape[-1]
-        features, styles = self._image_and_style_tokens(is_image, images, style_ids)
-
-        rank = is_image.cumsum(1)  # [B, T], counts a row's images from 1
-        gets_style = is_image & (rank == 1) if styles is not None else torch.zeros_like(is_image)
-        num_patches = 0 if features is None else features.shape[1]
-        lengths = keep.long() + is_image * (num_patches - 1)
-        if styles is not None:
-            lengths = lengths + gets_style * styles.shape[1]
-        starts = lengths.cumsum(1) - lengths  # [B, T]
-        totals = lengths.sum(1)
-        longest = int(totals.max())
-        if self.max_length is not None:
-            totals, longest = totals.clamp(max=self.max_length), min(longest, self.max_length)
-        shift = longest - totals if self.padding_side == "left" else torch.zeros_like(totals)
-
-        rows = torch.arange(len(input_ids), device=device)[:, None]
         is_text = keep & ~is_image
-        places = [self._places(rows.expand_as(starts)[is_text], starts[is_text], 1, longest, shift)]
-        sources = [text[is_text]]
+        gets_style = is_image & (is_image.cumsum(1) == 1)  # a row's first image
+        text = self.embed(input_ids.masked_fill(input_ids < 0, 0))  # [B, T, D]
+        features, styles = self._image_and_style_tokens(is_image, images, style_ids)
+        num_patches = 0 if features is None else features.shape[1]
+        style_tokens = 0 if styles is None else styles.shape[1]
+        lengths = is_text.long() + is_image * num_patches + gets_style * style_tokens  # [B, T]
+        slots = SpliceSlots.of(lengths, self.max_length, self.padding_side)
+
+        text_slots = slots.of_tokens(is_text, 1)
+        targets, sources = [text_slots], [text[is_text]]
         if features is not None:
-            in_row, _ = is_image.nonzero(as_tuple=True)
-            places.append(self._places(in_row, starts[is_image], num_patches, longest, shift))
+            targets.append(slots.of_tokens(is_image, num_patches))
             sources.append(features[self._image_index(is_image)].flatten(0, 1))
         if styles is not None:
-            in_row, _ = gets_style.nonzero(as_tuple=True)
-            places.append(
-                self._places(in_row, starts[gets_style] + num_patches, styles.shape[1], longest, shift)
-            )
-            sources.append(styles[in_row].flatten(0, 1))
+            rows, _ = gets_style.nonzero(as_tuple=True)
+            targets.append(slots.of_tokens(gets_style, style_tokens, offset=num_patches))
+            sources.append(styles[rows].flatten(0, 1))
 
-        # Positions beyond the cut land in one spare slot at the end, which is dropped.
-        slots = len(input_ids) * longest
-        embeddings = text.new_zeros(slots + 1, width).index_copy(0, torch.cat(places), torch.cat(sources))[
-            :slots
-        ]
-        new_labels = torch.full((slots + 1,), IGNORE_INDEX, dtype=torch.long, device=device)
+        batch, longest, width = len(input_ids), slots.longest, text.shape[-1]
+        flat = text.new_zeros(slots.count + 1, width)  # the last slot takes what is cut
+        flat = flat.index_copy(0, torch.cat(targets), torch.cat(sources))
+        flat_labels = input_ids.new_full((slots.count + 1,), IGNORE_INDEX, dtype=torch.long)
         if labels is not None:
-            new_labels[places[0]] = labels[is_text]
-        position = torch.arange(longest, device=device) - shift[:, None]  # [B, L]
-        mask = (position >= 0) & (position < totals[:, None])
+            flat_labels[text_slots] = labels[is_text]
         return Spliced(
-            embeddings.view(len(input_ids), longest, width),
-            new_labels[:slots].view(len(input_ids), longest),
-            mask,
-            position.masked_fill(~mask, 0),
+            flat[: slots.count].view(batch, longest, width),
+            flat_labels[: slots.count].view(batch, longest),
+            slots.mask(),
+            slots.position_ids(),
         )
-
-    @staticmethod
-    def _places(
-        rows: torch.Tensor, starts: torch.Tensor, count: int, longest: int, shift: torch.Tensor
-    ) -> torch.Tensor:
-        """Return the flat places [n * count] of `count` tokens from each start [n]; the last slot for those beyond the cut."""
-        at = starts[:, None] + torch.arange(count, device=starts.device)  # [n, count]
-        flat = rows[:, None] * longest + shift[rows][:, None] + at
-        return flat.masked_fill(at >= longest, len(shift) * longest).flatten()
 
     @staticmethod
     def _image_index(is_image: torch.Tensor) -> torch.Tensor:
