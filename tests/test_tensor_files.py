@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ham.runtime import UsageError
-from ham.tensor_files import digest, index, write_file, write_shards
+from ham.tensor_files import digest, index, new_folder, write_file, write_shards
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning"
@@ -692,6 +692,33 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch) -> N
         write_file(tmp_path / "w.safetensors", {"w": torch.zeros(2)})
     assert [file.name for file in tmp_path.iterdir()] == ["w.safetensors"]
     assert (tmp_path / "w.safetensors").read_bytes() == before
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "model"
+    with new_folder(out) as beside:
+        (beside / "a").write_text("x")
+        assert not out.exists()
+    assert [path.name for path in out.parent.iterdir()] == ["model"] and (out / "a").read_text() == "x"
+
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "empty") as beside:
+        (beside / "a").write_text("x")
+        raise KeyboardInterrupt
+    assert not list((tmp_path / "empty").iterdir())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["deep", "empty"]
+
+    (tmp_path / ".empty.partial").mkdir()  # left by a process that was killed
+    (tmp_path / ".empty.partial" / "old").write_text("x")
+    with new_folder(tmp_path / "empty") as beside:
+        (beside / "a").write_text("x")
+    assert [path.name for path in (tmp_path / "empty").iterdir()] == ["a"]
+    for taken, message in ((out, "model is not empty"), (out / "a", "a is a file")):
+        with (
+            pytest.raises(UsageError, match=f"{message}; expected a new or an empty folder"),
+            new_folder(taken),
+        ):
+            raise AssertionError("nothing may be written")
 
 
 def test_the_digest_follows_names_values_types_and_settings() -> None:

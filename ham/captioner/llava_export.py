@@ -34,7 +34,7 @@ from ham.llava.transformers_compat import IS_LEGACY, too_old
 from ham.llava.vision_tower import INSIDE, tower_tensors
 from ham.records import DEFAULT_PROMPT, atomic_write, write_json
 from ham.runtime import UsageError, log
-from ham.tensor_files import write_shards
+from ham.tensor_files import check_new_folder, new_folder, write_shards
 
 TEXT_KEYS = (
     "hidden_size",
@@ -73,25 +73,14 @@ def export_llava(
     """
     if IS_LEGACY:
         raise too_old("cannot write the llava-hf layout")
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} exists and is not empty; choose another --out")
+    check_new_folder(out)
     opened = open_checkpoint(model_path, vision_tower, base_model=base_model)
     if opened.source.config.get("mm_vision_select_layer", -2) >= opened.tower_settings["num_hidden_layers"]:
         raise UsageError(f"{model_path}: its vision tower has no layers to export")
-    beside = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    try:
+    with new_folder(out) as beside:
         write_files(opened, beside)
         write_shards(beside, export_tensors(opened), int(max_shard_gib * 2**30))
         check_export(opened, beside, vocabulary_of(opened))
-        if out.is_dir():
-            out.rmdir()
-        beside.replace(out)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
     log.info("exported %d styles of %s to %s", opened.num_styles, model_path, out)
 
 

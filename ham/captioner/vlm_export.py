@@ -15,6 +15,7 @@ from PIL import Image
 from ham.captioner.vlm_adapter import load_vlm_captioner
 from ham.captioner.vlm_model import VlmCaptioner
 from ham.runtime import UsageError, WorkError, log
+from ham.tensor_files import check_new_folder
 from ham.vlm.export import extend_tables, save_folder
 from ham.vlm.load import load_model
 from ham.vlm.prompts import PromptWriter, chat_template_of
@@ -62,9 +63,10 @@ def export_vlm(
 ) -> None:
     """Export the adapter at `model_path` to the new folder `out`.
 
-    Raises UsageError for an adapter that cannot be read and WorkError with the figures when what was written computes
-    something else than the captioner.
+    Raises UsageError for an adapter that cannot be read or an `out` that is not empty, and WorkError with the figures when
+    what was written computes something else than the captioner.
     """
+    check_new_folder(out)
     captioner = load_vlm_captioner(model_path, base_model=base_model)
     styles = sorted({0, captioner.num_styles - 1})
     expected = first_steps(captioner.model.network, captioner.writer, captioner.prompt, [None, *styles])

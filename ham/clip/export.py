@@ -6,8 +6,6 @@ of a retrieval method; RDE's score also needs its token selection layers.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,7 +22,7 @@ from ham.clip.towers import CLIP, CompactEmbedding
 from ham.images import CLIP_MEAN, CLIP_STD, clip_processor
 from ham.records import atomic_write, write_json
 from ham.runtime import UsageError, log
-from ham.tensor_files import write_file
+from ham.tensor_files import new_folder, write_file
 
 ONNX_OPSET = 17
 
@@ -173,17 +171,8 @@ EXPORTS: Mapping[str, Callable[[CLIP, Path], Any]] = {
 
 def export_towers(clip: CLIP, layout: str, folder: str | Path) -> None:
     """Write both towers in one of the layouts of `EXPORTS`. Raises UsageError when the folder holds files already."""
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder}: exists and is not an empty folder; give a new one")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
-    try:
+    with new_folder(folder) as beside:
         EXPORTS[layout](clip, beside)
-        beside.chmod(0o755)
-        beside.replace(folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
     log.info(
         "%s: both towers written (layout %s, images of %s)", folder, layout, shown(clip.config.image_size_px)
     )

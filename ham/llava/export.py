@@ -21,8 +21,7 @@ from ham.llava.vision_tower import (
     plain_tower_folder,
 )
 from ham.records import write_json
-from ham.runtime import UsageError
-from ham.tensor_files import read_settings, write_shards
+from ham.tensor_files import check_new_folder, new_folder, read_settings, write_shards
 
 COPIED = ("generation_config.json", "preprocessor_config.json", "tokenizer.model")
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
@@ -35,26 +34,14 @@ def write_original(source: Source, out: str | Path, max_shard_gib: float = 4.0) 
     model's dtype would round them. The folder appears whole.
     Raises UsageError when `out` holds something already.
     """
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} exists and is not empty; choose another --out")
+    check_new_folder(out)
     tokenizer = load_tokenizer(source.folder)
     fit_vocabulary(source, tokenizer)
-
-    beside = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    try:
+    with new_folder(out) as beside:
         write_shards(beside, merged_tensors(source), int(max_shard_gib * 2**30))
         write_json(beside / "config.json", merged_config(source), indent=2)
         copy_tokenizer(source, beside)
         copy_tower(source, beside)
-        if out.is_dir():
-            out.rmdir()
-        beside.replace(out)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
 
 
 def copy_tokenizer(source: Source, out: Path) -> None:

@@ -25,6 +25,7 @@ from ham.reid.heads import BASE, load_heads, modules
 from ham.reid.methods import build_method, find_method, recognize_method
 from ham.reid.protocol import RetrievalMethod
 from ham.runtime import UsageError, exit_code_of, log, set_up_logging
+from ham.tensor_files import check_new_folder
 
 CLIP_ONLY = {"logit_scale"}  # not in the references' checkpoints: their temperature is fixed
 
@@ -141,6 +142,8 @@ def export(
 
     Sizes, heads and ignore_tensors: as for `load_clip`; None: the source's own.
     """
+    if layout != IRRA_LAYOUT:
+        check_new_folder(out)
     weights = read_weights(source, ignore_tensors)
     clip = clip_from_weights(weights, image_size_px, stride_px, None, heads)
     if layout == IRRA_LAYOUT:

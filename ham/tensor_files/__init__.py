@@ -18,13 +18,15 @@ from ham.tensor_files.reading import (
     read_settings,
     weight_files,
 )
-from ham.tensor_files.writing import digest, raw_bytes, write_file, write_shards
+from ham.tensor_files.writing import check_new_folder, digest, new_folder, raw_bytes, write_file, write_shards
 
 __all__ = [
     "TensorIndex",
     "TensorInfo",
+    "check_new_folder",
     "digest",
     "index",
+    "new_folder",
     "raw_bytes",
     "read_settings",
     "weight_files",

@@ -1,10 +1,12 @@
-"""Write safetensors files: whole or not at all, the same bytes for the same tensors."""
+"""Write safetensors files and folders of weights: whole or not at all, the same bytes for the same tensors."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ham.records import atomic_write, write_json
-from ham.runtime import log
+from ham.runtime import UsageError, log
 from ham.tensor_files.files import DTYPE_NAMES
 
 
@@ -89,6 +91,37 @@ def write_shards(
     )
     log.info("%s: %d tensors, %.2f GiB in %d files", folder, len(weight_map), total / 2**30, len(shards))
     return len(shards)
+
+
+def check_new_folder(out: str | Path) -> None:
+    """Raise UsageError unless `out` is free for a new folder: it does not exist, or is an empty folder."""
+    out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file; expected a new or an empty folder")
+    if out.exists() and any(out.iterdir()):
+        raise UsageError(f"{out} is not empty; expected a new or an empty folder")
+
+
+@contextmanager
+def new_folder(out: str | Path) -> Iterator[Path]:
+    """Create the folder `out` whole: yields a folder beside it, which gets its name when the block ends well.
+
+    On an error nothing is left behind. What a killed process left is removed by the next one that writes `out`.
+    Raises UsageError when `out` holds something already.
+    """
+    check_new_folder(out)
+    out = Path(out).resolve()
+    beside = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    try:
+        yield beside
+        if out.is_dir():
+            out.rmdir()
+        beside.replace(out)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
 
 
 def digest(tensors: Iterable[tuple[str, Tensor]], *settings: object) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from torch import nn
 
 from ham.records import read_json, write_json
 from ham.runtime import UsageError
+from ham.tensor_files import new_folder
 from ham.vlm.vocabulary import ExtendedEmbedding
 
 
@@ -74,12 +73,7 @@ def save_folder(
 
     check: called with the complete folder before it gets its name; where it raises, nothing is left behind.
     """
-    out = Path(out)
-    if out.exists() and any(out.iterdir()):
-        raise UsageError(f"{out} is not empty; choose a new folder for the export")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
-    try:
+    with new_folder(out) as beside:
         network.save_pretrained(beside, max_shard_size=max_shard_bytes)
         processor.chat_template = template
         processor.tokenizer.chat_template = template
@@ -91,13 +85,6 @@ def save_folder(
         (beside / "README.md").write_text(card, encoding="utf-8")
         if check is not None:
             check(beside)
-        beside.chmod(0o755)
-        if out.exists():
-            out.rmdir()
-        beside.rename(out)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
 
 
 def clean_tokenizer_config(path: Path) -> None:
