@@ -74,6 +74,11 @@ class CaptionRow:
     reason: str | None = None
 
 
+def style_token(style: int, k: int) -> str:
+    """Return the name that the k-th token of a style has in the vocabulary of an exported captioner."""
+    return f"<|style_{style}_{k}|>"
+
+
 # ------------------------------------------------------------------------------------------------------------ whole files
 
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from ham.records import read_json, write_json
+from ham.records import read_json, style_token, write_json
 from ham.runtime import UsageError
 from ham.vlm.export import extend_tables, save_folder
 from ham.vlm.load import is_vision_language_model, limit_pixels, load_model, projector_names
-from ham.vlm.prompts import PromptWriter, chat_template_of, style_token, with_style
+from ham.vlm.prompts import PromptWriter, chat_template_of, with_style
 from ham.vlm.vocabulary import add_tokens, extend_embedding
 
 tiny_vlm = pytest.importorskip(

@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import Dataset
 
 from ham.captioner.shared_prefix import first_of_each, group_images
+from ham.images import WHITE, ImageError, open_image
 from ham.llava.conversation import IGNORE_INDEX, Template, encode_conversation
-from ham.llava.preprocess import ImageError, open_image, preprocess
+from ham.llava.preprocess import PAD_COLOR, preprocess
 from ham.records import path_below, read_json
 from ham.runtime import UsageError, WorkError
 
@@ -52,6 +54,17 @@ class InstructionFile:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return json.loads(self.block[self.ends[index] : self.ends[index + 1]].tobytes())
+
+    def open_image(
+        self, index: int, image_folder: str | Path, backdrop: tuple[int, int, int] = WHITE
+    ) -> Image.Image:
+        """Read the image of a record; backdrop: color behind transparent pixels. Raises WorkError naming the record."""
+        try:
+            return open_image(path_below(image_folder, self[index]["image"]), backdrop)
+        except ImageError as error:
+            raise WorkError(
+                f"{self.path}, record {index}: {error}; fix the image and run the same command again"
+            ) from None
 
     def unused_styles(self, num_styles: int) -> list[int]:
         """List the styles below `num_styles` that no record is written in."""
@@ -101,12 +114,7 @@ class InstructionDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         record = self.file[index]
-        try:
-            image = open_image(path_below(self.image_folder, record["image"]))
-        except ImageError as error:
-            raise WorkError(
-                f"{self.file.path}, record {index}: {error}; correct it and run the same command again"
-            ) from None
+        image = self.file.open_image(index, self.image_folder, PAD_COLOR)
         input_ids, labels = encode_conversation(self.tokenizer, record["conversations"], self.template)
         return {
             "input_ids": input_ids,

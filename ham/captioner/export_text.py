@@ -1,4 +1,4 @@
-"""The text files of a llava-hf export: tokenizer, chat template, processors, model card.
+"""The text files of a llava-hf export: tokenizer, chat template, processors, and its notes for the model card.
 
 Written by hand, because `save_pretrained` of transformers 5 writes classes that older engines do not know. Knows no weights.
 """
@@ -13,42 +13,13 @@ from ham.images import clip_processor
 from ham.llava.conversation import Template, get_template
 from ham.records import IMAGE_TEXT
 
-CARD = """---
-base_model: {base}
-pipeline_tag: image-text-to-text
-tags: [person-retrieval, image-captioning, llava]
----
-
-# HAM captioner: {num_styles} styles on {base}
-
-Describes pedestrians in {num_styles} styles of human annotators. Each style is {style_tokens} tokens added to the vocabulary of
-`{base}`, placed behind the image; their embeddings and the projector were trained, the language model is the base model's. The
-license of the base model applies. Vision tower: `{tower}`, {image_size} px, images padded to a square.
-
-Ask for a style through the chat template's variable `style` (0 to {last}); without it the base model answers. The instruction
-of training, which captions should be asked with:
-
-> {prompt}
-
-```bash
-vllm serve DIR --limit-mm-per-prompt '{{"image": 1}}'
-python -m sglang.launch_server --model-path DIR --host 0.0.0.0 --port 8000
-```
-
-```json
-{{"model": "DIR", "temperature": 0, "chat_template_kwargs": {{"style": {last}}}, "messages": [{{"role": "user", "content": [
-  {{"type": "image_url", "image_url": {{"url": "data:image/png;base64,..."}}}},
-  {{"type": "text", "text": "{prompt}"}}]}}]}}
-```
-
+CARD_NOTES = """\
 In transformers, render the chat template to text first and then call the processor with `add_special_tokens=False`: the
 template writes the start token itself.
 
-Images that are already square ({image_size} x {image_size}) give the same pixels in every engine; others are padded and resized
+Images that are already square ({size_px} x {size_px}) give the same pixels in every engine; others are padded and resized
 by the engine, which may differ by a few gray levels.
 
-Greedy decoding never writes an added token: their output rows are the mean of all others. Sampling can, so mask the ids
-{first} to {end} (`suppress_tokens` in transformers, `allowed_token_ids` in vLLM).
 """
 
 # Jinja. `style` is the style's number, or not given. The image comes first, then the style's tokens, then the text.
@@ -98,11 +69,6 @@ TEMPLATE = """{%- if style is defined and style is not none -%}
 {{- @ASSISTANT@ -}}
 {%- endif -%}
 """
-
-
-def style_token(style: int, k: int) -> str:
-    """Return the name of the k-th token of a style."""
-    return f"<|style_{style}_{k}|>"
 
 
 def chat_template(name: str, num_styles: int, style_tokens: int) -> str:

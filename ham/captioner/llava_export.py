@@ -10,7 +10,6 @@ shard in memory at a time. Before the folder appears it is compared with our own
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,18 +20,18 @@ import torch
 from ham.captioner.checkpoint import OpenCheckpoint, open_checkpoint
 from ham.captioner.export_check import check_export
 from ham.captioner.export_text import (
-    CARD,
+    CARD_NOTES,
     chat_template,
     image_processor,
     processor_config,
-    style_token,
     tokenizer_config,
     tokenizer_json,
 )
+from ham.captioner.model_card import model_card
 from ham.llava import layouts
 from ham.llava.transformers_compat import IS_LEGACY, too_old
 from ham.llava.vision_tower import INSIDE, tower_tensors
-from ham.records import DEFAULT_PROMPT, atomic_write, write_json
+from ham.records import DEFAULT_PROMPT, atomic_write, style_token, write_json
 from ham.runtime import UsageError, log
 from ham.tensor_files import check_new_folder, new_folder, write_shards
 
@@ -176,13 +175,13 @@ def write_files(opened: OpenCheckpoint, out: Path) -> None:
     vocabulary, tokenizer = vocabulary_of(opened), opened.tokenizer
     names = [style_token(s, k) for s in range(opened.num_styles) for k in range(opened.style_tokens)]
     template = chat_template(opened.template, opened.num_styles, opened.style_tokens)
-    mark = mark_of(opened)
+    mark, size_px = mark_of(opened), opened.image_size_px
     write_json(out / "config.json", model_config(opened, mark), indent=2)
     write_json(out / "generation_config.json", generation_config(opened), indent=2)
     write_json(out / "tokenizer.json", tokenizer_json(tokenizer, vocabulary, names), indent=None)
     write_json(out / "tokenizer_config.json", tokenizer_config(tokenizer, template), indent=2)
     write_json(out / "processor_config.json", processor_config(opened.tower_settings["patch_size"]), indent=2)
-    write_json(out / "preprocessor_config.json", image_processor(opened.image_size_px), indent=2)
+    write_json(out / "preprocessor_config.json", image_processor(size_px), indent=2)
     sentences = opened.source.folder / "tokenizer.model"
     if sentences.is_file():
         shutil.copyfile(sentences, out / "tokenizer.model")
@@ -190,16 +189,15 @@ def write_files(opened: OpenCheckpoint, out: Path) -> None:
         file.write(template)
     with atomic_write(out / "README.md") as file:
         file.write(
-            CARD.format(
+            model_card(
                 base=opened.source.folder.resolve().name,
-                last=max(opened.num_styles - 1, 0),
-                first=vocabulary + 1,
-                end=vocabulary + len(names),
                 num_styles=opened.num_styles,
                 style_tokens=opened.style_tokens,
-                prompt=json.dumps(mark["prompt"], ensure_ascii=False)[1:-1],
-                tower=opened.tower.name,
-                image_size=opened.image_size_px,
+                first_style_token=vocabulary + 1,
+                prompt=mark["prompt"],
+                facts=f"Style tokens follow the image tokens. Vision tower: `{opened.tower.name}`, {size_px} px, images "
+                "padded to a square.",
+                notes=CARD_NOTES.format(size_px=size_px),
             )
         )
 

@@ -10,8 +10,7 @@ import torch
 from torch.utils.data import Dataset
 
 from ham.captioner.data import InstructionFile
-from ham.images import ImageError, open_image
-from ham.records import IMAGE_TEXT, path_below
+from ham.records import IMAGE_TEXT
 from ham.runtime import WorkError
 from ham.vlm.prompts import IGNORE_INDEX, PromptWriter
 
@@ -35,12 +34,7 @@ class VlmInstructionDataset(Dataset[dict[str, torch.Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         record = self.file[index]
-        try:
-            image = open_image(path_below(self.image_folder, record["image"]))
-        except ImageError as error:
-            raise WorkError(
-                f"{self.file.path}, record {index}: {error}; fix the image and run the same command again"
-            ) from None
+        image = self.file.open_image(index, self.image_folder)
         question, answer = record["conversations"][0]["value"], record["conversations"][1]["value"]
         style = int(self.file.style_ids[index])
         example = self.writer.encode_example(image, question.replace(IMAGE_TEXT, "").strip(), style, answer)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from ham.captioner.model_card import model_card
 from ham.captioner.vlm_adapter import load_vlm_captioner
 from ham.captioner.vlm_model import VlmCaptioner
 from ham.runtime import UsageError, WorkError, log
@@ -21,38 +22,6 @@ from ham.vlm.load import load_model
 from ham.vlm.prompts import PromptWriter, chat_template_of
 
 TOLERANCE = 1e-3  # of first-step logits in float32
-
-CARD = """---
-base_model: {base}
-pipeline_tag: image-text-to-text
-tags: [person-retrieval, image-captioning]
----
-
-# HAM captioner: {num_styles} styles in {model_type}
-
-Describes pedestrians in {num_styles} styles of human annotators. Each style is {style_tokens} tokens added to the vocabulary of
-`{base}`; only their embeddings and the projector ({projector}) were trained, everything else is the base model's. The
-base model's license applies.
-
-Ask for a style through the chat template's variable `style` (0 to {last}); without it the base model answers. The instruction
-of training:
-
-> {prompt}
-
-```bash
-vllm serve DIR --limit-mm-per-prompt '{{"image": 1}}'
-python -m sglang.launch_server --model-path DIR --host 0.0.0.0 --port 8000
-```
-
-```json
-{{"model": "DIR", "temperature": 0, "chat_template_kwargs": {{"style": {last}}}, "messages": [{{"role": "user", "content": [
-  {{"type": "image_url", "image_url": {{"url": "data:image/png;base64,..."}}}},
-  {{"type": "text", "text": "{prompt}"}}]}}]}}
-```
-
-Greedy decoding never writes a style token: their output rows are the mean of all others. Sampling can; mask the ids
-{first} to {end} (`suppress_tokens` in transformers, `allowed_token_ids` in vLLM).
-"""
 
 
 def export_vlm(
@@ -100,16 +69,15 @@ def mark_of(captioner: VlmCaptioner) -> dict[str, Any]:
 
 
 def card_of(captioner: VlmCaptioner, mark: dict[str, Any]) -> str:
-    """Write the model card."""
-    first = mark["first_style_token"]
-    return CARD.format(
+    """Return the model card."""
+    modules = ", ".join(captioner.manifest["projector_modules"])
+    return model_card(
         base=captioner.base.folder.name,
-        model_type=captioner.manifest["model_type"],
-        projector=", ".join(captioner.manifest["projector_modules"]),
-        last=captioner.num_styles - 1,
-        first=first,
-        end=first + captioner.num_styles * captioner.style_tokens - 1,
-        **{name: mark[name] for name in ("num_styles", "style_tokens", "prompt")},
+        num_styles=mark["num_styles"],
+        style_tokens=mark["style_tokens"],
+        first_style_token=mark["first_style_token"],
+        prompt=mark["prompt"],
+        facts=f"Architecture: `{captioner.manifest['model_type']}`; the projector is {modules}.",
     )
 
 

@@ -16,9 +16,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from ham.captioner.style_bank import StyleBank, check_style_ids
+from ham.records import style_token
 from ham.runtime import UsageError
 from ham.vlm.load import VisionLanguageModel, image_token_of, projector_names
-from ham.vlm.prompts import IGNORE_INDEX, PromptWriter, chat_template_of, style_token, with_style
+from ham.vlm.prompts import IGNORE_INDEX, PromptWriter, chat_template_of, with_style
 from ham.vlm.vocabulary import add_tokens, extend_embedding
 
 

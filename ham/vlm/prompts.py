@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ham.records import style_token
 from ham.runtime import UsageError
 
 IGNORE_INDEX = -100
@@ -46,11 +47,6 @@ WRAPPER = """{%- set ham = namespace(messages=[], placed=false) -%}
 {%- endif -%}
 {%- set messages = ham.messages -%}
 """
-
-
-def style_token(style: int, k: int) -> str:
-    """Return the name of the k-th added token of one style."""
-    return f"<|style_{style}_{k}|>"
 
 
 def with_style(template: str, num_styles: int, style_tokens: int) -> str:
