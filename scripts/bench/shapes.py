@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -37,6 +38,36 @@ class Shape:
     def image_tokens(self) -> int:
         return (self.image_px // self.patch_px) ** 2
 
+    def llm_settings(self) -> dict[str, Any]:
+        """Return the language model's part of a LLaVA config."""
+        return {
+            "vocab_size": self.vocabulary,
+            "hidden_size": self.width,
+            "intermediate_size": self.inner,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "rms_norm_eps": 1e-5,
+            "max_position_embeddings": 4096,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "pad_token_id": 0,
+        }
+
+    def tower_settings(self) -> dict[str, Any]:
+        """Return the vision tower's config, as far as its layers run."""
+        width, inner, layers, heads = self.tower
+        return {
+            "hidden_size": width,
+            "intermediate_size": inner,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "image_size": self.image_px,
+            "patch_size": self.patch_px,
+            "hidden_act": "quick_gelu",
+            "layer_norm_eps": 1e-5,
+            "num_channels": 3,
+        }
+
 
 SHAPES = {
     "tiny": Shape(
@@ -62,36 +93,13 @@ class NoWords:
 def build(shape: Shape, device: torch.device, dtype: torch.dtype) -> Captioner:
     """Build a captioner with random weights."""
     seed_everything(0)
-    config = llm_config(
-        {
-            "vocab_size": shape.vocabulary,
-            "hidden_size": shape.width,
-            "intermediate_size": shape.inner,
-            "num_hidden_layers": shape.layers,
-            "num_attention_heads": shape.heads,
-            "rms_norm_eps": 1e-5,
-            "max_position_embeddings": 4096,
-            "bos_token_id": 1,
-            "eos_token_id": 2,
-            "pad_token_id": 0,
-        }
-    )
-    width, inner, layers, heads = shape.tower
-    tower = build_vision_tower(
-        {
-            "hidden_size": width,
-            "intermediate_size": inner,
-            "num_attention_heads": heads,
-            "image_size": shape.image_px,
-            "patch_size": shape.patch_px,
-            "hidden_act": "quick_gelu",
-            "layer_norm_eps": 1e-5,
-            "num_channels": 3,
-        },
-        layers,
-    )
+    config = llm_config(shape.llm_settings())
+    tower_settings = shape.tower_settings()
+    tower = build_vision_tower(tower_settings, tower_settings["num_hidden_layers"])
     bank = StyleBank(16, shape.style_tokens, shape.width)
-    model = CaptionerModel(build_llm(config), tower, make_projector(width, shape.width), bank)
+    model = CaptionerModel(
+        build_llm(config), tower, make_projector(tower_settings["hidden_size"], shape.width), bank
+    )
     with torch.no_grad():
         for module in model.modules():
             for name, parameter in module._parameters.items():

@@ -41,44 +41,25 @@ UNTIMED = 3  # first steps: the allocator and the kernels settle
 
 def write_checkpoint(shape: Shape, captioner: Captioner, folder: Path) -> None:
     """Write random weights as a LLaVA of the original layout with a CLIP tower beside it."""
-    width, inner, layers, heads = shape.tower
+    tower = shape.tower_settings()
+    tower_layers = tower["num_hidden_layers"] + 1  # LLaVA reads the last layer but one
     (folder / "tower").mkdir(parents=True)
     for name in ("tokenizer.model", "tokenizer_config.json"):
         shutil.copy(TOKENIZER / name, folder / name)
     write_json(
         folder / "tower" / "config.json",
-        {
-            "model_type": "clip_vision_model",
-            "hidden_size": width,
-            "intermediate_size": inner,
-            "num_hidden_layers": layers + 1,
-            "num_attention_heads": heads,
-            "image_size": shape.image_px,
-            "patch_size": shape.patch_px,
-            "hidden_act": "quick_gelu",
-            "layer_norm_eps": 1e-5,
-            "num_channels": 3,
-        },
+        {**tower, "model_type": "clip_vision_model", "num_hidden_layers": tower_layers},
     )
     write_json(
         folder / "config.json",
         {
+            **shape.llm_settings(),
             "architectures": ["LlavaLlamaForCausalLM"],
             "model_type": "llava",
-            "hidden_size": shape.width,
-            "intermediate_size": shape.inner,
-            "num_hidden_layers": shape.layers,
-            "num_attention_heads": shape.heads,
             "hidden_act": "silu",
-            "rms_norm_eps": 1e-5,
-            "max_position_embeddings": 4096,
-            "vocab_size": shape.vocabulary,
-            "bos_token_id": 1,
-            "eos_token_id": 2,
-            "pad_token_id": 0,
             "tie_word_embeddings": False,
             "mm_vision_tower": "tower",
-            "mm_hidden_size": width,
+            "mm_hidden_size": tower["hidden_size"],
             "mm_projector_type": "mlp2x_gelu",
             "mm_vision_select_layer": -2,
             "mm_vision_select_feature": "patch",
@@ -87,14 +68,14 @@ def write_checkpoint(shape: Shape, captioner: Captioner, folder: Path) -> None:
         },
     )
     state = captioner.model.state_dict()
-    tower = {
+    tower_tensors = {
         f"vision_model.{name.removeprefix('vision_tower.')}": tensor
         for name, tensor in state.items()
         if name.startswith("vision_tower.")
     }
     rest = {name.removeprefix("llm."): tensor for name, tensor in state.items() if name.startswith("llm.")}
     rest |= {f"model.mm_{name}": tensor for name, tensor in state.items() if name.startswith("projector.")}
-    save_torch_state_dict(tower, folder / "tower")
+    save_torch_state_dict(tower_tensors, folder / "tower")
     save_torch_state_dict(rest, folder)
 
 
@@ -169,6 +150,33 @@ def tune(folder: Path, steps: int, batch: int, share: bool) -> str:
     return done.stdout
 
 
+def estimate(folder: Path, batch: int, device: torch.device) -> str:
+    """Return what the trainer's own --estimate says of the same run."""
+    options = {
+        "model_name_or_path": folder / "model",
+        "data_path": folder / "instructions.json",
+        "image_folder": folder,
+        "output_dir": folder / "estimate",
+        "style_count": STYLES,
+        "per_device_train_batch_size": batch,
+        "estimate": True,
+        **({"bf16": True, "gradient_checkpointing": True} if device.type == "cuda" else {"use_cpu": True}),
+    }
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "ham.captioner.train",
+            *(f"--{name}={value}" for name, value in options.items()),
+        ],
+        cwd=TOP,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    return done.stdout or done.stderr
+
+
 def measure(shape: Shape, device: torch.device, args: argparse.Namespace, folder: Path) -> None:
     """Write checkpoint and records, tune, and print the figures."""
     steps, batch = args.steps, args.batch_size
@@ -199,37 +207,7 @@ def measure(shape: Shape, device: torch.device, args: argparse.Namespace, folder
     for line in printed.splitlines():
         if re.search("trains:|peak memory|vision tower:", line):
             print(line)
-    estimate = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "ham.captioner.train",
-            "--model_name_or_path",
-            str(folder / "model"),
-            "--data_path",
-            str(folder / "instructions.json"),
-            "--image_folder",
-            str(folder),
-            "--output_dir",
-            str(folder / "estimate"),
-            "--style_count",
-            str(STYLES),
-            "--per_device_train_batch_size",
-            str(batch),
-            "--estimate",
-            "True",
-            *(
-                ["--bf16", "True", "--gradient_checkpointing", "True"]
-                if device.type == "cuda"
-                else ["--use_cpu", "True"]
-            ),
-        ],
-        cwd=TOP,
-        text=True,
-        capture_output=True,
-        check=False,
-    )
-    print(estimate.stdout or estimate.stderr)
+    print(estimate(folder, batch, device))
 
 
 def main() -> None:
