@@ -7,6 +7,7 @@ on the target device: a 7B model never needs twice its memory.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -99,16 +100,12 @@ def fill(
     """
     check_lora_on_tower(source, tower.folder is None)
     empty = dict(model.named_parameters())
-    from_inside = tower.folder is None
-    skipped = set()
-
-    def put(name: str, tensor: torch.Tensor, where: Path) -> None:
+    for name, tensor, where in used_tensors(source, tower):
         key = layouts.module_name(name)
         parameter = empty.get(key)
+        if parameter is None and key.startswith("vision_tower."):  # layers above the one that LLaVA uses
+            continue
         if parameter is None:
-            if key.startswith("vision_tower."):  # layers above the one that LLaVA uses
-                skipped.add(name)
-                return
             raise UsageError(
                 f"{where}: '{name}' has no place in this model; its config.json does not fit its weights"
             )
@@ -123,15 +120,6 @@ def fill(
         check_finite(copy, tensor, name, where)
         set_parameter(model, key, copy)
         del empty[key]
-
-    for name, tensor in source.tensors(
-        lambda name: not layouts.is_unused(name) and (from_inside or not name.startswith(layouts.TOWER))
-    ):
-        put(name, tensor, source.folder)
-    if tower.folder is not None:
-        for name, tensor in tower_tensors(tower.folder):
-            if not layouts.is_unused(name):
-                put(name, tensor, tower.folder)
     if "llm.lm_head.weight" in empty and model.llm.config.tie_word_embeddings:
         set_parameter(model, "llm.lm_head.weight", model.llm.get_input_embeddings().weight.detach())
         del empty["llm.lm_head.weight"]
@@ -143,6 +131,19 @@ def fill(
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
             module._buffers[name] = buffer.to(device)
+
+
+def used_tensors(source: Source, tower: TowerSource) -> Iterator[tuple[str, torch.Tensor, Path]]:
+    """Yield the tensors of the language model and of the vision tower that runs, each with the folder it comes from."""
+    from_inside = tower.folder is None
+    for name, tensor in source.tensors(
+        lambda name: not layouts.is_unused(name) and (from_inside or not name.startswith(layouts.TOWER))
+    ):
+        yield name, tensor, source.folder
+    if tower.folder is not None:
+        for name, tensor in tower_tensors(tower.folder):
+            if not layouts.is_unused(name):
+                yield name, tensor, tower.folder
 
 
 def own_copy(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
