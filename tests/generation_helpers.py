@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+import caption
 from ham.generation.engines import Caption, Result, Source
 from ham.generation.image_lists import job_images
 from ham.generation.merge import merge
 from ham.generation.plan import Plan, load_plan, settle_plan
 from ham.generation.run import Run
+from ham.generation.shards import read_rows
 from ham.generation.style_draws import Draw
 from ham.llava.preprocess import open_image
-from ham.runtime import DistInfo
+from ham.records import CaptionRow
+from ham.runtime import DistInfo, exit_code_of
 
 SETTINGS = {
     "styles": "random",
@@ -78,6 +82,20 @@ class FakeEngine:
             f"person of {image} with mean {square.mean():.1f} in style {draw.style_id} drawn {draw.attempt}",
             11,
         )
+
+
+def run_caption(*words: str) -> int:
+    """Run caption.py in this process; returns its exit code."""
+    before, sys.argv = sys.argv, ["caption.py", *words]
+    try:
+        return exit_code_of(caption.main)
+    finally:
+        sys.argv = before
+
+
+def all_rows(out: Path) -> list[CaptionRow]:
+    """Return the rows of a job's finished shards."""
+    return [row for file in sorted(out.glob("[0-9]*.jsonl")) for row in read_rows(file)]
 
 
 def make_plan(out: Path, root: Path, shard_size: int = 5, **settings: object) -> Plan:

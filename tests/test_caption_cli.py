@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from generation_helpers import run_caption
 from PIL import Image
 from tiny_llava import CONFIG, original_tensors, write_folder
 
-import caption
 from ham.captioner.checkpoint import load_captioner
 from ham.captioner.model import weights_digest
 from ham.generation import native_engine
@@ -24,7 +24,7 @@ from ham.generation.native_engine import untrained_styles
 from ham.generation.request import choose_styles
 from ham.generation.shards import read_rows
 from ham.records import read_json
-from ham.runtime import exit_code_of, log
+from ham.runtime import log
 
 TOP = Path(__file__).resolve().parent.parent
 COUNT = 9
@@ -75,11 +75,7 @@ class Command:
         self.out, self.monkeypatch = out, monkeypatch
 
     def __call__(self, *more: str) -> int:
-        return self.words(*self.base, *more)
-
-    def words(self, *words: str) -> int:
-        self.monkeypatch.setattr(sys, "argv", ["caption.py", *words])
-        return exit_code_of(caption.main)
+        return run_caption(*self.base, *more)
 
 
 @pytest.fixture
@@ -187,8 +183,8 @@ def test_strict_counts_failed_images(
     assert json.loads(capsys.readouterr().out)["images_failed"] == 2
     assert command(*words, "--strict") == 1
     assert (
-        command.words("merge", str(command.out)) == 0
-        and command.words("merge", str(command.out), "--strict") == 1
+        run_caption("merge", str(command.out)) == 0
+        and run_caption("merge", str(command.out), "--strict") == 1
     )
     rows = read_rows(command.out / "00000.jsonl")
     reasons = [row.reason for row in rows if row.status == "failed"]
@@ -200,12 +196,12 @@ def test_status_and_merge_by_themselves(
 ) -> None:
     assert command("--shards", "0:2") == 0
     capsys.readouterr()
-    assert command.words("status", str(command.out)) == 0
+    assert run_caption("status", str(command.out)) == 0
     assert "8 of 9 (88.9 %)" in capsys.readouterr().out
-    assert command.words("merge", str(command.out)) == 0
+    assert run_caption("merge", str(command.out)) == 0
     assert not json.loads(capsys.readouterr().out)["complete"]
     for word in ("status", "merge"):
-        assert command.words(word, str(tmp_path)) == 2
+        assert run_caption(word, str(tmp_path)) == 2
         assert "plan.json: no such file" in capsys.readouterr().err
 
 
@@ -292,7 +288,7 @@ def test_weights_that_are_not_finite_fail_the_job(
     tensors[place][:] = value
     command.base[1] = str(write_folder(tmp_path / "broken", tensors, CONFIG))
     words = [word for word in command.base if word not in ("--max-failed-share", "1")]
-    assert command.words(*words, "--limit", "3") in (1, 2)
+    assert run_caption(*words, "--limit", "3") in (1, 2)
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1].startswith(("failed: ", "error: ")), lines
     assert not any("Traceback" in line for line in lines)
@@ -301,7 +297,7 @@ def test_weights_that_are_not_finite_fail_the_job(
 def test_help_lists_the_options(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     for words in (["--help"], ["merge", "--help"], ["status", "--help"]):
         with pytest.raises(SystemExit) as stop:
-            command.words(*words)
+            run_caption(*words)
         assert stop.value.code == 0
     assert "--captions-per-image" in capsys.readouterr().out
 

@@ -13,14 +13,13 @@ from pathlib import Path
 
 import pytest
 import toy_engine
+from generation_helpers import all_rows, run_caption
 from PIL import Image
 
-import caption
 from ham.generation import engines
 from ham.generation.image_lists import choose_sample, job_images
-from ham.generation.shards import read_rows
 from ham.records import CaptionRow, read_json
-from ham.runtime import UsageError, exit_code_of, log
+from ham.runtime import UsageError, log
 
 TOP = Path(__file__).resolve().parent.parent
 COUNT = 14
@@ -58,14 +57,7 @@ class Command:
     def __call__(self, *more: str, out: Path | None = None, root: Path | None = None) -> int:
         base = ["--engine", "toy", "--model-path", "toy", "--image-root", str(root or self.root)]
         base += ["--out", str(out or self.out), "--workers", "0", "--shard-size", "5"]
-        return self.words(*base, *more)
-
-    def words(self, *words: str) -> int:
-        before, sys.argv = sys.argv, ["caption.py", *words]
-        try:
-            return exit_code_of(caption.main)
-        finally:
-            sys.argv = before
+        return run_caption(*base, *more)
 
     def last_line(self) -> str:
         """Return the last line of standard error, which must be the only error."""
@@ -75,7 +67,7 @@ class Command:
         return errors[0]
 
     def rows(self, out: Path | None = None) -> list[CaptionRow]:
-        return [row for file in sorted((out or self.out).glob("[0-9]*.jsonl")) for row in read_rows(file)]
+        return all_rows(out or self.out)
 
 
 @pytest.fixture
@@ -100,7 +92,7 @@ def test_a_wrong_image_root_fails_and_the_right_one_is_a_retry(command: Command,
     assert len((command.out / "failed.jsonl").read_text().splitlines()) == COUNT
     assert command(*words) == 2
     assert "image_root was" in command.last_line()
-    assert command.words("retry", str(command.out), "--image-root", str(command.root)) == 0
+    assert run_caption("retry", str(command.out), "--image-root", str(command.root)) == 0
     assert command(*words, out=tmp_path / "fresh") == 0
     assert shards(command.out) == shards(tmp_path / "fresh")
     for name in ("captions.json", "failed.jsonl"):
@@ -130,7 +122,7 @@ def test_retry_redoes_what_failed_and_nothing_else(command: Command, tmp_path: P
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(toy_engine.ToyEngine, "caption", caption)
-        assert command.words("retry", str(command.out)) == 0
+        assert run_caption("retry", str(command.out)) == 0
     short = {image for image, rows in before.items() if sum(row.status == "accepted" for row in rows) < 2}
     assert set(calls) == short >= {"late.png", "03.png"}
     after = {row.image: [] for row in command.rows()}
@@ -151,7 +143,7 @@ def test_retry_that_is_killed_loses_no_row(command: Command, tmp_path: Path) -> 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(toy_engine.ToyEngine, "run", die)
-        assert command.words("retry", str(command.out)) == 130
+        assert run_caption("retry", str(command.out)) == 130
     assert command() == 0  # the ordinary command finishes what retry began
     assert command(out=tmp_path / "fresh") == 0
     assert shards(command.out) == shards(tmp_path / "fresh")

@@ -6,19 +6,18 @@ import contextlib
 import io
 import json
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from generation_helpers import run_caption
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import caption
 from ham.generation import engines
-from ham.runtime import exit_code_of, log
+from ham.runtime import log
 
 BOUNDED = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
@@ -64,13 +63,9 @@ def words_of(folder: Path) -> list[str]:
 
 def run(folder: Path, *words: str) -> tuple[int, str]:
     """Run caption.py; return its exit code and what it wrote to standard error without log lines."""
-    before, sys.argv = sys.argv, ["caption.py", *words]
     said, written = io.StringIO(), io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(written):
-            code = exit_code_of(caption.main)
-    finally:
-        sys.argv = before
+    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(written):
+        code = run_caption(*words)
     lines = [line for line in said.getvalue().splitlines() if line[2:3] != ":"]
     return code, "\n".join(lines)
 

@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
-from generation_helpers import FakeEngine, make_plan, merged, run_job, start
+from generation_helpers import FakeEngine, all_rows, make_plan, merged, run_job, start
 from PIL import Image
 
-from ham.generation.shards import read_partial, read_rows
+from ham.generation.shards import read_partial
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def check_no_row_repeats(out: Path) -> int:
     """Look at everything on disk; returns the number of rows."""
-    rows = [row for file in out.glob("[0-9]*.jsonl") for row in read_rows(file)]
+    rows = all_rows(out)
     for file in out.glob("*.partial"):
         if not file.with_suffix("").exists():
             rows += [row for row, _ in read_partial(file)[0]]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from generation_helpers import FakeEngine, make_plan, merged, run_job, start
+from generation_helpers import FakeEngine, all_rows, make_plan, merged, run_job, start
 from PIL import Image
 
 from ham.generation.diversity import bleu, distinct_n, measure, self_bleu, words_of
@@ -23,7 +23,6 @@ from ham.generation.merge import image_captions, merge
 from ham.generation.plan import Plan, load_plan, settle_plan
 from ham.generation.run import Run
 from ham.generation.samples import describe_job, draw_samples
-from ham.generation.shards import read_rows
 from ham.generation.status import JobWatch, describe
 from ham.records import CaptionRow, read_json
 from ham.report.samples import write_samples
@@ -37,10 +36,6 @@ def root(tmp_path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (4, 8), (10 * number, 5, 0)).save(path)
     return tmp_path / "images"
-
-
-def all_rows(out: Path) -> list[CaptionRow]:
-    return [row for file in sorted(out.glob("[0-9]*.jsonl")) for row in read_rows(file)]
 
 
 def test_every_image_gets_its_captions(root: Path, tmp_path: Path) -> None:

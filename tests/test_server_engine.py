@@ -15,16 +15,15 @@ from pathlib import Path
 
 import pytest
 from fake_server import ANSWERS, Behavior, FakeServer, caption_of, digest_of, start_process, write_export
+from generation_helpers import all_rows, run_caption
 from PIL import Image
 
-import caption
 from ham.generation import server_pool
 from ham.generation.server_client import ServerClient
 from ham.generation.server_export import LoadPng
 from ham.generation.server_http import Unavailable, split_url
-from ham.generation.shards import read_rows
 from ham.records import CaptionRow, read_json
-from ham.runtime import UsageError, exit_code_of, log
+from ham.runtime import UsageError, log
 
 TOP = Path(__file__).resolve().parent.parent
 COUNT = 12
@@ -81,17 +80,10 @@ class Command:
         self.base += ["--server-timeout-s", "4"]
 
     def __call__(self, *more: str) -> int:
-        return self.words(*self.base, *more)
-
-    def words(self, *words: str) -> int:
-        before, sys.argv = sys.argv, ["caption.py", *words]
-        try:
-            return exit_code_of(caption.main)
-        finally:
-            sys.argv = before
+        return run_caption(*self.base, *more)
 
     def rows(self) -> list[CaptionRow]:
-        return [row for file in sorted(self.out.glob("[0-9]*.jsonl")) for row in read_rows(file)]
+        return all_rows(self.out)
 
 
 @pytest.fixture
@@ -302,7 +294,7 @@ def test_answers_that_cannot_be_used_are_failed_rows(
     assert len(failed) == 2 and all(row.reason.startswith("server: ") and row.caption == "" for row in failed)
     names = [json.loads(line)["image"] for line in (command.out / "failed.jsonl").read_text().splitlines()]
     assert sorted(names) == sorted({row.image for row in failed})
-    assert command.words("retry", str(command.out)) == 0
+    assert run_caption("retry", str(command.out)) == 0
     check_rows(command)
     assert (command.out / "failed.jsonl").read_text() == ""
 
@@ -327,7 +319,7 @@ def test_an_image_at_which_the_server_always_fails_becomes_a_row(command: Comman
     failed = [row for row in command.rows() if row.status == "failed"]
     assert {row.image for row in failed} == {"03.png"} and "HTTP 500" in failed[0].reason
     server.behavior.poison.clear()
-    assert command.words("retry", str(command.out)) == 0
+    assert run_caption("retry", str(command.out)) == 0
     check_rows(command)
 
 
@@ -412,8 +404,7 @@ def test_engines_are_mixed_on_request_only(command: Command, capsys: pytest.Capt
 
 
 def run_in_process(words: list[str]) -> None:
-    sys.argv = ["caption.py", *words]
-    raise SystemExit(exit_code_of(caption.main))
+    raise SystemExit(run_caption(*words))
 
 
 def test_killed_clients_and_servers_change_nothing(command: Command, tmp_path: Path) -> None:
