@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from test_reid_train import assert_same_run, config_for, rows_of, world  # noqa: F401  (the fixture)
+from tiny_reid import interrupted_at
 
 from ham.clip import CLIP
 from ham.reid import methods, rde_division
@@ -21,7 +22,6 @@ from ham.reid.ranges import check_range
 from ham.reid.rde import RDE, RDEOptions
 from ham.reid.run import Run
 from ham.reid.train import set_up, train
-from ham.reid.train_log import Meter
 from ham.reid.weights import load_method
 from ham.runtime import UsageError
 from train_reid import main, parse
@@ -136,20 +136,10 @@ def test_a_method_of_ones_own_resumes_and_its_options_are_checked(
     toy: None,
     world: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     main(toy_words(world, tmp_path / "whole"))
-    original = Meter.add
-
-    def add(meter: Meter, step: int, values: dict) -> None:
-        if step == 8:
-            raise KeyboardInterrupt
-        original(meter, step, values)
-
-    monkeypatch.setattr(Meter, "add", add)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_at(8):
         main(toy_words(world, tmp_path / "cut", "--save-every-steps", "2"))
-    monkeypatch.setattr(Meter, "add", original)
     main(toy_words(world, tmp_path / "cut", "--save-every-steps", "2"))
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
     with pytest.raises(UsageError, match=r"--toy\.scale is 0\.0; expected more than 0"):
@@ -266,16 +256,7 @@ def test_a_run_killed_in_mid_epoch_keeps_its_division(
 ) -> None:
     more = {"method": "rde", "save_every_steps": 1}
     train(config_for(world, tmp_path / "whole", **more))
-    original, calls = Meter.add, []
-
-    def add(meter: Meter, step: int, values: dict) -> None:
-        if step == 8 and not calls:
-            calls.append(step)
-            raise KeyboardInterrupt
-        original(meter, step, values)
-
-    monkeypatch.setattr(Meter, "add", add)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_at(8):
         train(config_for(world, tmp_path / "cut", **more))
     saved = np.load(tmp_path / "cut/last/trainer_state/clean.npy")
     monkeypatch.setattr(rde_division, "divide", None)  # nothing is divided again in this epoch

@@ -27,12 +27,11 @@ from test_reid_train import (
     world,  # noqa: F401  (the fixture)
     write_world,
 )
-from tiny_reid import tall_clip
+from tiny_reid import interrupted_at, tall_clip
 
 from ham.reid import train as train_module
 from ham.reid.config import TrainConfig
 from ham.reid.train import set_up, train
-from ham.reid.train_log import Meter
 from ham.runtime import UsageError
 
 
@@ -142,16 +141,7 @@ def test_fp16_resumes_with_its_gradient_scale(
 ) -> None:
     monkeypatch.setattr(train_module, "start_accelerator", scaled_accelerator)
     train(config_for(world, tmp_path / "whole"))
-    scales, original = [], Meter.add
-
-    def add(meter: Meter, step: int, values: dict) -> None:
-        if step == 7 and not scales:
-            scales.append(step)
-            raise KeyboardInterrupt
-        original(meter, step, values)
-
-    monkeypatch.setattr(Meter, "add", add)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_at(7):
         train(config_for(world, tmp_path / "cut"))
     resumed = set_up(config_for(world, tmp_path / "cut"))
     assert (resumed.state.step, resumed.accelerator.scaler.get_scale()) == (

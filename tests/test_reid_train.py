@@ -18,7 +18,7 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
-from tiny_reid import tall_clip
+from tiny_reid import interrupted_at, tall_clip
 
 from ham.clip import MASK_ID, build_clip, save_clip, tokenize
 from ham.reid.batch import make_batch
@@ -30,7 +30,6 @@ from ham.reid.rde_division import divide_pairs
 from ham.reid.run import Progress
 from ham.reid.start import build_tracker
 from ham.reid.train import set_up, train
-from ham.reid.train_log import Meter
 from ham.reid.trainer_state import write_state
 from ham.runtime import UsageError, WorkError
 
@@ -271,22 +270,11 @@ def test_rde_without_division_counts_every_pair(world: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("method", ["irra", "rde"])
-def test_an_interrupted_run_goes_on_where_it_was(
-    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
-) -> None:
+def test_an_interrupted_run_goes_on_where_it_was(world: Path, tmp_path: Path, method: str) -> None:
     more = {"method": method, "save_every_steps": 2, "val_datasets": ["RSTPReid"], "eval_every": 1}
     train(config_for(world, tmp_path / "whole", **more))
-    config, calls = config_for(world, tmp_path / "cut", **more), []
-
-    def add(meter: Meter, step: int, values: dict) -> None:
-        if step == 8 and not calls:  # the fourth batch of the second epoch; saved at step 6
-            calls.append(step)
-            raise KeyboardInterrupt
-        original(meter, step, values)
-
-    original = Meter.add
-    monkeypatch.setattr(Meter, "add", add)
-    with pytest.raises(KeyboardInterrupt):
+    config = config_for(world, tmp_path / "cut", **more)
+    with interrupted_at(8):  # the fourth batch of the second epoch; saved at step 6
         train(config)
     assert json.loads((tmp_path / "cut/last/trainer_state/progress.json").read_text())["step"] == 6
     train(replace(config, num_workers=1))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from test_reid_train import world  # noqa: F401  (the fixture)
+from tiny_reid import eval_words
 
 from ham.clip import build_clip, load_clip
 from ham.reid.methods import build_method
@@ -23,28 +24,8 @@ from train_reid import main
 
 def evaluate(world: Path, checkpoint: Path, out: Path, *options: str) -> float:
     """Run `eval`; returns mAP, or NaN where it was refused."""
-    code = exit_code_of(
-        lambda: main(
-            [
-                "eval",
-                "--checkpoint",
-                str(checkpoint),
-                "--data-root",
-                str(world),
-                "--test-datasets",
-                "[RSTPReid]",
-                "--output-dir",
-                str(out),
-                "--pictures",
-                "0",
-                "--num-workers",
-                "0",
-                "--device",
-                "cpu",
-                *options,
-            ]
-        )
-    )
+    words = eval_words(world, checkpoint, "--output-dir", str(out), "--pictures", "0", *options)
+    code = exit_code_of(lambda: main(words))
     assert code in (0, 2)
     return (
         json.loads((out / "evaluation.json").read_text())["results"][0]["mAP"] if code == 0 else float("nan")

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from PIL import Image
 from test_reid_train import SCRIPT, config_for, world  # noqa: F401  (the fixture)
+from tiny_reid import eval_words
 
 from ham.reid.config import EvalConfig, SearchConfig, TrainConfig
 from ham.reid.irra import IRRAOptions
@@ -168,28 +169,7 @@ def test_eval_prints_a_table_and_writes_figures_and_pictures(
     checkpoint: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert (
-        main(
-            [
-                "eval",
-                "--checkpoint",
-                str(checkpoint),
-                "--data-root",
-                str(world),
-                "--test-datasets",
-                "[RSTPReid]",
-                "--device",
-                "cpu",
-                "--image-to-text",
-                "true",
-                "--num-workers",
-                "0",
-                "--pictures",
-                "3",
-            ]
-        )
-        == 0
-    )
+    assert main(eval_words(world, checkpoint, "--image-to-text", "true", "--pictures", "3")) == 0
     table = capsys.readouterr().out.splitlines()
     assert [cell.strip() for cell in table[0].strip("|").split("|")][:8] == [
         "dataset",
@@ -213,23 +193,7 @@ def test_eval_prints_a_table_and_writes_figures_and_pictures(
 def test_clip_itself_can_be_measured_and_is_no_rde(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = [
-        "eval",
-        "--checkpoint",
-        str(world / "clip"),
-        "--data-root",
-        str(world),
-        "--test-datasets",
-        "[RSTPReid]",
-        "--output-dir",
-        str(tmp_path),
-        "--pictures",
-        "0",
-        "--num-workers",
-        "0",
-        "--device",
-        "cpu",
-    ]
+    arguments = eval_words(world, world / "clip", "--output-dir", str(tmp_path), "--pictures", "0")
     assert main(arguments) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "evaluation.json"]
     with pytest.raises(UsageError, match=r"no RDE checkpoint: the heads visul_emb_layer, .* are missing"):

@@ -1,14 +1,18 @@
-"""Tiny CLIPs and recorded batches for the tests of retrieval methods."""
+"""Tiny CLIPs, recorded batches, command lines and interruptions for the tests of retrieval."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
 from ham.clip import CLIPConfig, tokenize
+from ham.reid.train_log import Meter
 
 RED_COAT = tuple(tokenize("a man in a red coat")[0].tolist())
 
@@ -48,3 +52,24 @@ def recorded_batch(recorded: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]
     start = "batch."
     batch = {name.removeprefix(start): value for name, value in recorded.items() if name.startswith(start)}
     return batch | {"person_ids": batch["pids"]}
+
+
+@contextmanager
+def interrupted_at(step: int) -> Iterator[None]:
+    """Interrupt the training in the block at a step, as Ctrl-C does."""
+    original = Meter.add
+
+    def add(meter: Meter, number: int, values: dict) -> None:
+        if number == step:
+            raise KeyboardInterrupt
+        original(meter, number, values)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Meter, "add", add)
+        yield
+
+
+def eval_words(world: Path, checkpoint: Path, *more: str) -> list[str]:
+    """Return the words of `train_reid.py eval` on one benchmark of the tests' dataset."""
+    words = ["eval", "--checkpoint", str(checkpoint), "--data-root", str(world)]
+    return [*words, "--test-datasets", "[RSTPReid]", "--num-workers", "0", "--device", "cpu", *more]
