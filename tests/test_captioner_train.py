@@ -35,6 +35,8 @@ CAPTIONS = (
     "He carries a bag.",
     "Dark hair, a cap.",
 )
+UNSAVED = ("--save_strategy", "no")
+LORA = ("--lora_enable", "True", "--lora_r", "4", "--lora_alpha", "8")
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +121,7 @@ def losses(out: Path) -> dict[int, float]:
 
 
 def test_only_used_styles_and_the_projector_move(base, data, tmp_path, monkeypatch):
-    run(monkeypatch, *words(base, data, tmp_path, "--save_strategy", "no"))
+    run(monkeypatch, *words(base, data, tmp_path, *UNSAVED))
     before = load_captioner(base)
     after = load_captioner(tmp_path)
     assert after.num_styles == 4
@@ -142,44 +144,14 @@ def test_only_used_styles_and_the_projector_move(base, data, tmp_path, monkeypat
 
 
 def test_a_frozen_projector_stays(base, data, tmp_path, monkeypatch):
-    run(
-        monkeypatch,
-        *words(
-            base,
-            data,
-            tmp_path,
-            "--save_strategy",
-            "no",
-            "--freeze_mm_mlp_adapter",
-            "True",
-            "--max_steps",
-            "3",
-            "--style_init",
-            "vocab",
-            "--style_prompt_lr",
-            "1e-3",
-        ),
-    )
+    options = (*UNSAVED, "--max_steps", "3", "--style_init", "vocab", "--style_prompt_lr", "1e-3")
+    run(monkeypatch, *words(base, data, tmp_path, *options, "--freeze_mm_mlp_adapter", "True"))
     before, after = (load_captioner(folder).model.projector.state_dict() for folder in (base, tmp_path))
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_lora_is_kept_and_merged_at_load(base, data, tmp_path, monkeypatch):
-    command = words(
-        base,
-        data,
-        tmp_path,
-        "--save_strategy",
-        "no",
-        "--lora_enable",
-        "True",
-        "--lora_r",
-        "4",
-        "--lora_alpha",
-        "8",
-        "--max_steps",
-        "4",
-    )
+    command = words(base, data, tmp_path, *UNSAVED, *LORA, "--max_steps", "4")
     if IS_LEGACY:
         with pytest.raises(UsageError, match=r"--lora_enable needs peft 0\.5 or newer, here is 0\.4\.0"):
             run(monkeypatch, *command)
@@ -195,18 +167,7 @@ def test_lora_is_kept_and_merged_at_load(base, data, tmp_path, monkeypatch):
 
 @pytest.mark.skipif(IS_LEGACY, reason="needs a newer peft")
 def test_lora_resumes_exactly(base, data, tmp_path, monkeypatch):
-    options = (
-        "--lora_enable",
-        "True",
-        "--lora_r",
-        "4",
-        "--lora_alpha",
-        "8",
-        "--max_steps",
-        "4",
-        "--save_steps",
-        "2",
-    )
+    options = (*LORA, "--max_steps", "4", "--save_steps", "2")
     run(monkeypatch, *words(base, data, tmp_path / "whole", *options))
     shutil.copytree(tmp_path / "whole" / "checkpoint-2", tmp_path / "cut" / "checkpoint-2")
     run(monkeypatch, *words(base, data, tmp_path / "cut", *options))
@@ -227,7 +188,7 @@ def test_half_precision_keeps_float32_prompts_and_tensorboard_gets_the_figures(
     for name, more in (("float", ()), ("half", (f"--{precision}", "True", "--report_to", "tensorboard"))):
         run(
             monkeypatch,
-            *words(base, data, tmp_path / name, "--save_strategy", "no", "--max_steps", "4", *more),
+            *words(base, data, tmp_path / name, *UNSAVED, "--max_steps", "4", *more),
         )
     assert {
         tensor.dtype for tensor in load_file(str(tmp_path / "half" / "adapter.safetensors")).values()
@@ -239,39 +200,15 @@ def test_half_precision_keeps_float32_prompts_and_tensorboard_gets_the_figures(
 
 def test_gradient_checkpointing_changes_nothing(base, data, tmp_path, monkeypatch):
     for name, value in (("plain", "False"), ("checkpointed", "True")):
-        run(
-            monkeypatch,
-            *words(
-                base,
-                data,
-                tmp_path / name,
-                "--save_strategy",
-                "no",
-                "--max_steps",
-                "3",
-                "--gradient_checkpointing",
-                value,
-            ),
-        )
+        options = (*UNSAVED, "--max_steps", "3", "--gradient_checkpointing", value)
+        run(monkeypatch, *words(base, data, tmp_path / name, *options))
     assert losses(tmp_path / "plain") == pytest.approx(losses(tmp_path / "checkpointed"), rel=1e-6)
 
 
 def test_a_non_finite_loss_stops_and_names_the_step(base, data, tmp_path, monkeypatch):
+    options = (*UNSAVED, "--learning_rate", "1e38", "--max_grad_norm", "0")
     with pytest.raises(WorkError, match=r"at step [23]"):
-        run(
-            monkeypatch,
-            *words(
-                base,
-                data,
-                tmp_path,
-                "--save_strategy",
-                "no",
-                "--learning_rate",
-                "1e38",
-                "--max_grad_norm",
-                "0",
-            ),
-        )
+        run(monkeypatch, *words(base, data, tmp_path, *options))
 
 
 @pytest.mark.parametrize(
@@ -317,7 +254,7 @@ def test_wrong_options_are_told(base, data, tmp_path, monkeypatch, more, said):
 
 def test_the_references_whole_command_line_runs(base, data, tmp_path, monkeypatch):
     """LLaVA's finetune.sh and finetune_lora.sh, flag by flag, on a machine without GPU."""
-    command = words(base, data, tmp_path, "--max_steps", "1", "--save_strategy", "no")
+    command = words(base, data, tmp_path, "--max_steps", "1", *UNSAVED)
     reference = {
         "--mm_projector_type": "mlp2x_gelu",
         "--mm_vision_select_layer": "-2",
@@ -358,7 +295,7 @@ def test_a_tracker_that_is_not_installed_is_one_line_before_loading(base, data, 
     ("option", "part"), [("--mm_projector_lr", "projector"), ("--style_prompt_lr", "style")]
 )
 def test_a_learning_rate_of_zero_is_zero(base, data, tmp_path, monkeypatch, option, part):
-    run(monkeypatch, *words(base, data, tmp_path, "--max_steps", "3", "--save_strategy", "no", option, "0"))
+    run(monkeypatch, *words(base, data, tmp_path, "--max_steps", "3", *UNSAVED, option, "0"))
     tuned = load_file(str(tmp_path / "adapter.safetensors"))
     projector = load_captioner(base).model.projector.state_dict()
     start = torch.randn(

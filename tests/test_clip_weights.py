@@ -9,7 +9,7 @@ import open_clip
 import pytest
 import torch
 from safetensors.torch import save_file
-from test_clip import IDS, SMALL, assert_same_weights, open_clip_model
+from test_clip import IDS, SMALL, assert_same_weights, images, open_clip_model, small  # noqa: F401  (the fixtures)
 
 from ham.clip import (
     CLIPConfig,
@@ -21,17 +21,6 @@ from ham.clip import (
 )
 from ham.clip.hugging_face import to_hugging_face
 from ham.runtime import UsageError
-
-
-@pytest.fixture(scope="module")
-def small():
-    return build_clip(SMALL, seed=1).eval()
-
-
-@pytest.fixture()
-def images():
-    return torch.randn(3, 3, 48, 16, generator=torch.Generator().manual_seed(0))
-
 
 # --------------------------------------------------------------------------- what a source does not record, and surprises
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -158,35 +159,33 @@ def write_folder(
     if form == "safetensors":
         save_file(tensors, str(folder / "model.safetensors"))
     elif form == "safetensors shards":
-        for number, half in enumerate(halves):
-            save_file(half, str(folder / f"model-0000{number + 1}-of-00002.safetensors"))
-        index = {
-            name: f"model-0000{number + 1}-of-00002.safetensors"
-            for number, half in enumerate(halves)
-            for name in half
-        }
-        (folder / "model.safetensors.index.json").write_text(
-            json.dumps({"metadata": {}, "weight_map": index})
-        )
+        write_index(folder / "model.safetensors.index.json", write_halves(folder, halves, "model", save_file))
     elif form == "bin shards":
-        for number, half in enumerate(halves):
-            torch.save(half, folder / f"pytorch_model-0000{number + 1}-of-00002.bin")
-        index = {
-            name: f"pytorch_model-0000{number + 1}-of-00002.bin"
-            for number, half in enumerate(halves)
-            for name in half
-        }
-        (folder / "pytorch_model.bin.index.json").write_text(
-            json.dumps({"metadata": {}, "weight_map": index})
+        write_index(
+            folder / "pytorch_model.bin.index.json", write_halves(folder, halves, "pytorch_model", torch.save)
         )
     elif form == "shards without index":
-        for number, half in enumerate(halves):
-            torch.save(half, folder / f"pytorch_model-0000{number + 1}-of-00002.bin")
+        write_halves(folder, halves, "pytorch_model", torch.save)
     else:
         torch.save(tensors, folder / "pytorch_model.bin", _use_new_zipfile_serialization=form == "bin")
     if tower:
         write_tower(folder / "plain-clip")
     return folder
+
+
+def write_halves(folder: Path, halves: list[dict], stem: str, save: Callable) -> dict[str, str]:
+    """Write two shards; returns the file of each tensor."""
+    suffix = "safetensors" if save is save_file else "bin"
+    file_of = {}
+    for number, half in enumerate(halves, start=1):
+        file = f"{stem}-{number:05d}-of-00002.{suffix}"
+        save(half, str(folder / file))
+        file_of |= dict.fromkeys(half, file)
+    return file_of
+
+
+def write_index(path: Path, file_of: dict[str, str]) -> None:
+    path.write_text(json.dumps({"metadata": {}, "weight_map": file_of}))
 
 
 def write_tower(folder: Path, prefix: str = "vision_model.", **more: torch.Tensor) -> Path:
