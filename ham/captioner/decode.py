@@ -74,10 +74,10 @@ class Batches:
         self,
         pixels: torch.Tensor,
         style_ids: Sequence[Sequence[int]],
-        keys: Sequence[Sequence[str]] | None = None,
+        sampling_keys: Sequence[Sequence[str]] | None = None,
     ) -> list[list[Generated]]:
         """Caption images [I, 3, s, s], each in its own list of styles."""
-        return self.stream.caption(pixels, style_ids, keys)
+        return self.stream.caption(pixels, style_ids, sampling_keys)
 
 
 def _rows_that_fit(decoder: Decoder, group: int) -> int:

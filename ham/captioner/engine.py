@@ -53,14 +53,14 @@ class Generated:
 
 @dataclass
 class ImageJob:
-    """An image to caption: pixels [3, s, s], the style of each caption, and a name of each for sampling.
+    """An image to caption: pixels [3, s, s], the style of each caption, and a sampling key of each.
 
     tag: anything that identifies the image to the caller.
     """
 
     pixels: torch.Tensor
     style_ids: Sequence[int]
-    names: Sequence[str] | None = None
+    sampling_keys: Sequence[str] | None = None
     tag: Any = None
 
 
@@ -105,17 +105,19 @@ class Decoder:
         self,
         pixels: torch.Tensor,
         style_ids: Sequence[Sequence[int]],
-        keys: Sequence[Sequence[str]] | None = None,
+        sampling_keys: Sequence[Sequence[str]] | None = None,
     ) -> list[list[Generated]]:
         """Caption images [I, 3, s, s], each in its own list of styles, all in one batch.
 
-        keys: names of the captions for sampling, so that a caption's random numbers are its own; by default the pixels'
+        sampling_keys: one per caption, so that its random numbers are its own; by default the pixels'
         digest and the style.
         """
         from ham.captioner.stream import CaptionStream, mean_count
 
         group = mean_count(style_ids)
-        return CaptionStream(self, max(len(style_ids), 1) * group, group).caption(pixels, style_ids, keys)
+        return CaptionStream(self, max(len(style_ids), 1) * group, group).caption(
+            pixels, style_ids, sampling_keys
+        )
 
     # ------------------------------------------------------------------------------------------------------- the inputs
 
@@ -164,11 +166,11 @@ class Decoder:
         """Draw the random numbers of a job's captions, [max_new_tokens] each; None when decoding is greedy."""
         if self.settings.temperature == 0:
             return None
-        names = job.names
-        if names is None:
+        keys = job.sampling_keys
+        if keys is None:
             digest = hashlib.sha256(job.pixels.contiguous().cpu().numpy().tobytes()).hexdigest()
-            names = [f"{digest}/{style_id}" for style_id in job.style_ids]
-        draws = [numpy_generator(self.settings.seed, "sampling", name) for name in names]
+            keys = [f"{digest}/{style_id}" for style_id in job.style_ids]
+        draws = [numpy_generator(self.settings.seed, "sampling", key) for key in keys]
         return [torch.from_numpy(draw.random(self.settings.max_new_tokens)) for draw in draws]
 
     def text(self, ids: list[int]) -> str:

@@ -46,13 +46,13 @@ class CaptionStream:
         self,
         pixels: torch.Tensor,
         style_ids: Sequence[Sequence[int]],
-        names: Sequence[Sequence[str]] | None = None,
+        sampling_keys: Sequence[Sequence[str]] | None = None,
     ) -> list[list[Generated]]:
         """Caption images [I, 3, s, s], each in its own list of styles, and return the captions in order."""
         flat = [style_id for styles in style_ids for style_id in styles]
         self.decoder.check_styles(flat)
         jobs = deque(
-            ImageJob(image, styles, None if names is None else names[number], number)
+            ImageJob(image, styles, None if sampling_keys is None else sampling_keys[number], number)
             for number, (image, styles) in enumerate(zip(pixels, style_ids, strict=True))
         )
         captions: list[list[Generated]] = [[] for _ in style_ids]

@@ -49,9 +49,7 @@ def read_record_list(
     """
     records = []
     for file in files:
-        rows = read_json(file)
-        if not isinstance(rows, list):
-            raise UsageError(f"{file}: expected a JSON list of records, found {type(rows).__name__}")
+        rows = read_list(file)
         keys = {key for row in rows if isinstance(row, dict) for key in row}
         if has_splits and no_split_hint and keys and "split" not in keys:
             raise UsageError(f"{file}: no record has the key 'split'; {no_split_hint}")
@@ -67,6 +65,14 @@ def read_record_list(
                 PersonImage(slashes(path), person_id(person), check_captions(captions, where), split)
             )
     return records
+
+
+def read_list(file: Path) -> list[Any]:
+    """Read a JSON file that holds a list of records. Raises UsageError for other contents."""
+    rows = read_json(file)
+    if not isinstance(rows, list):
+        raise UsageError(f"{file}: expected a JSON list of records, found {type(rows).__name__}")
+    return rows
 
 
 def read_field(row: Any, key: str, kind: type, expected: str, where: str) -> Any:

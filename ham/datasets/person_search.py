@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ham.datasets.base import PersonDataset, check_captions, person_id, read_field, slashes
+from ham.datasets.base import PersonDataset, check_captions, person_id, read_field, read_list, slashes
 from ham.images import open_image
 from ham.records import PersonImage, atomic_write, read_json
 from ham.runtime import UsageError, log, progress
@@ -33,9 +33,7 @@ def read_person_search(files: Sequence[Path]) -> list[PersonImage]:
     records = []
     for file in files:
         split = "train" if "train" in file.name.lower() else "test"
-        rows = read_json(file)
-        if not isinstance(rows, list):
-            raise UsageError(f"{file}: expected a JSON list of records, found {type(rows).__name__}")
+        rows = read_list(file)
         for index, row in enumerate(rows):
             where = f"{file}, record {index}"
             scene = read_field(row, "pic_path", str, "the scene's file name", where)

@@ -22,11 +22,11 @@ from ham.datasets.base import (
     after_known_part,
     merge_caption_files,
     read_field,
+    read_list,
     read_record_list,
     slashes,
 )
-from ham.records import PersonImage, read_json
-from ham.runtime import UsageError
+from ham.records import PersonImage
 
 LUPERSON_FOLDERS = ("LUPerson-MLLM", "LuPerson-MLLM", "LUPerson_images", "LUPerson-T", "LUPerson")
 
@@ -55,9 +55,7 @@ def read_mals(files: Sequence[Path]) -> list[PersonImage]:
     """Read lists of {image, caption, image_id}; an image_id names one image, so that identities are not known."""
     merged: dict[str, tuple[str, ...]] = {}
     for file in files:
-        rows = read_json(file)
-        if not isinstance(rows, list):
-            raise UsageError(f"{file}: expected a JSON list of records, found {type(rows).__name__}")
+        rows = read_list(file)
         for index, row in enumerate(rows):
             where = f"{file}, record {index}"
             path = slashes(read_field(row, "image", str, "a path", where))

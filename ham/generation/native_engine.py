@@ -123,9 +123,9 @@ class CaptionerEngine:
             job = source()
             if job is None:
                 return None
-            names = [f"{job.image}/{draw.style_id}/{draw.attempt}" for draw in job.draws]
+            sampling_keys = [f"{job.image}/{draw.style_id}/{draw.attempt}" for draw in job.draws]
             style_ids = [draw.style_id for draw in job.draws]
-            return ImageJob(torch.from_numpy(job.pixels), style_ids, names, job)
+            return ImageJob(torch.from_numpy(job.pixels), style_ids, sampling_keys, job)
 
         for done, captions in self._batches.stream.run(take):
             yield done.tag, [Caption(one.text, len(one.ids), one.failure) for one in captions]
