@@ -134,7 +134,8 @@ def _check_is_file(path: str | Path) -> None:
 def _check_size(path: str | Path, image: Image.Image) -> None:
     """Refuse an image by its header when decoding and converting it would take more memory than the limits allow."""
     width, height = image.size
-    pixels, cost = width * height, BYTES_PER_PIXEL.get(image.mode, 12 if image.mode in WITH_ALPHA else 9)
+    pixels = width * height
+    cost = BYTES_PER_PIXEL.get(image.mode, 12 if image.mode in WITH_ALPHA else 9)
     if "transparency" in image.info:
         cost = 12
     limit = min(MAX_PIXELS, MAX_BYTES // cost)

@@ -84,7 +84,8 @@ def resolve_device(name: str = "auto") -> torch.device:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise UsageError(f"--device {name}: torch sees no GPU here; use --device cpu")
-    device, count = torch.device(name), torch.cuda.device_count()
+    device = torch.device(name)
+    count = torch.cuda.device_count()
     if device.index is not None and device.index >= count:
         raise UsageError(f"--device {name}: torch sees {count} GPUs here, cuda:0 to cuda:{count - 1}")
     return device

@@ -100,12 +100,10 @@ class InstructionDataset(Dataset[dict[str, Any]]):
         template: Template,
         image_size_px: int,
     ) -> None:
-        self.file, self.image_folder, self.tokenizer, self.template = (
-            file,
-            Path(image_folder),
-            tokenizer,
-            template,
-        )
+        self.file = file
+        self.image_folder = Path(image_folder)
+        self.tokenizer = tokenizer
+        self.template = template
         self.image_size_px = image_size_px
         self.lengths, self.image_ids = file.words, file.image_ids
 

@@ -77,9 +77,11 @@ class Decoder:
         settings: DecodeSettings | None = None,
         pieces: tuple[list[int], list[int]] | None = None,
     ) -> None:
-        self.captioner, self.settings = captioner, settings or DecodeSettings()
+        self.captioner = captioner
+        self.settings = settings or DecodeSettings()
         _check(self.settings)
-        self.model, self.llama = captioner.model, CachedLlama(captioner.model.llm)
+        self.model = captioner.model
+        self.llama = CachedLlama(captioner.model.llm)
         self.template = get_template(self.settings.template or captioner.template)
         self.prompt = (
             self.settings.prompt if self.settings.prompt is not None else captioner.manifest.get("prompt")
@@ -189,7 +191,9 @@ class _Clock:
     """Add a block's wall time to a counter."""
 
     def __init__(self, seconds: Counter[str], name: str, synchronize: bool) -> None:
-        self.seconds, self.name, self.synchronize = seconds, name, synchronize
+        self.seconds = seconds
+        self.name = name
+        self.synchronize = synchronize
 
     def __enter__(self) -> None:
         self.start = time.perf_counter()

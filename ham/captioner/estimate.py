@@ -39,14 +39,18 @@ def count_parameters(
     llm: dict[str, Any], vision: dict[str, Any], num_styles: int, style_tokens: int
 ) -> dict[str, int]:
     """Count the parameters of each part from the Llama config and the CLIP vision config (dictionaries as in config.json)."""
-    width, inner, vocab = llm["hidden_size"], llm["intermediate_size"], llm["vocab_size"]
+    width = llm["hidden_size"]
+    inner = llm["intermediate_size"]
+    vocab = llm["vocab_size"]
     head = llm.get("head_dim") or width // llm["num_attention_heads"]
     keys = head * llm.get("num_key_value_heads", llm["num_attention_heads"])
     queries = head * llm["num_attention_heads"]
     layer = 2 * width * queries + 2 * width * keys + 3 * width * inner + 2 * width
     tables = vocab * width * (1 if llm.get("tie_word_embeddings") else 2)
-    v_width, v_inner = vision["hidden_size"], vision["intermediate_size"]
-    patch, channels = vision["patch_size"], vision.get("num_channels", 3)
+    v_width = vision["hidden_size"]
+    v_inner = vision["intermediate_size"]
+    patch = vision["patch_size"]
+    channels = vision.get("num_channels", 3)
     positions = (vision["image_size"] // patch) ** 2 + 1
     v_layer = 4 * (v_width**2 + v_width) + 2 * v_width * v_inner + v_inner + v_width + 4 * v_width
     v_ends = (

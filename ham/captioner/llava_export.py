@@ -172,7 +172,8 @@ def with_mean_rows(head: torch.Tensor, styles: int) -> torch.Tensor:
 
 def write_files(opened: OpenCheckpoint, out: Path) -> None:
     """Write everything but the weights."""
-    vocabulary, tokenizer = vocabulary_of(opened), opened.tokenizer
+    vocabulary = vocabulary_of(opened)
+    tokenizer = opened.tokenizer
     names = [style_token(s, k) for s in range(opened.num_styles) for k in range(opened.style_tokens)]
     template = chat_template(opened.template, opened.num_styles, opened.style_tokens)
     mark, size_px = mark_of(opened), opened.image_size_px

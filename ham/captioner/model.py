@@ -108,7 +108,9 @@ class CaptionerModel(LlavaModel):
             targets.append(slots.of_tokens(gets_style, style_tokens, offset=num_patches))
             sources.append(styles[rows].flatten(0, 1))
 
-        batch, longest, width = len(input_ids), slots.longest, text.shape[-1]
+        batch = len(input_ids)
+        longest = slots.longest
+        width = text.shape[-1]
         flat = text.new_zeros(slots.count + 1, width)  # the last slot takes what is cut
         flat = flat.index_copy(0, torch.cat(targets), torch.cat(sources))
         flat_labels = input_ids.new_full((slots.count + 1,), IGNORE_INDEX, dtype=torch.long)

@@ -60,7 +60,10 @@ class Slots:
     def __init__(
         self, decoder: Decoder, count: int, group: int, with_style: bool, use_graphs: bool = False
     ) -> None:
-        self.decoder, self.count, self.group, self.with_style = decoder, count, group, with_style
+        self.decoder = decoder
+        self.count = count
+        self.group = group
+        self.with_style = with_style
         self.is_gpu = decoder.captioner.device.type == "cuda"
         self.is_dense = self.is_gpu or use_graphs  # static shapes: rows that are not in use are computed too
         self.suffix_length = decoder.suffix_length(with_style)
@@ -246,7 +249,8 @@ class Slots:
         self.steps.move(source, target)
         self.images[target], self.images[source] = self.images[source], None
         for place in range(self.group):
-            old, new = source * self.group + place, target * self.group + place
+            old = source * self.group + place
+            new = target * self.group + place
             caption = self.writing[old]
             self.writing[new], self.writing[old], self.lengths[new] = caption, None, self.lengths[old]
             if caption is not None:

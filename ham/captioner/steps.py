@@ -41,8 +41,11 @@ class Steps:
     """
 
     def __init__(self, decoder: Decoder, cache: SharedCache, suffix_length: int, use_graphs: bool) -> None:
-        device, rows = decoder.captioner.device, cache.slots * cache.group
-        self.decoder, self.cache, self.suffix_length = decoder, cache, suffix_length
+        device = decoder.captioner.device
+        rows = cache.slots * cache.group
+        self.decoder = decoder
+        self.cache = cache
+        self.suffix_length = suffix_length
         self.chosen = torch.zeros(2, rows, dtype=torch.long, device=device)  # tokens, flags
         settings = decoder.settings
         self.uniform = None

@@ -30,7 +30,9 @@ class CaptionStream:
     """
 
     def __init__(self, decoder: Decoder, rows: int, group: int = 1, use_graphs: bool | None = None) -> None:
-        self.decoder, self.rows, self.group = decoder, rows, max(1, min(group, rows))
+        self.decoder = decoder
+        self.rows = rows
+        self.group = max(1, min(group, rows))
         self.is_gpu = decoder.captioner.device.type == "cuda"
         self.use_graphs = self.is_gpu if use_graphs is None else use_graphs
         self.recheck = Recheck(decoder)
@@ -85,7 +87,9 @@ class CaptionStream:
                 rows = min(self.rows, sum(len(job.style_ids) for job in self._in_work.values()))
                 if rows < 2 or not is_out_of_memory(error):
                     raise
-            self.rows, self.group, self._slots = rows // 2, min(self.group, rows // 2), None
+            self.rows = rows // 2
+            self.group = min(self.group, rows // 2)
+            self._slots = None
             log.warning("out of memory: %d captions at a time from now on", self.rows)
             again.extendleft(reversed(self._in_work.values()))
             self._in_work.clear()

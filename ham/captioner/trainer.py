@@ -43,7 +43,10 @@ class EpochSampler(Sampler[int]):
         lengths: Sequence[int] | None = None,
         groups: np.ndarray | None = None,
     ) -> None:
-        self.count, self.seed, self.global_batch, self.lengths = count, seed, global_batch, lengths
+        self.count = count
+        self.seed = seed
+        self.global_batch = global_batch
+        self.lengths = lengths
         self.groups = groups
         self.epoch = 0
 
@@ -107,7 +110,8 @@ class CaptionerTrainer(trainer()):
         **options: Any,
     ) -> None:
         super().__init__(*words, **options)
-        self.save_adapter, self.load_adapter = save_adapter, load_adapter
+        self.save_adapter = save_adapter
+        self.load_adapter = load_adapter
         self.sampler: EpochSampler
         self.unfinished: Path | None = None  # where a checkpoint is being written
         self.add_callback(EpochSetter(self))

@@ -25,7 +25,9 @@ class VlmInstructionDataset(Dataset[dict[str, torch.Tensor]]):
     def __init__(
         self, file: InstructionFile, image_folder: str | Path, writer: PromptWriter, max_length: int
     ) -> None:
-        self.file, self.image_folder, self.writer = file, Path(image_folder), writer
+        self.file = file
+        self.image_folder = Path(image_folder)
+        self.writer = writer
         self.max_length = max_length
         self.lengths = file.words
 
@@ -35,7 +37,8 @@ class VlmInstructionDataset(Dataset[dict[str, torch.Tensor]]):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         record = self.file[index]
         image = self.file.open_image(index, self.image_folder)
-        question, answer = record["conversations"][0]["value"], record["conversations"][1]["value"]
+        question = record["conversations"][0]["value"]
+        answer = record["conversations"][1]["value"]
         style = int(self.file.style_ids[index])
         example = self.writer.encode_example(image, question.replace(IMAGE_TEXT, "").strip(), style, answer)
         length = example["input_ids"].shape[1]

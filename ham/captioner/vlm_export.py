@@ -42,7 +42,8 @@ def export_vlm(
     mark = mark_of(captioner)
     rows = captioner.model.style_rows().detach()
     extend_tables(captioner.model.network, rows, captioner.model.first_style_token)
-    network, processor = captioner.model.network, captioner.base.processor
+    network = captioner.model.network
+    processor = captioner.base.processor
 
     def check(folder: Path) -> None:
         exported = load_model(folder)

@@ -73,7 +73,8 @@ def write_hugging_face_tokenizer(folder: Path, text_length: int) -> None:
     )
     with atomic_write(folder / "merges.txt") as file:
         file.write(f"#version: 0.2\n{merges}\n")
-    start, end = tokenizer.decoder[SOT_ID], tokenizer.decoder[EOT_ID]
+    start = tokenizer.decoder[SOT_ID]
+    end = tokenizer.decoder[EOT_ID]
     settings = {
         "tokenizer_class": "CLIPTokenizer",
         "model_max_length": text_length,

@@ -83,7 +83,8 @@ def to_hugging_face(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def facts_of_hugging_face(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Return head counts and the activation from a config.json. Raises UsageError for what the towers cannot compute."""
-    vision, text = section(config, "vision_config", where), section(config, "text_config", where)
+    vision = section(config, "vision_config", where)
+    text = section(config, "text_config", where)
     for part in (vision, text):
         if part.get("layer_norm_eps", 1e-5) != 1e-5:
             raise UsageError(

@@ -36,7 +36,8 @@ def facts_of_open_clip(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     model = section(config, "model_cfg", where)
     if not model:
         return {}
-    vision, text = section(model, "vision_cfg", where), section(model, "text_cfg", where)
+    vision = section(model, "vision_cfg", where)
+    text = section(model, "text_cfg", where)
     for part, plain in ((vision, PLAIN_VISION), (text, PLAIN_TEXT)):
         for name, accepted in plain.items():
             if part.get(name, accepted[0]) not in accepted:
@@ -45,7 +46,8 @@ def facts_of_open_clip(config: Mapping[str, Any], where: str) -> dict[str, Any]:
                     f"({name} {accepted[0]!r})"
                 )
     facts: dict[str, Any] = {"quick_gelu": bool(model.get("quick_gelu", False))}
-    width, head_width = vision.get("width"), vision.get("head_width", 64)
+    width = vision.get("width")
+    head_width = vision.get("head_width", 64)
     if isinstance(width, int) and isinstance(head_width, int) and head_width > 0:
         facts["vision_heads"] = width // head_width
     if "heads" in text:

@@ -101,7 +101,8 @@ def resize_all_positions(weights: Weights, tensors: dict[str, Tensor], config: C
     """Resize image and text positions in place where the model's sizes differ. Returns what was done, for the log."""
     changes = []
     positions = tensors["visual.positional_embedding"]
-    old_grid, new_grid = old_grid_of(weights, len(positions) - 1, config), config.grid
+    old_grid = old_grid_of(weights, len(positions) - 1, config)
+    new_grid = config.grid
     if old_grid != new_grid:
         tensors["visual.positional_embedding"] = resize_positions(positions, old_grid, new_grid)
         changes.append(f"positions resized from {shown(old_grid)} to {shown(new_grid)}")

@@ -95,7 +95,8 @@ def open_captions(files: str | Path | Sequence[str | Path], cache_dir: Path | No
     facts = [f"{file.resolve()}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in files]
     folder = Path(cache_dir) if cache_dir is not None else files[0].parent
     stem = f".{files[0].name}.{hashlib.sha256(chr(10).join(facts).encode()).hexdigest()[:16]}"
-    rows_file, counts_file = folder / f"{stem}.packed", folder / f"{stem}.counts"
+    rows_file = folder / f"{stem}.packed"
+    counts_file = folder / f"{stem}.counts"
     if not rows_file.exists():
         captions = merge_caption_files(files)
         with atomic_write(counts_file, "wb") as file:

@@ -78,7 +78,8 @@ def annotation_files(root: Path | None, spec: str) -> list[Path]:
     """
     if is_own(spec):
         return [open_own(spec).annotation]
-    dataset, folder = _published(spec), Path(_root(root, spec), spec)
+    dataset = _published(spec)
+    folder = Path(_root(root, spec), spec)
     for pattern in dataset.annotations:
         found = sorted(path for path in folder.glob(pattern) if path.is_file())
         if found:
@@ -102,7 +103,8 @@ def read_dataset(root: Path | None, spec: str, split: str | None = None) -> list
         records = list(open_own(spec).records)
         splits = dict.fromkeys(record.split for record in records)
     else:
-        dataset, files = _published(spec), annotation_files(root, spec)
+        dataset = _published(spec)
+        files = annotation_files(root, spec)
         records = dataset.read(files)
         splits = dict.fromkeys(dataset.published)
     if split is not None and split not in splits:

@@ -83,7 +83,8 @@ def judge(summary: dict[str, Any], max_failed_share: float, folder: Path) -> str
 
     It has failed when all images, or more than `max_failed_share` of them, have no caption; a share of 1 accepts anything.
     """
-    merged, lost = summary["images_merged"], summary["images_lost"]
+    merged = summary["images_merged"]
+    lost = summary["images_lost"]
     is_too_much = lost > max_failed_share * merged or (lost == merged and max_failed_share < 1)
     if not summary["complete"] or not is_too_much:
         return None

@@ -144,7 +144,8 @@ class ServerClient(JsonClient):
 
     def _check_styles(self, expected: Expected, model: str, plain: Any, last: Any) -> None:
         """Compare prompt lengths: the last style adds its tokens, the one after it does not exist."""
-        without, with_last = _prompt_tokens(plain), _prompt_tokens(last)
+        without = _prompt_tokens(plain)
+        with_last = _prompt_tokens(last)
         if without is None or with_last is None:
             return  # no token counts: only the probe's text can tell servers apart
         if with_last - without != expected.style_tokens:

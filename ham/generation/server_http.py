@@ -31,7 +31,9 @@ class Unavailable(Exception):
         self, reason: str, pause_s: float | None = None, is_busy: bool = False, is_closed: bool = False
     ) -> None:
         super().__init__(reason)
-        self.pause_s, self.is_busy, self.is_closed = pause_s, is_busy, is_closed
+        self.pause_s = pause_s
+        self.is_busy = is_busy
+        self.is_closed = is_closed
 
 
 class BadAnswer(Exception):

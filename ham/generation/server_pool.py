@@ -52,7 +52,9 @@ class ServerPool:
     """All servers of a job. agreed: what the first of them said of itself; the others must answer the probe alike."""
 
     def __init__(self, servers: list[Server], expected: Expected, patience_s: float) -> None:
-        self.servers, self.expected, self.patience_s = servers, expected, patience_s
+        self.servers = servers
+        self.expected = expected
+        self.patience_s = patience_s
         self.agreed: Account | None = None
         self.last_answer = time.monotonic()
 

@@ -168,7 +168,8 @@ class Reporter:
             self._report()
 
     def _report(self) -> None:
-        status, elapsed = self.watch.scan(), max(time.monotonic() - self.start, 1e-9)
+        status = self.watch.scan()
+        elapsed = max(time.monotonic() - self.start, 1e-9)
         images_per_s = max(status.images_done - self.begun_at, 0) / elapsed
         own = {name: self.counts[name] / elapsed for name in ("accepted", "rejected", "tokens")}
         left_s = (status.images - status.images_done) / images_per_s if images_per_s else None

@@ -35,7 +35,8 @@ class StylePlan:
 
     def sequence(self, image: str) -> list[int]:
         """Return the image's styles in the order drawn, as many as it may ever need: each once, then again from the start."""
-        length, count = self.captions_per_image * (self.max_redraws + 1), len(self.pool)
+        length = self.captions_per_image * (self.max_redraws + 1)
+        count = len(self.pool)
         if not self.repeats:
             length = min(length, count)
         if not self.shuffled:

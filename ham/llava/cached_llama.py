@@ -62,7 +62,8 @@ class CachedLlama:
     def text_prefix(self, embeddings: torch.Tensor) -> Prefix:
         """Compute keys and values of the text before the image, embeddings [1, T, D]."""
         keys, values = [], []
-        x, cos_sin = embeddings, self._angles(0, embeddings.shape[1], embeddings)
+        x = embeddings
+        cos_sin = self._angles(0, embeddings.shape[1], embeddings)
         for number, layer in enumerate(self.layers):
             q, k, v = self._project(layer, self._norm(x, layer.input_layernorm), cos_sin)
             keys.append(k)
@@ -261,7 +262,8 @@ class CachedLlama:
         """Apply the output projection and the MLP of a layer, with their residuals."""
         x = x + self.linear(layer.self_attn.o_proj, mixed)
         h = self._norm(x, layer.post_attention_layernorm)
-        gates, up = self.linear(layer.mlp.gate_proj, h), self.linear(layer.mlp.up_proj, h)
+        gates = self.linear(layer.mlp.gate_proj, h)
+        up = self.linear(layer.mlp.up_proj, h)
         gated = F.silu(gates).mul_(up) if self.kernels is None else self.kernels.gate(gates, up)
         return x + self.linear(layer.mlp.down_proj, gated)
 
@@ -286,5 +288,6 @@ class CachedLlama:
             steps = torch.arange(0, self.head_dim, 2, device=like.device).float() / self.head_dim
             at = torch.arange(positions, device=like.device).float() / self.scale
             angles = torch.outer(at, 1.0 / self.theta**steps).repeat(1, 2)  # [positions, d]
-            self._cos, self._sin = angles.cos().to(like.dtype), angles.sin().to(like.dtype)
+            self._cos = angles.cos().to(like.dtype)
+            self._sin = angles.sin().to(like.dtype)
         return self._cos, self._sin

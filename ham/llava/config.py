@@ -123,7 +123,8 @@ def check_language_model(config: dict[str, Any]) -> None:
     for key in ("tie_word_embeddings", "attention_bias", "mlp_bias"):
         if config.get(key) is not None and not isinstance(config[key], bool):
             raise wrong(key, config[key], "true or false")
-    heads, width = config["num_attention_heads"], config["hidden_size"]
+    heads = config["num_attention_heads"]
+    width = config["hidden_size"]
     if config.get("head_dim") is None and width % heads:
         raise UsageError(
             f"the checkpoint's config has hidden_size {width}, not divisible by its {heads} heads"

@@ -38,14 +38,14 @@ def largest_difference(kernels: ModuleType, head_dim: int, like: torch.Tensor) -
 
     lengths = torch.tensor([3, 0, 69, 20], device=like.device)
     visible = torch.arange(70, device=like.device) <= lengths[:, None]
-    q, prefix, own = new(4, 2, head_dim), new(2, 2, 2, 70, head_dim), new(2, 4, 2, 70, head_dim)
-    x, cos, sin, gates, up = (
-        new(2, 5, 3, head_dim),
-        new(5, head_dim),
-        new(5, head_dim),
-        new(3, 999),
-        new(3, 999),
-    )
+    q = new(4, 2, head_dim)
+    prefix = new(2, 2, 2, 70, head_dim)
+    own = new(2, 4, 2, 70, head_dim)
+    x = new(2, 5, 3, head_dim)
+    cos = new(5, head_dim)
+    sin = new(5, head_dim)
+    gates = new(3, 999)
+    up = new(3, 999)
     cos[:, head_dim // 2 :], sin[:, head_dim // 2 :] = cos[:, : head_dim // 2], sin[:, : head_dim // 2]
     differences = [
         kernels.attend_step(q, *prefix, *own, lengths) - attend_step(q, *prefix, *own, visible),

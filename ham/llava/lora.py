@@ -78,7 +78,8 @@ def scale_of(settings: dict[str, Any], folder: Path) -> float:
     """Check peft's settings and compute the factor of up @ down."""
     file = folder / "adapter_config.json"
     odd = [key for key in UNSUPPORTED if settings.get(key)]
-    kind, bias = settings.get("peft_type", "LORA"), settings.get("bias", "none")
+    kind = settings.get("peft_type", "LORA")
+    bias = settings.get("bias", "none")
     if kind != "LORA" or odd or bias != "none":
         raise UsageError(
             f"{file}: adapter of type {kind} with {odd or f'bias {bias}'}; only plain LoRA without biases is supported"

@@ -36,14 +36,19 @@ class SharedCache:
         text: Prefix | None,
     ) -> None:
         layers, heads, width = sizes
-        self.slots, self.group, self.prefix, self.capacity = slots, group, prefix, capacity
+        self.slots = slots
+        self.group = group
+        self.prefix = prefix
+        self.capacity = capacity
         self.text_length = 0 if text is None else text.keys[0].shape[2]
 
         def new(count: int, positions: int) -> list[torch.Tensor]:
             return [like.new_zeros(count, heads, positions, width) for _ in range(layers)]
 
-        self.prefix_keys, self.prefix_values = new(slots, prefix), new(slots, prefix)
-        self.keys, self.values = new(slots * group, capacity), new(slots * group, capacity)
+        self.prefix_keys = new(slots, prefix)
+        self.prefix_values = new(slots, prefix)
+        self.keys = new(slots * group, capacity)
+        self.values = new(slots * group, capacity)
         self.lengths = torch.zeros(slots * group, dtype=torch.long, device=like.device)
         if text is not None:
             for mine, theirs in zip(

@@ -139,10 +139,13 @@ def find_source(
 def split_vocabulary(source: Source) -> None:
     """Separate the style tokens of our own export (ham/captioner/llava_export.py) from the base model's vocabulary."""
     mark = source.manifest
-    vocabulary, num_styles = mark["vocab_size"], mark.get("num_styles", 0)
-    rows, needed = source.shapes(layouts.EMBEDDINGS)[layouts.EMBEDDINGS][0], vocabulary + 1
+    vocabulary = mark["vocab_size"]
+    num_styles = mark.get("num_styles", 0)
+    rows = source.shapes(layouts.EMBEDDINGS)[layouts.EMBEDDINGS][0]
+    needed = vocabulary + 1
     if num_styles:
-        first, count = mark.get("first_style_token", needed), num_styles * mark.get("style_tokens", 0)
+        first = mark.get("first_style_token", needed)
+        count = num_styles * mark.get("style_tokens", 0)
         needed = first + count
     if rows < needed or source.config["vocab_size"] < needed:
         raise UsageError(

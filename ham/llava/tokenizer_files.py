@@ -25,7 +25,8 @@ def check_files(folder: Path) -> dict[str, Any]:
 
     Raises UsageError for files that are missing, empty, cut, a Git LFS pointer or not JSON.
     """
-    model, fast = folder / "tokenizer.model", folder / "tokenizer.json"
+    model = folder / "tokenizer.model"
+    fast = folder / "tokenizer.json"
     if not model.is_file() and not fast.is_file():
         raise UsageError(
             f"{folder}: no tokenizer.model and no tokenizer.json; copy the base model's tokenizer files there"

@@ -117,11 +117,13 @@ def draw_images(
     height, width = image_size_px
     area = height * width * draw.uniform(*erase_share, (count, 10))
     ratio = np.exp(draw.uniform(np.log(0.3), np.log(3.3), (count, 10)))
-    tall, wide = np.rint(np.sqrt(area * ratio)).astype(int), np.rint(np.sqrt(area / ratio)).astype(int)
+    tall = np.rint(np.sqrt(area * ratio)).astype(int)
+    wide = np.rint(np.sqrt(area / ratio)).astype(int)
     fits = (tall < height) & (wide < width)
     first, rows = fits.argmax(axis=1), np.arange(count)
     erased = fits.any(axis=1) & (draw.random(count) < erase_p)
-    tall, wide = tall[rows, first] * erased, wide[rows, first] * erased
+    tall = tall[rows, first] * erased
+    wide = wide[rows, first] * erased
     return ImageDraws(
         flip=draw.random(count) < flip_p,
         top=draw.integers(0, 2 * pad_px + 1, count),
@@ -162,7 +164,8 @@ def _augment_together(images: Tensor, draws: ImageDraws, pad_px: int) -> Tensor:
         ]
         for field in fields(draws)
     }
-    y, x = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
+    y = torch.arange(height, device=images.device)
+    x = torch.arange(width, device=images.device)
     rows = on_device["top"] + y  # [B, H] in the padded image
     columns = on_device["left"] + x  # [B, W]
     columns = torch.where(on_device["flip"], width + 2 * pad_px - 1 - columns, columns)
@@ -184,15 +187,20 @@ def _augment_one_by_one(images: Tensor, draws: ImageDraws, pad_px: int) -> Tenso
     out = torch.zeros(count, 3, height, width)
     for number, (image, one) in enumerate(zip(images, out)):
         pixels = image.permute(2, 0, 1)  # [3, H, W]
-        down, right = int(draws.top[number]) - pad_px, int(draws.left[number]) - pad_px
+        down = int(draws.top[number]) - pad_px
+        right = int(draws.left[number]) - pad_px
         if draws.flip[number]:
             pixels = pixels.flip(2)
-        target, source = _overlap(down, height), _overlap(-down, height)
-        target_x, source_x = _overlap(right, width), _overlap(-right, width)
+        target = _overlap(down, height)
+        source = _overlap(-down, height)
+        target_x = _overlap(right, width)
+        source_x = _overlap(-right, width)
         one[:, target, target_x] = pixels[:, source, source_x].float()
         one.div_(255).sub_(mean).div_(std)
-        top, left = int(draws.erase_top[number]), int(draws.erase_left[number])
-        bottom, end = top + int(draws.erase_height[number]), left + int(draws.erase_width[number])
+        top = int(draws.erase_top[number])
+        left = int(draws.erase_left[number])
+        bottom = top + int(draws.erase_height[number])
+        end = left + int(draws.erase_width[number])
         one[:, top:bottom, left:end] = mean
     return out
 

@@ -175,9 +175,11 @@ def advice_after_nan(config: TrainConfig) -> str:
     """Return what to do after a loss or a weight that is not finite."""
     last = Path(config.output_dir) / LAST
     if last.exists():
-        found, start = f"The last good checkpoint is {last}", f"--weights {last}"
+        found = f"The last good checkpoint is {last}"
+        start = f"--weights {last}"
     else:
-        found, start = "There is no checkpoint yet", "the same --weights"
+        found = "There is no checkpoint yet"
+        start = "the same --weights"
     return (
         f"{found}. The same command would fail again: start a new run with {start}, another --output_dir, and a lower --lr "
         "or --precision fp32"

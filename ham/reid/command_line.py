@@ -58,7 +58,8 @@ def parse(
         parsed = parser.parse_args(list(words))
     except (argparse.ArgumentError, argparse.ArgumentTypeError) as error:
         raise UsageError(explain(str(error), known, commands)) from None
-    line, values = commands[parsed.command], parsed[parsed.command]
+    line = commands[parsed.command]
+    values = parsed[parsed.command]
     if line.positional and values[WORDS]:
         values[line.positional] = values[WORDS]
     return parsed.command, build_config(line.config_type, values)

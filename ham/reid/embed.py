@@ -174,7 +174,8 @@ def join_parts(job: EmbedJob, max_failed_share: float) -> Path | None:
         feats, rows, failed_of = [], [], {}
         for number in numbers:
             with safe_open(job.part_file(number), framework="pt") as opened:
-                part, positions = opened.get_tensor("features"), opened.get_tensor("rows")
+                part = opened.get_tensor("features")
+                positions = opened.get_tensor("rows")
                 failed_of[number] = json.loads(opened.metadata()["failed"])
             feats += [part] if len(part) else []
             rows += positions.tolist()

@@ -53,7 +53,8 @@ def encode_split(
     An unreadable image leaves the gallery; its captions stay queries. Raises UsageError when there is no query, or when no
     identity is known: nothing could match.
     """
-    root, name = None if root is None else Path(root), display_name(spec)
+    root = None if root is None else Path(root)
+    name = display_name(spec)
     records = read_dataset(root, spec, split)
     queries = [(caption, record) for record in records for caption in record.captions]
     if not queries:

@@ -136,7 +136,8 @@ class IRRA(RetrievalMethod):
             return super().prepare_text(batch)
         masked, labels = mask_batch(batch.ids, batch.generator("masked words"))
         mine = masked[batch.rows]
-        in_rows, in_part = np.count_nonzero(labels[batch.rows]), np.count_nonzero(labels[batch.part])
+        in_rows = np.count_nonzero(labels[batch.rows])
+        in_part = np.count_nonzero(labels[batch.part])
         factor = in_rows * batch.compared / max(1, in_part) if batch.compared > 1 else 1.0
         return {
             "caption_ids": mine if self.options.mask_all_losses else batch.ids[batch.rows],
@@ -147,7 +148,9 @@ class IRRA(RetrievalMethod):
 
     def cross_former(self, text_tokens: Tensor, image_tokens: Tensor) -> Tensor:
         """Run cross-attention from text tokens [B, T, D] to image tokens [B, 1 + P, D], then the transformer: [B, T, D]."""
-        text, image, attention = self.ln_pre_t(text_tokens), self.ln_pre_i(image_tokens), self.cross_attn
+        text = self.ln_pre_t(text_tokens)
+        image = self.ln_pre_i(image_tokens)
+        attention = self.cross_attn
         width, heads = text.shape[-1], attention.num_heads
         w_q, w_kv = attention.in_proj_weight.split([width, 2 * width])
         b_q, b_kv = attention.in_proj_bias.split([width, 2 * width])
@@ -174,7 +177,8 @@ class IRRA(RetrievalMethod):
             text = self.encode_text(batch["caption_ids"])
         result = self._matching(image, text, batch)
         if "id" in self.losses:
-            image_logits, text_logits = self.classifier(image).float(), self.classifier(text).float()
+            image_logits = self.classifier(image).float()
+            text_logits = self.classifier(text).float()
             person_ids = batch["person_ids"]
             result["id_loss"] = id_loss(image_logits, text_logits, person_ids) * self.options.id_weight
             result["img_acc"], result["txt_acc"] = (
@@ -202,7 +206,9 @@ class IRRA(RetrievalMethod):
     def _matching(self, image: Tensor, text: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Compute the losses that compare pairs, over all ranks where `gather` says so."""
         scale = 1 / self.options.temperature
-        image, text, person_ids = self.gather(image), self.gather(text), self.gather(batch["person_ids"])
+        image = self.gather(image)
+        text = self.gather(text)
+        person_ids = self.gather(batch["person_ids"])
         image_ids = self.gather(batch["image_ids"]) if self.options.soften_other_images else None
         compute = {
             "itc": lambda: itc_loss(image, text, scale),

@@ -48,7 +48,9 @@ class PairImages(Dataset):
         image_size_px: tuple[int, int],
         as_jpeg: bool = False,
     ) -> None:
-        self.pairs, self.batches, self.image_size_px = pairs, batches, image_size_px
+        self.pairs = pairs
+        self.batches = batches
+        self.image_size_px = image_size_px
         self.read = read_jpeg if as_jpeg else read_image
         self.as_jpeg = as_jpeg
 
@@ -109,7 +111,9 @@ class FailedImages:
     """
 
     def __init__(self, path: Path, total: int, max_share: float) -> None:
-        self.path, self.total, self.max_share = path, total, max_share
+        self.path = path
+        self.total = total
+        self.max_share = max_share
         self.seen: set[str] = set()
         self.written = listed_images(path)
 

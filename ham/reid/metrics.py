@@ -43,7 +43,8 @@ def retrieval_metrics(
             f"features must be [Q, D] and [G, D] of one width, found {list(query_feats.shape)} "
             f"and {list(gallery_feats.shape)}"
         )
-    query, gallery = _unit_rows(query_feats, "query"), _unit_rows(gallery_feats, "gallery")
+    query = _unit_rows(query_feats, "query")
+    gallery = _unit_rows(gallery_feats, "gallery")
     positives = _Positives(query_ids, gallery_ids, query.shape[0], gallery.shape[0])
     chunk = chunk or _chunk_that_fits(query.device, gallery.shape[0])
     with _exact_matmul():
@@ -160,7 +161,8 @@ def _ranks_torch(similarity: Tensor, columns: np.ndarray) -> np.ndarray:
     is_tied = (at_most - torch.searchsorted(ascending, values) > 1) & (index >= 0)
     place = torch.arange(similarity.shape[1], device=similarity.device)[None, :]  # [1, G]
     for number in is_tied.any(dim=0).nonzero().flatten().tolist():
-        value, column = values[:, number, None], index[:, number, None]
+        value = values[:, number, None]
+        column = index[:, number, None]
         ranks[:, number] += ((similarity == value) & (place < column)).sum(dim=1)
     return ranks.masked_fill_(index < 0, torch.iinfo(torch.int64).max).cpu().numpy()
 

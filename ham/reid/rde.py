@@ -224,7 +224,8 @@ class RDE(RetrievalMethod):
 
     def per_pair(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Compute the loss of every pair of a batch [B], for BGE and for TSE; CCD divides the training set by them."""
-        person_ids, options = self.gather(batch["person_ids"]), self.options
+        person_ids = self.gather(batch["person_ids"])
+        options = self.options
         images = [self.gather(feats) for feats in self.image_features(batch["images"])]
         texts = [self.gather(feats) for feats in self.text_features(batch["caption_ids"])]
         bge, tse = (

@@ -115,7 +115,9 @@ def divide_pairs(run: Run, method: RDE, epoch: int) -> np.ndarray:
     augmentation of a batch depend on (seed, epoch, batch), so the result is the same for any number of processes.
     deviation: the last batch is filled up with pairs of the first, whose losses are not taken from it.
     """
-    config, place, total = run.config, dist_info(), len(run.pairs)
+    config = run.config
+    place = dist_info()
+    total = len(run.pairs)
     size = min(config.batch_size // config.accumulation_steps, total)
     order = numpy_generator(config.seed, "ccd order", epoch).permutation(total)
     batches = np.resize(order, (-(-total // size), size))

@@ -36,7 +36,8 @@ def identity_batches(
         raise UsageError(
             f"batch_size {batch_size} is not a multiple of instances {instances}; change one of them"
         )
-    draw, labels = numpy_generator(seed, "identities", epoch), np.asarray(person_labels)
+    draw = numpy_generator(seed, "identities", epoch)
+    labels = np.asarray(person_labels)
     order = draw.permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]  # by person, shuffled within each
     starts = (

@@ -147,7 +147,9 @@ def set_up(config: TrainConfig) -> Run:
 
 def train_epoch(run: Run, epoch: int) -> None:
     """Run one optimizer step for each batch of the epoch that is not done yet."""
-    config, parts, place = run.config, run.config.accumulation_steps, dist_info()
+    config = run.config
+    parts = run.config.accumulation_steps
+    place = dist_info()
     plan = plan_of(config, run.pairs, epoch)
     todo = range(run.state.batch, len(plan))
     slices = [rank_slice(plan[0], place.rank, place.world_size, part, parts) for part in range(parts)]

@@ -23,7 +23,9 @@ class Meter:
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
-        self.start, self.waited_s, self.steps = time.perf_counter(), 0.0, 0
+        self.start = time.perf_counter()
+        self.waited_s = 0.0
+        self.steps = 0
         self.sums: Tensor | float = 0.0
         self.pending: tuple[int, list[str], Tensor] | None = None
 
@@ -32,7 +34,9 @@ class Meter:
         names = sorted(values)
         stacked = sum_over_ranks(torch.stack([values[name] for name in names])) / dist_info().world_size
         self.check()
-        self.pending, self.sums, self.steps = (step, names, stacked), self.sums + stacked, self.steps + 1
+        self.pending = (step, names, stacked)
+        self.sums = self.sums + stacked
+        self.steps = self.steps + 1
 
     def check(self) -> None:
         """Raise WorkError naming the step when the newest figures hold a loss that is not finite."""
@@ -56,7 +60,8 @@ class Meter:
 
 def report(run: Run, meter: Meter, epoch: int, factor: float) -> None:
     """Write the figures since the last report to the log, metrics.jsonl and the trackers."""
-    means, seconds = meter.means(), time.perf_counter() - meter.start
+    means = meter.means()
+    seconds = time.perf_counter() - meter.start
     speed = {
         "pairs_per_s": round(meter.steps * run.config.batch_size / seconds, 1),
         "data_wait_pct": round(100 * meter.waited_s / seconds, 1),

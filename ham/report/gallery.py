@@ -37,7 +37,8 @@ def draw_gallery(rows: Sequence[dict[str, Any]], path: str | Path, title: str = 
         raise UsageError(f"{path}: no queries to draw a gallery of")
     with_image = any(row.get("query_image") for row in rows)
     most = max(1, *(len(row["hits"]) for row in rows))
-    cell, line = THUMB_PX[0] + 2 * FRAME_PX + GAP_PX, THUMB_PX[1] + 2 * FRAME_PX + SMALL_FONT_PX + 2 * GAP_PX
+    cell = THUMB_PX[0] + 2 * FRAME_PX + GAP_PX
+    line = THUMB_PX[1] + 2 * FRAME_PX + SMALL_FONT_PX + 2 * GAP_PX
     left = GAP_PX + TEXT_PX + GAP_PX + (cell + GAP_PX if with_image else 0)
     top = 2 * GAP_PX + (TITLE_FONT_PX + GAP_PX if title else 0)
     foot = SMALL_FONT_PX + 2 * GAP_PX

@@ -72,7 +72,8 @@ def linear_probe(features: ArrayLike, labels: Sequence[str], seed: int = 0) -> P
     from sklearn.linear_model import RidgeClassifier
     from sklearn.preprocessing import StandardScaler
 
-    features, labels = np.asarray(features, np.float32), np.asarray(labels)
+    features = np.asarray(features, np.float32)
+    labels = np.asarray(labels)
     names, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
     rows = np.flatnonzero(counts[index] >= 5)
     if len(np.unique(index[rows])) < 2:

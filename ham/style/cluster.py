@@ -171,7 +171,8 @@ def nearest_rows(
 ) -> Iterator[list[NDArray[np.int64]]]:
     """Yield, block by block, the sorted rows of the `count` nearest features of each prototype; ties go to the lower rows."""
     if distance == "cosine":
-        features, prototypes = unit_rows(features), unit_rows(prototypes)
+        features = unit_rows(features)
+        prototypes = unit_rows(prototypes)
     half_squares = (
         np.zeros(len(features), np.float32) if distance == "cosine" else np.square(features).sum(1) / 2
     )
@@ -182,7 +183,8 @@ def nearest_rows(
         found = []
         for row in gaps:
             limit = np.partition(row, count - 1)[count - 1]
-            closer, tied = np.flatnonzero(row < limit), np.flatnonzero(row == limit)
+            closer = np.flatnonzero(row < limit)
+            tied = np.flatnonzero(row == limit)
             found.append(np.sort(np.concatenate([closer, tied[: count - len(closer)]])))
         del gaps  # before the next block is computed
         yield found

@@ -55,7 +55,8 @@ def resolve(words: list[Word]) -> None:
 
 def resolve_sports(words: list[Word], at: int) -> None:
     """Distinguish "sports shoes" from the verb: "the woman sports a hat"."""
-    before, after = word_before(words, at), word_after(words, at)
+    before = word_before(words, at)
+    after = word_after(words, at)
     marked = before is not None and (
         before.role in (DETERMINER, ADJECTIVE, PREPOSITION) or before.lower == "wearing"
     )
@@ -77,7 +78,9 @@ def resolve_number(words: list[Word], at: int) -> None:
 
 def resolve_action(words: list[Word], at: int) -> None:
     """Make a noun of "steps", "a walk", "long strides", and a modifier of "jogging pants"."""
-    word, before, after = words[at], word_before(words, at), word_after(words, at)
+    word = words[at]
+    before = word_before(words, at)
+    after = word_after(words, at)
     if word.form == "ing" and after is not None and after.kind in WORN:
         word.set_kind("quality", "any")
         return
@@ -99,7 +102,9 @@ def resolve_action(words: list[Word], at: int) -> None:
 
 def resolve_place(words: list[Word], at: int) -> None:
     """Leave "in front of", "back" as an adverb, "left" as a verb and "right behind" as they are."""
-    word, before, after = words[at], word_before(words, at), word_after(words, at)
+    word = words[at]
+    before = word_before(words, at)
+    after = word_after(words, at)
     if word.lower == "left" and before and before.kind == "person" and after and after.role == DETERMINER:
         word.set_kind(None)
         return
@@ -168,7 +173,8 @@ def resolve_material(words: list[Word], at: int) -> None:
 
 def resolve_color_noun(words: list[Word], at: int) -> None:
     """Make a modifier of "color" in "a reddish color handbag"."""
-    before, after = word_before(words, at), word_after(words, at)
+    before = word_before(words, at)
+    after = word_after(words, at)
     if before is not None and before.role == ADJECTIVE and after is not None and after.role == NOUN:
         words[at].set_kind("color", "any")
 
@@ -181,7 +187,9 @@ def degree_follows(words: list[Word], at: int) -> bool:
 
 def resolve_top(words: list[Word], at: int) -> None:
     """Distinguish a place from a garment: "on top", "the bottom of it", "toward the top"."""
-    word, before, after = words[at], word_before(words, at), word_after(words, at)
+    word = words[at]
+    before = word_before(words, at)
+    after = word_after(words, at)
     if before is None:
         return
     if before.lower == "on" and word.form == "singular":
@@ -204,7 +212,9 @@ def resolve_top(words: list[Word], at: int) -> None:
 
 def resolve_unlisted(words: list[Word], at: int) -> None:
     """Leave a word that the tagger calls a noun where only a verb can stand: "to match", "she flips the"."""
-    word, before, after = words[at], word_before(words, at), word_after(words, at)
+    word = words[at]
+    before = word_before(words, at)
+    after = word_after(words, at)
     if before is None:
         return
     verb_place = before.lower in (
@@ -228,7 +238,9 @@ def resolve_unlisted(words: list[Word], at: int) -> None:
 
 def resolve_false_noun(words: list[Word], at: int) -> None:
     """Make verbs of "faces", "heads" after a person or "who" and before an article or a preposition."""
-    word, before, after = words[at], word_before(words, at), word_after(words, at)
+    word = words[at]
+    before = word_before(words, at)
+    after = word_after(words, at)
     if before is None or after is None or word.form != "plural":
         return
     subject = before.kind == "person" or before.lower in ("he", "she", "who", "that", "and")
