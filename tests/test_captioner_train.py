@@ -22,8 +22,8 @@ from tiny_llava import CONFIG, STYLES, TOKENS, TOWER_CONFIG, original_tensors, w
 
 from ham.captioner import train
 from ham.captioner.checkpoint import load_captioner
+from ham.captioner.epoch_sampler import EpochSampler
 from ham.captioner.estimate import CLIP_LARGE_336, Settings, count_parameters, estimate
-from ham.captioner.trainer import EpochSampler
 from ham.llava.transformers_compat import IS_LEGACY
 from ham.records import read_jsonl
 from ham.runtime import UsageError, WorkError, exit_code_of, log, torch_generator

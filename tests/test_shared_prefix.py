@@ -10,8 +10,8 @@ import torch
 from decode_helpers import K, S, V, tiny_captioner
 
 from ham.captioner.data import Collator
+from ham.captioner.epoch_sampler import EpochSampler, grouped_order
 from ham.captioner.shared_prefix import block_mask, first_of_each, group_images
-from ham.captioner.trainer import EpochSampler, grouped_order
 from ham.llava.conversation import IGNORE_INDEX
 from ham.llava.tokenizer import IMAGE_TOKEN_INDEX
 from ham.llava.transformers_compat import IS_LEGACY
