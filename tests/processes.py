@@ -1,11 +1,15 @@
-"""Killing a launcher with all that it started."""
+"""Starting several processes of one command, and killing a launcher with all that it started."""
 
 from __future__ import annotations
 
 import contextlib
 import subprocess
+import sys
 
 import psutil
+
+# torchrun; the number of processes and the program follow
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 
 
 def kill_all(process: subprocess.Popen) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from generation_helpers import run_caption
 from PIL import Image
+from processes import TORCHRUN
 from tiny_llava import CONFIG, original_tensors, write_folder
 
 from ham.captioner.checkpoint import load_captioner
@@ -308,18 +309,7 @@ def test_torchrun_with_two_processes(command: Command, tmp_path: Path) -> None:
     expected = (command.out / "captions.json").read_bytes()
     command.base[5] = str(tmp_path / "two")
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--nproc-per-node",
-            "2",
-            "--standalone",
-            str(TOP / "caption.py"),
-            *command.base,
-            "--device",
-            "cpu",
-        ],
+        [*TORCHRUN, "2", str(TOP / "caption.py"), *command.base, "--device", "cpu"],
         capture_output=True,
         text=True,
         timeout=300,

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from processes import kill_all
+from processes import TORCHRUN, kill_all
 from safetensors.torch import load_file
 from tiny_llava import CONFIG, STYLES, TOKENS, TOWER_CONFIG, original_tensors, write_folder
 
@@ -375,16 +375,7 @@ def launch(out: Path, *command: str, processes: int = 1) -> subprocess.Popen:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TOP)}
     start = [sys.executable, "-m", "ham.captioner.train"]
     if processes > 1:
-        start = [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--nproc-per-node",
-            str(processes),
-            "--standalone",
-            "-m",
-            "ham.captioner.train",
-        ]
+        start = [*TORCHRUN, str(processes), "-m", "ham.captioner.train"]
     return subprocess.Popen(
         [*start, *command],
         cwd=TOP,

@@ -16,7 +16,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from processes import kill_all
+from processes import TORCHRUN, kill_all
 from test_reid_train import (
     SCRIPT,
     arguments_of,
@@ -64,17 +64,8 @@ def test_accelerate_launch_with_two_processes_gives_the_curve_of_one(world: Path
 @pytest.mark.slow
 def test_two_processes_killed_and_resumed_equal_uninterrupted_ones(world: Path, tmp_path: Path) -> None:
     def launch(config: TrainConfig) -> subprocess.Popen[bytes]:
-        command = [
-            "-m",
-            "torch.distributed.run",
-            "--nproc-per-node",
-            "2",
-            "--standalone",
-            str(SCRIPT),
-            "finetune",
-        ]
         return subprocess.Popen(
-            [sys.executable, *command, *arguments_of(config)],
+            [*TORCHRUN, "2", str(SCRIPT), "finetune", *arguments_of(config)],
             stderr=(tmp_path / "said").open("a"),
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )

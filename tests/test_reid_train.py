@@ -17,6 +17,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from processes import TORCHRUN
 from safetensors.torch import load_file
 from tiny_reid import interrupted_at, tall_clip
 
@@ -362,17 +363,7 @@ def test_two_processes_equal_one(world: Path, tmp_path: Path) -> None:
         )
     )
     run = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--nproc-per-node",
-            "2",
-            "--master-port",
-            "0",
-            "--standalone",
-            str(script),
-        ],
+        [*TORCHRUN, "2", str(script)],
         capture_output=True,
         text=True,
         check=False,
