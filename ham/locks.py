@@ -17,20 +17,22 @@ LOCKS_MISSING = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}  # 
 class FileLock:
     """An exclusive lock between processes that the system frees when its process dies, however it dies.
 
-    Built on the filelock library (`flock`; NFS carries it between nodes). A file system without locks is refused unless the
-    user disables them: `enabled=False`, the option --no-locks. The lock file stays on release, because removing it would let
-    two processes lock two files of one name; `release(remove=True)` is for locks that nobody needs again.
+    Built on the filelock library (`flock`; NFS carries it between nodes). A file system without locks is refused.
+    enabled: False when the user passed --no-locks, True when not; None in commands without this option, which always lock.
+    The lock file stays on release, because removing it would let two processes lock two files of one name;
+    `release(remove=True)` is for locks that nobody needs again.
     """
 
-    def __init__(self, path: Path, enabled: bool = True) -> None:
-        self.path, self.enabled = path, enabled
+    def __init__(self, path: Path, enabled: bool | None = None) -> None:
+        self.path = path
+        self.enabled = enabled
         options = inspect.signature(filelock.FileLock.__init__).parameters
         native = {"fallback_to_soft": False} if "fallback_to_soft" in options else {}
         self._lock = filelock.FileLock(str(path), timeout=0, thread_local=False, **native)
 
     def try_acquire(self) -> bool:
         """Acquire the lock if it is free. Raises WorkError where the file system has no locks."""
-        if not self.enabled:
+        if self.enabled is False:
             return True
         while True:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,9 +51,9 @@ class FileLock:
                 raise
 
     def _no_locks(self, reason: str) -> WorkError:
+        remedy = "" if self.enabled is None else ", or --no-locks if no other process writes there"
         return WorkError(
-            f"{self.path.parent}: no file locks on this file system ({reason}); use another folder, or --no-locks if no "
-            "other process writes there"
+            f"{self.path.parent}: no file locks on this file system ({reason}); use a folder on another one{remedy}"
         )
 
     def release(self, remove: bool = False) -> None:
