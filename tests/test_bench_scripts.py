@@ -20,6 +20,8 @@ PARTS = [  # parts of other scripts, or processes that those start: they take no
     "reid_parts",
     "reid_plain",
     "reid_step",
+    "gpu_bench",
+    "gpu_kernels",
     "shapes",
 ]
 

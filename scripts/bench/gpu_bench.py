@@ -23,7 +23,7 @@ else:  # the layout before 2026-11-27
 
     from scripts.bench.captions import SHAPES, Shape, build, prompt
 
-__all__ = ["SHAPES", "Bench", "styles_for"]
+__all__ = ["SHAPES", "Bench"]
 ROWS = 192  # captions at a time on a GPU
 
 
@@ -66,6 +66,10 @@ class Bench:
     def images(self, count: int) -> torch.Tensor:
         return self.pixels.repeat(-(-count // len(self.pixels)), 1, 1, 1)[:count]
 
+    def styles(self, count: int, each: int) -> list[list[int]]:
+        """Return `each` styles for every of `count` images."""
+        return [[(image + number) % 16 for number in range(each)] for image in range(count)]
+
     def free(self) -> None:
         gc.collect()
         if self.is_gpu:
@@ -74,7 +78,3 @@ class Bench:
 
     def peak_gib(self) -> float | None:
         return torch.cuda.max_memory_allocated() / 2**30 if self.is_gpu else None
-
-
-def styles_for(count: int, each: int) -> list[list[int]]:
-    return [[(image + number) % 16 for number in range(each)] for image in range(count)]

@@ -21,7 +21,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # `scripts` may be that of an older commit
 
-from gpu_bench import SHAPES, Bench, styles_for
+from gpu_bench import SHAPES, Bench
 from gpu_kernels import kernel_cases
 
 
@@ -56,10 +56,10 @@ def stream_case(
     stream = CaptionStream(decoder, rows, each, use_graphs)
     count = stream.max_slots * waves
     few = min(count, stream.max_slots)
-    warm_s, _ = bench.timed(lambda: stream.caption(bench.images(few), styles_for(few, each)))
+    warm_s, _ = bench.timed(lambda: stream.caption(bench.images(few), bench.styles(few, each)))
     decoder.seconds.clear()
     decoder.tokens.clear()
-    spent, _ = bench.timed(lambda: stream.caption(bench.images(count), styles_for(count, each)))
+    spent, _ = bench.timed(lambda: stream.caption(bench.images(count), bench.styles(count, each)))
     row = {
         "tokens": tokens,
         "captions_an_image": each,
@@ -85,11 +85,11 @@ def phases_case(bench: Bench, tokens: int, each: int, rows: int, rates: tuple[fl
     decoder = bench.decoder(tokens)
     stream = CaptionStream(decoder, rows, each)
     count = stream.max_slots
-    stream.caption(bench.images(count), styles_for(count, each))
+    stream.caption(bench.images(count), bench.styles(count, each))
     decoder.seconds.clear()
     decoder.tokens.clear()
     decoder.synchronize = bench.is_gpu
-    stream.caption(bench.images(count), styles_for(count, each))
+    stream.caption(bench.images(count), bench.styles(count, each))
     blocks = sum(
         parameter.numel() for name, parameter in decoder.model.llm.named_parameters() if ".layers." in name
     )
@@ -139,7 +139,7 @@ def before_cases(bench: Bench) -> None:
         for count in (8, len(bench.pixels)):
             spent, _ = bench.timed(
                 lambda count=count, decoder=decoder: decoder.caption(
-                    bench.images(count), styles_for(count, 2)
+                    bench.images(count), bench.styles(count, 2)
                 )
             )
         bench.write(
@@ -160,7 +160,7 @@ def agreement_cases(bench: Bench) -> None:
     from ham.captioner.stream import CaptionStream
 
     count, tokens = (24, 40) if bench.is_gpu else (4, 8)
-    images, styles = bench.images(count), styles_for(count, 2)
+    images, styles = bench.images(count), bench.styles(count, 2)
 
     def ids(rows: int, group: int, use_graphs: bool) -> list[list[int]]:
         made = CaptionStream(bench.decoder(tokens), rows, group, use_graphs).caption(images, styles)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from gpu_bench import Bench, styles_for
+
+if TYPE_CHECKING:
+    from scripts.bench.gpu_bench import Bench
 
 
 def kernel_cases(bench: Bench) -> None:
@@ -19,10 +21,10 @@ def kernel_cases(bench: Bench) -> None:
     decoder = bench.decoder(4 if bench.is_gpu else 3)
     stream = CaptionStream(decoder, bench.rows, 2, False)
     count = stream.max_slots
-    stream.caption(bench.images(count), styles_for(count, 2))
+    stream.caption(bench.images(count), bench.styles(count, 2))
     for name, images in (("prefill and 4 steps", count),):
         with profile(activities=activities) as profiler:
-            stream.caption(bench.images(images), styles_for(images, 2))
+            stream.caption(bench.images(images), bench.styles(images, 2))
             bench.sync()
         which = "self_device_time_total" if bench.is_gpu else "self_cpu_time_total"
         for event in sorted(profiler.key_averages(), key=lambda one: -getattr(one, which))[:24]:
