@@ -71,7 +71,7 @@ def test_killed_again_and_again_equals_uninterrupted(
         engine = FakeEngine(batch_images=chance.randint(1, 6), pause_s=0.012)
         jobs = [start(out, root, rank, ranks, engine, chance.choice([0, 0, 0, 1])) for rank in range(ranks)]
         if chance.random() < 0.8:
-            wait_for_progress(out, jobs, chance.randint(0, 1500))
+            wait_for_progress(out, jobs, chance.randint(0, 1000))
         time.sleep(chance.uniform(0, 0.02))
         for job in jobs:
             if job.is_alive():
