@@ -324,7 +324,7 @@ def test_an_image_at_which_the_server_always_fails_becomes_a_row(command: Comman
 
 
 def test_a_server_that_only_fails_stops_the_run(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
-    server = FakeServer(Behavior(modes=dict.fromkeys(range(3, 10000), "500")))
+    server = FakeServer(Behavior(modes=dict.fromkeys(range(8, 10000), "500")))
     server.behavior.num_styles = 6
     assert command("--server", server.url, "--limit", "12", "--server-patience-s", "20") == 0
     assert any(row.status == "failed" for row in command.rows())
