@@ -27,7 +27,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from jsonargparse import ArgumentParser
 
 import train_reid
-from ham.records import FileLock
+from ham.locks import FileLock
 from ham.runtime import UsageError, WorkError, exit_code_of, log, set_up_logging
 from scripts.ablation.places import log_file, plan_tasks
 from scripts.ablation.record import load_settings, record_settings

@@ -12,7 +12,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ham.records import FileLock, read_json, write_json
+from ham.locks import FileLock
+from ham.records import read_json, write_json
 from ham.runtime import UsageError, WorkError, log
 from ham.world.annotation_files import write_annotators, write_domains, write_foundation
 from ham.world.domains import FOUNDATION, PRESETS, WORLD_VERSION
