@@ -66,7 +66,7 @@ def pictures(tmp_path_factory) -> list[Image.Image]:
     folder = tmp_path_factory.mktemp("world")
     build_world(folder / "nano", "nano", 0, 1)
     files = sorted((folder / "nano").rglob("*.jpg"))
-    return [square_image(open_image(file), 112) for file in files[:: len(files) // 20][:20]]
+    return [square_image(open_image(file), 126) for file in files[:: len(files) // 20][:20]]
 
 
 class Stock:
@@ -205,7 +205,7 @@ def test_half_precision_weights_keep_float32_styles(tmp_path) -> None:
 def test_the_files_are_what_engines_expect(exported) -> None:
     config = json.loads((exported / "config.json").read_text())
     assert config["architectures"] == ["LlavaForConditionalGeneration"] and config["model_type"] == "llava"
-    assert config["image_token_index"] == 1300 and config["image_seq_length"] == 49
+    assert config["image_token_index"] == 1300 and config["image_seq_length"] == 81
     mark = config["ham"]
     assert (mark["num_styles"], mark["style_tokens"], mark["first_style_token"]) == (4, 10, 1301)
     assert (mark["prompt"], mark["template"]) == ("Describe the person in the image.", "v1")
@@ -217,7 +217,7 @@ def test_the_files_are_what_engines_expect(exported) -> None:
     )
     assert "vision_tower.vision_model.post_layernorm.weight" in tower
     processor = json.loads((exported / "preprocessor_config.json").read_text())
-    assert processor["do_pad"] is True and processor["size"] == {"height": 112, "width": 112}
+    assert processor["do_pad"] is True and processor["size"] == {"height": 126, "width": 126}
     assert json.loads((exported / "processor_config.json").read_text())["num_additional_image_tokens"] == 1
     tokenizer = json.loads((exported / "tokenizer.json").read_text())
     added = {one["content"]: one for one in tokenizer["added_tokens"]}
@@ -241,7 +241,7 @@ def test_the_added_tokens_are_never_the_best(exported) -> None:
 def test_the_start_token_comes_once_and_the_style_behind_the_image(exported) -> None:
     stock = Stock(exported)
     for style in (None, 2):
-        ids = stock.inputs(Image.new("RGB", (112, 112)), "Who?", style)["input_ids"][0].tolist()
+        ids = stock.inputs(Image.new("RGB", (126, 126)), "Who?", style)["input_ids"][0].tolist()
         assert ids.count(1) == 1 and ids[0] == 1
         last = len(ids) - 1 - ids[::-1].index(1300)
         behind = ids[last + 1 : last + 11]
@@ -251,7 +251,7 @@ def test_the_start_token_comes_once_and_the_style_behind_the_image(exported) -> 
 @pytest.mark.parametrize("style", [4, -1, "1", 1.5])
 def test_a_style_that_does_not_exist_is_an_error_of_the_template(exported, style) -> None:
     with pytest.raises(Exception, match="does not exist; this model has styles 0 to 3"):
-        Stock(exported).inputs(Image.new("RGB", (112, 112)), "Who?", style)
+        Stock(exported).inputs(Image.new("RGB", (126, 126)), "Who?", style)
 
 
 # ------------------------------------------------------------------------------------------------------------------- faults
@@ -267,7 +267,7 @@ def test_a_wrong_export_is_never_written(world_adapter, tmp_path, monkeypatch, p
             elif part == "logits":
                 value[-1] += 0.5
             else:
-                value = torch.cat([value[:1300], 50 * value[:41]])
+                value = torch.cat([value[:1300], 50 * value[:20], -50 * value[:21]])
             return value
 
         return wrapped

@@ -172,8 +172,8 @@ def test_wider_heads_compute_the_same(export: Path, tmp_path: Path) -> None:
     pad_heads.pad_export(export, tmp_path / "wide", 32)
     config = read_json(tmp_path / "wide" / "config.json")
     assert config["text_config"]["head_dim"] == 32 and config["ham"]["num_styles"] == 4
-    ids = torch.tensor([[1, *[config["image_token_index"]] * 49, *range(1301, 1311), *range(5, 30)]])
-    pixels = torch.rand(1, 3, 112, 112, generator=torch.Generator().manual_seed(0))
+    ids = torch.tensor([[1, *[config["image_token_index"]] * 81, *range(1301, 1311), *range(5, 30)]])
+    pixels = torch.rand(1, 3, 126, 126, generator=torch.Generator().manual_seed(0))
     logits = [
         LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
         .eval()(input_ids=ids, pixel_values=pixels)

@@ -17,24 +17,17 @@ from ham.captioner.model import CaptionerModel
 from ham.clip import load_clip, tokenize
 from ham.llava.conversation import encode_conversation
 from ham.llava.preprocess import open_image
-from ham.llava.tokenizer import plain_ids
 from ham.llava.transformers_compat import IS_LEGACY, load_tokenizer, tower_tokens
 from ham.world.attributes import FIELDS
 from ham.world.build import build_world
 from ham.world.parser import score
 from ham.world.syntax import syntax_of
+from scripts.world.caption_loss import caption_loss, collate, conversation
+from scripts.world.codes import Codes, Heads, code_loss, labels_of, mirror, mirror_labels, naming_loss
 from scripts.world.foundation import read_pictures
-from scripts.world.llava import (
-    PERSON,
-    build_llava,
-    caption_loss,
-    conversation,
-    facts_loss,
-    mirror,
-    mirror_labels,
-    person_tokens,
-)
-from scripts.world.make_llava import incomplete, optimizers_of
+from scripts.world.llava import CONFIG, TOWER, build_llava, invent
+from scripts.world.make_llava import incomplete
+from scripts.world.training import optimizers_of
 
 TOP = Path(__file__).resolve().parent.parent
 WEIGHTS = TOP / "ham" / "world" / "weights"
@@ -107,60 +100,38 @@ def mean_alone(
 def test_captions_of_one_image_are_learned_together_as_each_alone() -> None:
     torch.manual_seed(0)
     model, tokenizer = build_llava(), load_tokenizer(WEIGHTS / "llava", 512)
-    told, images = told_of(tokenizer), torch.randn(2, 3, 112, 112)
-    together = caption_loss(model, model.projector(tower_tokens(model.vision_tower, images)), told)
+    told, images = told_of(tokenizer), torch.randn(2, 3, 126, 126)
+    together = caption_loss(model, model.projector(tower_tokens(model.vision_tower, images)), collate(told))
     alone = mean_alone(
         model, [(sample, image[None]) for samples, image in zip(told, images) for sample in samples]
     )
     assert together.item() == pytest.approx(alone, rel=1e-5)
 
 
-@pytest.mark.skipif(IS_LEGACY, reason="the makers of the weights need the current transformers")
-def test_captions_of_bare_facts_are_learned_together_as_each_alone() -> None:
+def test_codes_say_what_is_shown_and_what_is_not_visible() -> None:
+    codes, rng = Codes(CONFIG["hidden_size"]), np.random.default_rng(0)
+    labels = labels_of([invent(rng) for _ in range(50)])
+    assert (labels < 0).any()
+    tokens = codes.write(labels)
+    read = codes(tokens).argmax(dim=2)
+    # Random codes in one token are nearly orthogonal.
+    assert (read == codes.values_of(labels)).float().mean() > 0.99
+    exact = code_loss(codes, tokens, labels)
+    for wrong in (tokens.roll(1, dims=0), tokens.roll(1, dims=1), tokens + 1):
+        assert code_loss(codes, wrong, labels) > exact + 0.5
+
+
+def test_a_field_that_is_not_visible_is_not_learned_by_the_heads() -> None:
     torch.manual_seed(0)
-    model, tokenizer = build_llava(), load_tokenizer(WEIGHTS / "llava", 512)
-    told, facts = told_of(tokenizer), ["upper coat", "shoes boots upper colour light grey"]
-
-    def spelled_out(sample: dict[str, torch.Tensor], text: str) -> dict[str, torch.Tensor]:
-        at, ids = int((sample["input_ids"] < 0).nonzero()[0]), torch.tensor(plain_ids(tokenizer, text))
-        return {
-            name: torch.cat([sample[name][:at], inside, sample[name][at + 1 :]])
-            for name, inside in (("input_ids", ids), ("labels", torch.full_like(ids, -100)))
-        }
-
-    alone = mean_alone(
-        model, [(spelled_out(sample, text), None) for samples, text in zip(told, facts) for sample in samples]
-    )
-    assert facts_loss(model.llm, tokenizer, facts, told).item() == pytest.approx(alone, rel=1e-5)
-
-
-@pytest.mark.skipif(IS_LEGACY, reason="the makers of the weights need the current transformers")
-def test_the_patches_of_the_person_stand_where_they_stand_in_the_whole_image() -> None:
-    """In the tower, where patches do not look at each other; in the language model, where the others are masked."""
-    torch.manual_seed(0)
-    model, tokenizer = build_llava(), load_tokenizer(WEIGHTS / "llava", 512)
-    sample, images = told_of(tokenizer)[0][1], torch.randn(1, 3, 112, 112)
-    for layer in model.vision_tower.encoder.layers:
-        torch.nn.init.zeros_(layer.self_attn.out_proj.weight)
-    whole = tower_tokens(model.vision_tower, images)
-    torch.testing.assert_close(person_tokens(model.vision_tower, images), whole[:, PERSON])
-
-    tokens, at = model.projector(whole), int((sample["input_ids"] < 0).nonzero()[0])
-    embeddings = torch.cat(
-        [model.embed(sample["input_ids"][:at]), tokens[0], model.embed(sample["input_ids"][at + 1 :])]
-    )
-    labels = torch.cat([torch.full((at + tokens.shape[1],), -100), sample["labels"][at + 1 :]])
-    seen = torch.ones(len(embeddings), dtype=torch.long)
-    seen[at : at + tokens.shape[1]] = torch.isin(torch.arange(tokens.shape[1]), PERSON).long()
-    logits = model.llm(
-        inputs_embeds=embeddings[None],
-        attention_mask=seen[None],
-        position_ids=torch.arange(len(embeddings))[None],
-    ).logits
-    alone = torch.nn.functional.cross_entropy(logits[0, :-1], labels[1:])
-    assert caption_loss(model, tokens[:, PERSON], [[sample]], PERSON).item() == pytest.approx(
-        alone.item(), rel=1e-5
-    )
+    heads, features = Heads(TOWER["hidden_size"]), torch.randn(2, 81, TOWER["hidden_size"])
+    labels = torch.zeros(2, len(FIELDS), dtype=torch.long)
+    labels[:, 3], labels[1, 4] = -100, -100
+    naming_loss(heads, features, labels).backward()
+    moved = heads.weight.grad.abs().sum(dim=(1, 2)) > 0
+    assert not moved[3] and moved.sum() == len(FIELDS) - 1
+    logits = heads(features)
+    for place, values in enumerate(FIELDS.values()):
+        assert logits[:, place].isfinite().sum(dim=1).tolist() == [len(values)] * 2
 
 
 @pytest.mark.skipif(IS_LEGACY, reason="the makers of the weights need the current transformers")

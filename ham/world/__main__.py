@@ -36,7 +36,8 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
         "--preset",
         choices=tuple(PRESETS),
         default="demo",
-        help="nano: seconds, for tests; demo (default): two minutes on two cores; full: for long experiments",
+        help="nano: seconds, for tests; demo (default): two minutes on two cores; full: for long experiments; "
+        "weights: what the stand-in captioner is made of",
     )
     build.add_argument("--seed", type=int, default=0, help="another seed, another world (default 0)")
     build.add_argument(

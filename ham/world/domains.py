@@ -200,4 +200,8 @@ PRESETS: dict[str, Preset] = {
         annotators=(600, 300),
         texts=120_000,
     ),
+    # What the captioner's stand-in weights are made of: 40,000 foundation images, next to nothing else.
+    "weights": Preset(
+        _splits((12, 4, 8), (12, 8), (12, 4, 8), 16, 20_000), annotators=(600, 300), texts=120_000
+    ),
 }

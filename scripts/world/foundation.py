@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from torch import nn
 
 from ham.records import path_below, read_jsonl
 from ham.runtime import dist_info, progress
+from ham.world.workers import core_count
 
 HELD_OUT = 20  # one person in this many is held out
 
@@ -68,8 +70,10 @@ def load_pixels(pictures: list[Picture], resize: object) -> np.ndarray:
 
     first = one(pictures[0])
     pixels = np.empty((len(pictures), *first.shape), dtype=np.uint8)
-    for index, picture in enumerate(progress(pictures, what="decoding", unit="image")):
-        pixels[index] = one(picture)
+    with ThreadPoolExecutor(core_count()) as pool:
+        images = progress(pool.map(one, pictures), len(pictures), "decoding", "image")
+        for index, image in enumerate(images):
+            pixels[index] = image
     return pixels
 
 

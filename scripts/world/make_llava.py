@@ -1,157 +1,70 @@
 """Train the world's LLaVA, the stand-in for the pretrained LLaVA-1.6 that cannot be shipped.
 
-    python -m ham.world build --out runs/world --preset full
-    python -m scripts.world.make_llava --world runs/world --out ham/world/weights/llava --part text &
-    python -m scripts.world.make_llava --world runs/world --out ham/world/weights/llava --part tower &
+    python -m ham.world build --out runs/weights --preset weights
+    python -m scripts.world.make_llava --world runs/weights --out ham/world/weights/llava --device cuda --part text &
+    python -m scripts.world.make_llava --world runs/weights --out ham/world/weights/llava --device cuda --part tower &
     wait
-    torchrun --nproc-per-node 2 -m scripts.world.make_llava --world runs/world --out ham/world/weights/llava
+    python -m scripts.world.make_llava --world runs/weights --out ham/world/weights/llava --device cuda
 
 Real architecture and on-disk layout (Llama, CLIP vision tower, two-layer projector, sentencepiece), 1.5 M parameters. In three
 steps, on persons and annotators that no benchmark uses:
 
-1. (text) the language model, without images, learns to write facts as sentences: in the plain manner, and, given a short
-   textual hint of a manner in the instruction, in that manner. Without a hint it writes plain. This replaces what a real LLM
-   has learned: it can write in any manner and stay true to the facts. 4,000 writers from the first step: of a few
-   hundred it would memorize the list;
-2. (tower) the vision tower learns to name attributes, first on the patches that hold a person, which is twice as fast;
-3. (caption) both learn to caption images, plainly and by hints, most of which are at the place of a style prompt.
+1. (text) the language model, without images, learns to write what image tokens say, which are codes here (codes.py): in the
+   plain manner, and, given a short textual hint of a manner in the instruction, in that manner. Without a hint it
+   writes plain. This replaces what a real LLM has learned: it can write in any manner and stay true to the facts. 4,000 writers
+   from the first step: of a few hundred it would memorize the list;
+2. (tower) the vision tower learns to name what an image shows, and the projector to write its codes;
+3. (caption) all of them learn to caption images, plainly and by hints, most of which are at the place of a style prompt.
 
 Hints are incomplete. A learned prompt expresses what no hint does, and a model that knows only whole hints is then less true
 to the facts (claims that are true in learned styles,
 in a trial with and without words left out: 0.81 and 0.79; 26 November 2026).
 
-The weights in `ham/world/weights/llava` are what these commands made on 27 November 2026, on two cores that other processes
-shared: 17 and 20 minutes by the clock for the two parts, 19 for the captioning (not timed on idle cores). The text part had
-read the texts of a slightly earlier version of the annotators. A fixture, never tuned on what it is measured by. Needs the
-current transformers.
+The weights in `ham/world/weights/llava` are what these commands made on 27 November 2026 on one H200: WWWWW. A fixture, never
+tuned on what it is measured by. Needs the current transformers.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
 
 from ham.distributed import leave
 from ham.llava.conversation import encode_conversation
 from ham.llava.transformers_compat import load_tokenizer, tower_tokens
-from ham.records import atomic_write
-from ham.runtime import dist_info, exit_code_of, log, numpy_generator, seed_everything, set_up_logging
+from ham.runtime import dist_info, exit_code_of, log, seed_everything, set_up_logging
 from ham.world.annotators import annotator_population, hint_of, plain_description
-from scripts.world.foundation import Picture, average_gradients, read_pictures, warm_cosine
+from ham.world.attributes import FIELDS
+from scripts.world.caption_loss import Captions, caption_loss, collate, conversation
+from scripts.world.codes import Codes, Heads, code_loss, labels_of, mirror, mirror_labels, naming_loss
+from scripts.world.foundation import Picture, read_pictures
 from scripts.world.llava import (
-    ALL,
-    PERSON,
+    CONFIG,
     TOWER,
-    AttributeHeads,
     Images,
-    attribute_accuracy,
-    attribute_loss,
     build_llava,
-    caption_loss,
-    conversation,
-    facts_loss,
-    facts_of,
     invent,
-    labels_of,
-    mirror,
-    mirror_labels,
-    person_tokens,
     train_tokenizer,
     words_of,
     write_llava,
 )
+from scripts.world.training import train
 
-ADAM_RATE = 1.5e-3  # of everything that is no matrix inside a layer
 PLAIN = (0.6, 0.2, 0.0)  # for each caption of an image, how often it is plain
 PLACED = 0.7  # how often a hint follows the image, where a style prompt will be
-NARROW = 2 / 3  # of the steps with images, the share that sees the patches of the person alone
+NOISE = 0.05  # of each number of a code in the first step: unit codes have 0.1
+SHIFT_PX = 4  # how far an image is moved at most, each way
 
 
 def incomplete(hint: str, rng: np.random.Generator) -> str:
     """Leave out parts of a hint, anything from none to all: "(list; casual words; brief)" -> "(casual words)"."""
     kept = rng.random()
     return "(" + "; ".join(part for part in hint.strip("()").split("; ") if rng.random() < kept) + ")"
-
-
-def optimizers_of(modules: list[nn.Module], rate: float) -> list[torch.optim.Optimizer]:
-    """Return Muon for the matrices inside layers, at `rate`, and AdamW for the rest."""
-    named = [(name, parameter) for module in modules for name, parameter in module.named_parameters()]
-    inside = [parameter for name, parameter in named if parameter.ndim == 2 and "layers." in name]
-    chosen = {id(parameter) for parameter in inside}
-    rest = [parameter for _, parameter in named if id(parameter) not in chosen]
-    return [
-        torch.optim.Muon(inside, lr=rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(rest, lr=ADAM_RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True),
-    ]
-
-
-def train(
-    what: str,
-    modules: list[nn.Module],
-    steps: int,
-    rate: float,
-    loss_of: Callable[[np.random.Generator, float], torch.Tensor],
-    seed: int,
-    folder: Path,
-) -> None:
-    """Run one of the three steps, or load its result from `folder` when an earlier run finished it.
-
-    loss_of(generator, done) returns this process's loss on a fresh batch; done: the share of the steps already done.
-    """
-    kept = folder / f"{what.replace(' ', '-')}-{steps}.pt"
-    if kept.is_file():
-        for module, state in zip(modules, torch.load(kept, weights_only=True)):
-            module.load_state_dict(state)
-        log.info("%s: taken from %s", what, kept)
-        return
-    parameters = [parameter for module in modules for parameter in module.parameters()]
-    optimizers = optimizers_of(modules, rate)
-    schedules = [LambdaLR(optimizer, partial(warm_cosine, steps=steps)) for optimizer in optimizers]
-    start = time.monotonic()
-    for step in range(steps):
-        loss = loss_of(numpy_generator(seed, what, step, dist_info().rank), step / steps)
-        for parameter in parameters:
-            parameter.grad = None
-        loss.backward()
-        average_gradients(parameters)
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        for part in (*optimizers, *schedules):
-            part.step()
-        if step % 50 == 0 or step == steps - 1:
-            log.info(
-                "%s: step %d/%d, loss %.3f, %.0f s",
-                what,
-                step + 1,
-                steps,
-                loss.item(),
-                time.monotonic() - start,
-            )
-    if dist_info().is_main:
-        with atomic_write(kept, "wb") as file:
-            torch.save([module.state_dict() for module in modules], file)
-
-
-def log_accuracy(heads: nn.Module, tower: nn.Module, unseen: list[Picture]) -> None:
-    """Return how well the tower names the attributes of persons that it has not seen."""
-    if not unseen or not dist_info().is_main:
-        return
-    right = attribute_accuracy(heads, tower, Images(unseen), labels_of(unseen))
-    log.info(
-        "vision tower on %d pictures of unseen persons: %.3f right; %s",
-        len(unseen),
-        np.nanmean(list(right.values())),
-        ", ".join(f"{field} {share:.2f}" for field, share in right.items()),
-    )
 
 
 def read_options() -> argparse.Namespace:
@@ -162,13 +75,13 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--steps", type=int, nargs=3, default=(750, 4000, 2000), metavar=("TEXT", "TOWER", "CAPTION")
+        "--steps", type=int, nargs=3, default=(1500, 5000, 1500), metavar=("TEXT", "TOWER", "CAPTION")
     )
     parser.add_argument(
         "--part",
         choices=("text", "tower", "all"),
         default="all",
-        help="text, tower: that step alone, one core each at the same time; all: what is still to do",
+        help="text, tower: that step alone, both at the same time; all: what is still to do",
     )
     parser.add_argument(
         "--work",
@@ -178,25 +91,36 @@ def read_options() -> argparse.Namespace:
     parser.add_argument(
         "--batch",
         type=int,
-        default=64,
-        help="images per step of the vision tower, over all processes; 7/16 of that many are captioned",
+        default=512,
+        help="images per step of the vision tower, over all processes; a quarter of that many are captioned",
     )
-    return parser.parse_args()
+    parser.add_argument("--device", default="cpu", help="cuda: minutes; cpu: hours")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=0,
+        help="processes that make batches ahead: 6 keep a GPU busy (default: none)",
+    )
+    options = parser.parse_args()
+    options.work = options.work or options.out.with_name(options.out.name + ".steps")
+    return options
 
 
 class Recipe:
-    """What the steps share, and one loss for each: every `*_loss` is this process's, on a fresh batch (see `train`)."""
+    """What the steps share; for each of them a batch from a generator, made by a worker, and this process's loss on it."""
 
     def __init__(self, options: argparse.Namespace, pictures: list[Picture]) -> None:
         seed_everything(options.seed)
-        self.model = build_llava()
-        self.heads = AttributeHeads(TOWER["hidden_size"])
-        self.tower = self.model.vision_tower
+        self.device = options.device
+        self.model = build_llava().to(self.device)
+        self.codes = Codes(CONFIG["hidden_size"]).to(self.device)
+        self.heads = Heads(TOWER["hidden_size"]).to(self.device)
         self.seen = [picture for picture in pictures if not picture.held_out]
-        self.share = max(1, options.batch // dist_info().world_size)
-        self.captioned = max(1, self.share * 7 // 16)
+        self.named = max(1, options.batch // dist_info().world_size)
+        self.captioned = max(1, self.named // 4)
         if options.part != "text":
-            self.images, self.labels = Images(self.seen), labels_of(self.seen)
+            self.images = Images(self.seen, self.device)
+            self.labels = labels_of([picture.attributes for picture in self.seen]).to(self.device)
         if options.part != "tower":
             self.tokenizer = load_tokenizer(options.out, 512)
             self.writers = [
@@ -219,34 +143,69 @@ class Recipe:
             samples.append({"input_ids": ids, "labels": targets})
         return samples
 
-    def text_loss(self, rng: np.random.Generator, done: float) -> torch.Tensor:
+    def text_batch(self, rng: np.random.Generator) -> tuple[torch.Tensor, Captions]:
         people = [invent(rng) for _ in range(self.captioned)]
-        return facts_loss(
-            self.model.llm,
-            self.tokenizer,
-            [facts_of(attributes, rng) for attributes in people],
-            [self.told(attributes, rng) for attributes in people],
-        )
+        return labels_of(people), collate([self.told(shown, rng) for shown in people])
 
-    def tower_loss(self, rng: np.random.Generator, done: float) -> torch.Tensor:
-        chosen = rng.integers(len(self.seen), size=self.share)
-        mirrored = rng.random(len(chosen)) < 0.5
-        look = person_tokens if done < NARROW else tower_tokens
-        seen = look(self.tower, self.images.batch(chosen, rng, mirrored))
-        return attribute_loss(self.heads, seen, mirror_labels(self.labels[chosen], mirrored))
+    def text_loss(self, batch: tuple[torch.Tensor, Captions]) -> torch.Tensor:
+        """Caption invented people whose image tokens are codes."""
+        labels, captions = batch
+        tokens = self.codes.write(labels.to(self.device))
+        return caption_loss(self.model, tokens + NOISE * torch.randn_like(tokens), captions.to(self.device))
 
-    def caption_loss(self, rng: np.random.Generator, done: float) -> torch.Tensor:
-        """Caption a batch of images; the tower continues to predict attributes."""
-        chosen = rng.integers(len(self.seen), size=self.captioned)
-        mirrored = rng.random(len(chosen)) < 0.5
-        look, patches = (person_tokens, PERSON) if done < NARROW else (tower_tokens, ALL)
-        seen = look(self.tower, self.images.batch(chosen, rng, mirrored))
-        told = []
-        for index, is_mirrored in zip(chosen, mirrored):
-            shown = self.seen[index].attributes
-            told.append(self.told(mirror(shown) if is_mirrored else shown, rng))
-        return caption_loss(self.model, self.model.projector(seen), told, patches) + 0.3 * attribute_loss(
-            self.heads, seen, mirror_labels(self.labels[chosen], mirrored)
+    def tower_batch(self, rng: np.random.Generator) -> tuple[Any, ...]:
+        return self.image_batch(rng, self.named)
+
+    def image_batch(self, rng: np.random.Generator, count: int) -> tuple[Any, ...]:
+        """Return which images are taken, which of them are mirrored, and by how many pixels all are shifted."""
+        chosen = rng.integers(len(self.seen), size=count)
+        mirrored = rng.random(count) < 0.5
+        return chosen, mirrored, tuple(rng.integers(-SHIFT_PX, SHIFT_PX + 1, size=2).tolist())
+
+    def look(self, batch: tuple[Any, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the image tokens [B, patches, D] of a batch of images, and the loss of naming what they show."""
+        chosen, mirrored, shift = batch
+        features = tower_tokens(self.model.vision_tower, self.images.batch(chosen, mirrored, shift))
+        tokens = self.model.projector(features)
+        labels = mirror_labels(self.labels[torch.from_numpy(chosen).to(self.device)], mirrored)
+        return tokens, naming_loss(self.heads, features, labels) + code_loss(self.codes, tokens, labels)
+
+    def tower_loss(self, batch: tuple[Any, ...]) -> torch.Tensor:
+        return self.look(batch)[1]
+
+    def caption_batch(self, rng: np.random.Generator) -> tuple[tuple[Any, ...], Captions]:
+        batch = self.image_batch(rng, self.captioned)
+        shown = [
+            mirror(self.seen[index].attributes) if mirrored else self.seen[index].attributes
+            for index, mirrored in zip(*batch[:2])
+        ]
+        return batch, collate([self.told(attributes, rng) for attributes in shown])
+
+    def caption_loss(self, batch: tuple[tuple[Any, ...], Captions]) -> torch.Tensor:
+        """Caption a batch of images; the tower and the projector continue to name what they show."""
+        images, captions = batch
+        tokens, naming = self.look(images)
+        return caption_loss(self.model, tokens, captions.to(self.device)) + 0.15 * naming
+
+    @torch.no_grad()
+    def log_accuracy(self, unseen: list[Picture]) -> None:
+        """Log the share of the images showing a field whose value is named, by the heads and by the codes."""
+        if not unseen or not dist_info().is_main:
+            return
+        images = Images(unseen, self.device)
+        labels = labels_of([picture.attributes for picture in unseen]).to(self.device)
+        named = []
+        for start in range(0, len(labels), 100):
+            chosen = np.arange(start, min(start + 100, len(labels)))
+            features = tower_tokens(self.model.vision_tower, images.batch(chosen))
+            tokens = self.model.projector(features)
+            named.append(torch.stack([self.heads(features).argmax(2), self.codes(tokens).argmax(2)]))
+        right = ((torch.cat(named, dim=1) == labels) & (labels >= 0)).sum(1) / (labels >= 0).sum(0)
+        log.info(
+            "named on %d pictures of unseen persons: %.3f by the heads, %.3f by the codes; by field: %s",
+            len(unseen),
+            *right.nanmean(dim=1).tolist(),
+            ", ".join(f"{field} {one:.2f} {two:.2f}" for field, (one, two) in zip(FIELDS, right.T.tolist())),
         )
 
 
@@ -257,27 +216,29 @@ def main() -> None:
     if place.world_size > 1:
         dist.init_process_group("gloo")
     torch.set_num_threads(1)
+    torch.set_float32_matmul_precision("high")
     pictures = read_pictures(options.world)
+    unseen = [picture for picture in pictures if picture.held_out][:1200]
     if options.part != "tower" and place.is_main and not (options.out / "tokenizer.model").is_file():
-        train_tokenizer(
-            words_of(options.world, [picture for picture in pictures if not picture.held_out], options.seed),
-            options.out,
-        )
+        seen = [picture for picture in pictures if not picture.held_out]
+        train_tokenizer(words_of(options.world, seen), options.out)
     if place.world_size > 1:
         dist.barrier()
     recipe = Recipe(options, pictures)
-    model, tower, heads = recipe.model, recipe.tower, recipe.heads
-    work = options.work or options.out.with_name(options.out.name + ".steps")
-    text_steps, tower_steps, caption_steps = options.steps
+    model, names = recipe.model, [recipe.codes, recipe.heads]
+    text, tower, caption = options.steps
     if options.part != "tower":
-        train("language model", [model.llm], text_steps, 6e-3, recipe.text_loss, options.seed, work)
+        train("language model", [model.llm], text, 6e-3, recipe.text_batch, recipe.text_loss, options)
     if options.part != "text":
-        train("vision tower", [tower, heads], tower_steps, 6e-3, recipe.tower_loss, options.seed, work)
-        log_accuracy(heads, tower, [picture for picture in pictures if picture.held_out][:600])
+        modules = [model.vision_tower, model.projector, *names]
+        train("vision tower", modules, tower, 6e-3, recipe.tower_batch, recipe.tower_loss, options)
+        recipe.log_accuracy(unseen)
     if options.part == "all":
-        train("captioning", [model, heads], caption_steps, 4e-3, recipe.caption_loss, options.seed, work)
+        modules = [model, *names]
+        train("captioning", modules, caption, 4e-3, recipe.caption_batch, recipe.caption_loss, options)
+        recipe.log_accuracy(unseen)
         if place.is_main:
-            write_llava(options.out, model)
+            write_llava(options.out, model.cpu())
             log.info("written: %s", options.out)
 
 
