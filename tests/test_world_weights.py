@@ -170,34 +170,23 @@ def test_an_incomplete_hint_holds_some_parts_of_the_whole_in_order() -> None:
 
 @pytest.mark.skipif(IS_LEGACY, reason="the makers of the weights need the current transformers")
 @pytest.mark.slow
-def test_the_recipe_of_the_llava_runs_and_goes_on(world: Path, tmp_path: Path) -> None:
-    make(
-        "scripts.world.make_llava",
-        "--world",
-        str(world),
-        "--out",
-        str(tmp_path / "llava"),
-        "--batch",
-        "8",
-        "--steps",
-        *"333",
-    )
-    first = (tmp_path / "llava" / "model.safetensors").read_bytes()
-    captioner = load_captioner(tmp_path / "llava")
+def test_the_recipe_of_the_llava_is_the_same_for_any_workers_and_goes_on(world: Path, tmp_path: Path) -> None:
+    def run(out: str, *words: str) -> None:
+        options = ["--world", str(world), "--out", str(tmp_path / out), "--batch", "8", "--steps", *"333"]
+        make("scripts.world.make_llava", *options, *words)
+
+    def weights(out: str) -> bytes:
+        return (tmp_path / out / "model.safetensors").read_bytes()
+
+    run("llava", "--workers", "2")
+    first, captioner = weights("llava"), load_captioner(tmp_path / "llava")
     assert captioner.num_styles == 0
     assert captioner.manifest["prompt"] == "Describe the person in the image."
-    make(
-        "scripts.world.make_llava",
-        "--world",
-        str(world),
-        "--out",
-        str(tmp_path / "llava"),
-        "--batch",
-        "8",
-        "--steps",
-        *"333",
-    )
-    assert (tmp_path / "llava" / "model.safetensors").read_bytes() == first
+    run("llava")
+    run("parts", "--part", "text")
+    run("parts", "--part", "tower")
+    run("parts")
+    assert first == weights("llava") == weights("parts")
 
 
 @pytest.mark.slow
