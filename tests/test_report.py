@@ -304,7 +304,7 @@ def test_page_is_whole_and_self_contained(script, run: Path, monkeypatch: pytest
 
 def test_figures_of_the_run_are_on_the_page(script, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = make_page(script, run, monkeypatch)
-    assert "10 → 27.8" in page and "from 10 to 27.8" in page  # mean of 33.33, 20 and 30
+    assert "10.0 → 27.8" in page and "from 10.0 to 27.8" in page  # mean of 33.33, 20 and 30
     assert "<b>1,234</b> human captions" in page and "97.5 % pass the filters" in page
     assert "mean loss of the first and last tenth of the steps: 2.50, 1.25" in page
     assert '<tr class="strong"><td>pretrained</td><td class="n">33.33</td>' in page
