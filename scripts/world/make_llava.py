@@ -1,7 +1,7 @@
 """Train the world's LLaVA, the stand-in for the pretrained LLaVA-1.6 that cannot be shipped.
 
     python -m ham.world build --out runs/weights --preset weights
-    make="python -m scripts.world.make_llava --world runs/weights --out ham/world/weights/llava --device cuda"
+    make="python -m scripts.world.make_llava --world runs/weights --out ham/world/weights/llava"
     $make --workers 7 --part text &
     $make --workers 2 --part tower &
     wait
@@ -21,9 +21,10 @@ Hints are incomplete. A learned prompt expresses what no hint does, and a model 
 to the facts (claims that are true in learned styles,
 in a trial with and without words left out: 0.81 and 0.79; 26 November 2026).
 
-The weights in `ham/world/weights/llava` are what these commands made on 27 November 2026 on one H200 with 16 cores: 29 s for the
-dataset, 125 and 151 s for the two parts at the same time, 169 s for the captioning, seven minutes in all. Two cores
-without a GPU would take many hours. A fixture, never tuned on what it is measured by. Needs the current transformers.
+The weights in `ham/world/weights/llava` are what these commands made on 27 November 2026 on one H200 with 16 cores: 29 s for
+the dataset, 125 and 151 s for the two parts at the same time, 169 s for the captioning, seven minutes in all. Two
+cores without a GPU would take about eight hours (an estimate from single steps). A fixture, never tuned on what it is measured
+by. Needs the current transformers.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ import torch.distributed as dist
 from ham.distributed import leave
 from ham.llava.conversation import encode_conversation
 from ham.llava.transformers_compat import load_tokenizer, tower_tokens
-from ham.runtime import dist_info, exit_code_of, log, seed_everything, set_up_logging
+from ham.runtime import dist_info, exit_code_of, log, resolve_device, seed_everything, set_up_logging
 from ham.world.annotators import annotator_population, hint_of, plain_description
 from ham.world.attributes import FIELDS
 from scripts.world.caption_loss import Captions, caption_loss, collate, conversation
@@ -60,6 +61,7 @@ from scripts.world.training import train
 PLAIN = (0.6, 0.2, 0.0)  # for each caption of an image, how often it is plain
 PLACED = 0.7  # how often a hint follows the image, where a style prompt will be
 NOISE = 0.05  # of each number of a code in the first step: unit codes have 0.1
+NAMING = 0.15  # weight of naming what is shown, beside captioning it
 SHIFT_PX = 4  # how far an image is moved at most, each way
 
 
@@ -96,7 +98,11 @@ def read_options() -> argparse.Namespace:
         default=512,
         help="images per step of the vision tower, over all processes; a quarter of that many are captioned",
     )
-    parser.add_argument("--device", default="cpu", help="cuda: minutes; cpu: hours")
+    parser.add_argument(
+        "--device",
+        default="auto",
+        help="a GPU, where there is one, takes minutes, the CPU hours (auto, cpu, cuda, cuda:N)",
+    )
     parser.add_argument(
         "--workers",
         type=int,
@@ -187,7 +193,7 @@ class Recipe:
         """Caption a batch of images; the tower and the projector continue to name what they show."""
         images, captions = batch
         tokens, naming = self.look(images)
-        return caption_loss(self.model, tokens, captions.to(self.device)) + 0.15 * naming
+        return caption_loss(self.model, tokens, captions.to(self.device)) + NAMING * naming
 
     @torch.no_grad()
     def log_accuracy(self, unseen: list[Picture]) -> None:
@@ -214,6 +220,7 @@ class Recipe:
 def main() -> None:
     options = read_options()
     set_up_logging()
+    options.device = str(resolve_device(options.device))
     place = dist_info()
     if place.world_size > 1:
         dist.init_process_group("gloo")
