@@ -22,9 +22,9 @@ to the facts (claims that are true in learned styles,
 in a trial with and without words left out: 0.81 and 0.79; 26 November 2026).
 
 The weights in `ham/world/weights/llava` are what these commands made on 27 November 2026 on one H200 with 16 cores: 29 s for
-the dataset, 125 and 151 s for the two parts at the same time, 169 s for the captioning, seven minutes in all. Two
-cores without a GPU would take about eight hours (an estimate from single steps). A fixture, never tuned on what it is measured
-by. Needs the current transformers.
+the dataset, 125 and 151 s for the steps of the two parts at the same time, 169 s for those of the captioning, seven
+minutes in all. Two cores without a GPU would take hours: about eight by the steps of an earlier recipe, not run. A fixture,
+never tuned on what it is measured by. Needs the current transformers.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def read_options() -> argparse.Namespace:
         "--workers",
         type=int,
         default=0,
-        help="processes that make batches ahead: 6 keep a GPU busy (default: none)",
+        help="processes that make batches ahead, for a GPU (default: none)",
     )
     options = parser.parse_args()
     options.work = options.work or options.out.with_name(options.out.name + ".steps")
